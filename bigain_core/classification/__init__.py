@@ -1,0 +1,18 @@
+"""Zero-shot classification: rank prompts by how well a diffusion model predicts the noise under each."""
+
+from .classifier import Denoiser, check_labels, classify
+from .noise import alphas_cumprod, trial_noise
+from .ranking import Classification, Ranking
+from .trials import TrialPlan, trial_timesteps
+
+__all__ = [
+    "Classification",
+    "Denoiser",
+    "Ranking",
+    "TrialPlan",
+    "alphas_cumprod",
+    "check_labels",
+    "classify",
+    "trial_noise",
+    "trial_timesteps",
+]

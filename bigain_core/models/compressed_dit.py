@@ -1,0 +1,44 @@
+"""Compression of a DiT: merged or pooled tokens inside its self-attention (paper, section "DiT")."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from ..compression import NetworkCall, Replacement
+from ..grid import TokenGrid
+from ..placement import Site
+from ..plans import IdentityPlan, MergePlan
+from .dit import Attention, DiT, SelfAttention
+
+
+def sites(model: DiT) -> list[tuple[Site, SelfAttention]]:
+    return [(Site(number, "transformer"), block.attn) for number, block in enumerate(model.blocks)]
+
+
+def token_grid(model: DiT, height: int, width: int) -> TokenGrid:
+    """Grid of tokens of an input of height x width."""
+    patch = model.config.patch_size
+    return TokenGrid(-(-height // patch), -(-width // patch))
+
+
+def replacements(model: DiT, grid: TokenGrid, call: NetworkCall) -> Iterator[Replacement]:
+    """Forwards that compress the attention layers of `model` for one network call.
+
+    The metric is the tensor entering attention, after its adaptive norm, as published for DiT.
+    """
+    for site, attention_layer in sites(model):
+        yield attention_layer, _compressed(attention_layer.forward, site, grid, call)
+
+
+def _compressed(original, site: Site, grid: TokenGrid, call: NetworkCall):
+    def forward(x: Tensor, attention: Attention) -> Tensor:
+        plan = call.plan(site, x, grid)
+        if isinstance(plan, IdentityPlan):
+            return original(x, attention)
+        if isinstance(plan, MergePlan):
+            return plan.restore(original(plan.queries(x), attention))
+        return original(x, attention, pool=plan.context)
+
+    return forward

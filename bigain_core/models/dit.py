@@ -1,0 +1,252 @@
+"""Class-conditional diffusion transformer (Peebles & Xie, "Scalable Diffusion Models with Transformers").
+
+Module names follow the published checkpoints, so a DiT-XL/2 file loads by its own keys. Layers come
+from `operations` (`torch.nn` by default, the host's casting layers inside ComfyUI) and attention from
+a callable, so one definition serves the built-in runner and the host.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+Pool = Callable[[Tensor], Tensor]
+
+FREQUENCY_EMBEDDING_SIZE = 256
+
+
+def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Multi-head attention: q (B, Nq, C), k and v (B, Nk, C) -> (B, Nq, C)."""
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, heads, N, D)
+    return functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Shape of a DiT. `input_size` is the latent side length that the position table was made for."""
+
+    input_size: int
+    patch_size: int
+    in_channels: int
+    hidden_size: int
+    depth: int
+    num_heads: int
+    num_classes: int
+    learn_sigma: bool
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Tensor]) -> DiTConfig:
+        """Infer the shape from a checkpoint in the published key layout.
+
+        Heads leave no trace in the weights: the published models use 16 heads at width 1152 and
+        heads of 64 channels everywhere else, and so does this rule.
+
+        Raises ValueError when the checkpoint is not a class-conditional DiT.
+        """
+        needed = (
+            "x_embedder.proj.weight",
+            "pos_embed",
+            "y_embedder.embedding_table.weight",
+            "blocks.0.attn.qkv.weight",
+            "final_layer.linear.weight",
+        )
+        missing = [key for key in needed if key not in state]
+        if missing:
+            raise ValueError(
+                "BiGain: expected a class-conditional DiT checkpoint (published DiT key layout), but "
+                f"{missing[0]!r} is missing; the file starts with {sorted(state)[:3]}. "
+                "Load Stable Diffusion and other models with ComfyUI's own loaders."
+            )
+        hidden_size, in_channels, patch_size, _ = state["x_embedder.proj.weight"].shape
+        blocks = {int(key.split(".")[1]) for key in state if key.startswith("blocks.")}
+        out_channels = state["final_layer.linear.weight"].shape[0] // patch_size**2
+        return cls(
+            input_size=math.isqrt(state["pos_embed"].shape[1]) * patch_size,
+            patch_size=patch_size,
+            in_channels=in_channels,
+            hidden_size=hidden_size,
+            depth=max(blocks) + 1,
+            num_heads=16 if hidden_size == 1152 else max(1, hidden_size // 64),
+            num_classes=state["y_embedder.embedding_table.weight"].shape[0] - 1,
+            learn_sigma=out_channels == 2 * in_channels,
+        )
+
+
+def timestep_embedding(timesteps: Tensor, size: int = FREQUENCY_EMBEDDING_SIZE) -> Tensor:
+    """Sinusoidal embedding of timesteps (B,) -> (B, size), cosines first, in fp32."""
+    half = size // 2
+    steps = torch.arange(half, dtype=torch.float32, device=timesteps.device)
+    angles = timesteps.float()[:, None] * torch.exp(-math.log(10000) * steps / half)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Adaptive layer norm: x (B, N, C), shift and scale (B, C)."""
+    return x * (1 + scale[:, None]) + shift[:, None]
+
+
+class TimestepEmbedder(nn.Module):
+    def __init__(self, hidden_size: int, operations, **factory):
+        super().__init__()
+        self.mlp = nn.Sequential(
+            operations.Linear(FREQUENCY_EMBEDDING_SIZE, hidden_size, **factory),
+            nn.SiLU(),
+            operations.Linear(hidden_size, hidden_size, **factory),
+        )
+
+    def forward(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
+        return self.mlp(timestep_embedding(timesteps).to(dtype))
+
+
+class PatchEmbedder(nn.Module):
+    def __init__(self, config: DiTConfig, operations, **factory):
+        super().__init__()
+        size = config.patch_size
+        self.proj = operations.Conv2d(config.in_channels, config.hidden_size, size, size, **factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x)
+
+
+class LabelEmbedder(nn.Module):
+    """Class labels (B,) -> (B, C). The last row, `num_classes`, is the null class of guidance."""
+
+    def __init__(self, config: DiTConfig, operations, **factory):
+        super().__init__()
+        rows = config.num_classes + 1
+        self.embedding_table = operations.Embedding(rows, config.hidden_size, **factory)
+
+    def forward(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
+        return self.embedding_table(labels).to(dtype)
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, config: DiTConfig, operations, **factory):
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.qkv = operations.Linear(config.hidden_size, 3 * config.hidden_size, **factory)
+        self.proj = operations.Linear(config.hidden_size, config.hidden_size, **factory)
+
+    def forward(self, x: Tensor, attention: Attention, pool: Pool | None = None) -> Tensor:
+        """x (B, N, C) -> (B, N, C); `pool` shortens keys and values to (B, Nk, C).
+
+        Pooling follows the projection because the three projections are one fused layer; the weights
+        of a pool sum to one and the layer is affine, so the result is that of pooling first.
+        """
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        if pool is not None:
+            k, v = pool(k), pool(v)
+        return self.proj(attention(q, k, v, self.num_heads))
+
+
+class Mlp(nn.Module):
+    def __init__(self, hidden_size: int, operations, **factory):
+        super().__init__()
+        self.fc1 = operations.Linear(hidden_size, 4 * hidden_size, **factory)
+        self.fc2 = operations.Linear(4 * hidden_size, hidden_size, **factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(functional.gelu(self.fc1(x), approximate="tanh"))
+
+
+class DiTBlock(nn.Module):
+    def __init__(self, config: DiTConfig, operations, **factory):
+        super().__init__()
+        size = config.hidden_size
+        norm = dict(elementwise_affine=False, eps=1e-6, **factory)
+        self.norm1 = operations.LayerNorm(size, **norm)
+        self.attn = SelfAttention(config, operations, **factory)
+        self.norm2 = operations.LayerNorm(size, **norm)
+        self.mlp = Mlp(size, operations, **factory)
+        self.adaLN_modulation = nn.Sequential(
+            nn.SiLU(), operations.Linear(size, 6 * size, **factory)
+        )
+
+    def forward(self, x: Tensor, condition: Tensor, attention: Attention) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(
+            6, dim=1
+        )
+        x = x + gate1[:, None] * self.attn(modulate(self.norm1(x), shift1, scale1), attention)
+        return x + gate2[:, None] * self.mlp(modulate(self.norm2(x), shift2, scale2))
+
+
+class FinalLayer(nn.Module):
+    def __init__(self, config: DiTConfig, operations, **factory):
+        super().__init__()
+        size = config.hidden_size
+        out_channels = config.in_channels * (2 if config.learn_sigma else 1)
+        self.norm_final = operations.LayerNorm(size, elementwise_affine=False, eps=1e-6, **factory)
+        self.linear = operations.Linear(size, config.patch_size**2 * out_channels, **factory)
+        self.adaLN_modulation = nn.Sequential(
+            nn.SiLU(), operations.Linear(size, 2 * size, **factory)
+        )
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        shift, scale = self.adaLN_modulation(condition).chunk(2, dim=1)
+        return self.linear(modulate(self.norm_final(x), shift, scale))
+
+
+class DiT(nn.Module):
+    """Predicts the noise in x (B, C, H, W) for integer class labels (B,)."""
+
+    def __init__(self, config: DiTConfig, operations=nn, dtype=None, device=None):
+        super().__init__()
+        factory = {"dtype": dtype, "device": device}
+        self.config = config
+        self.x_embedder = PatchEmbedder(config, operations, **factory)
+        self.t_embedder = TimestepEmbedder(config.hidden_size, operations, **factory)
+        self.y_embedder = LabelEmbedder(config, operations, **factory)
+        side = config.input_size // config.patch_size
+        self.pos_embed = nn.Parameter(
+            torch.zeros(1, side * side, config.hidden_size, **factory), requires_grad=False
+        )
+        self.blocks = nn.ModuleList(
+            [DiTBlock(config, operations, **factory) for _ in range(config.depth)]
+        )
+        self.final_layer = FinalLayer(config, operations, **factory)
+
+    def positions(self, height: int, width: int, like: Tensor) -> Tensor:
+        """Position table (1, height * width, C), resized bicubically for sizes it was not made for."""
+        table = self.pos_embed.to(like)
+        side = math.isqrt(table.shape[1])
+        if (height, width) == (side, side):
+            return table
+        image = table.float().transpose(1, 2).unflatten(2, (side, side))  # (1, C, side, side)
+        image = functional.interpolate(image, size=(height, width), mode="bicubic")
+        return image.flatten(2).transpose(1, 2).to(like.dtype)
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        labels: Tensor,
+        attention: Attention = scaled_dot_product_attention,
+    ) -> Tensor:
+        """x (B, C, H, W), timesteps (B,) in [0, 1000), labels (B,) -> noise (B, C, H, W).
+
+        Sides that the patch does not divide are padded by repetition and cropped again. A learned
+        variance (second half of the output channels) is dropped.
+        """
+        height, width = x.shape[-2:]
+        patch = self.config.patch_size
+        padding = (0, -width % patch, 0, -height % patch)
+        if any(padding):
+            x = functional.pad(x, padding, mode="replicate")
+        grid = self.x_embedder(x)  # (B, hidden, h, w)
+        h, w = grid.shape[-2:]
+        tokens = grid.flatten(2).transpose(1, 2)  # (B, h * w, hidden)
+        tokens = tokens + self.positions(h, w, tokens)
+        dtype = tokens.dtype
+        condition = self.t_embedder(timesteps, dtype) + self.y_embedder(labels, dtype)
+        for block in self.blocks:
+            tokens = block(tokens, condition, attention)
+        tokens = self.final_layer(tokens, condition)  # (B, h * w, patch * patch * out)
+        out = tokens.unflatten(1, (h, w)).unflatten(-1, (patch, patch, -1))
+        out = out.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)  # (B, out, h * p, w * p)
+        return out[:, : self.config.in_channels, :height, :width]

@@ -1,0 +1,82 @@
+"""Run a DiT without a host: pictures by DDIM and noise predictions for the classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..classification.noise import TIMESTEPS, alphas_cumprod
+from ..compression import Compression, NetworkCall, RunLog, replaced_forwards
+from ..schedules import Moment
+from .compressed_dit import replacements, token_grid
+from .dit import DiT
+
+
+@dataclass
+class DiTRunner:
+    """A DiT (linear noise schedule) with a compression that acts in every call of the network."""
+
+    model: DiT
+    compression: Compression = Compression()
+    log: RunLog = field(default_factory=RunLog)
+    signal: Tensor = field(default_factory=lambda: alphas_cumprod("linear"))
+
+    @torch.inference_mode()
+    def predict_noise(self, x: Tensor, timestep: int, labels: Tensor) -> Tensor:
+        """x (B, C, H, W) at one timestep, labels (B,) -> noise (B, C, H, W)."""
+        moment = Moment.at_timestep(timestep)
+        call = NetworkCall(self.compression, moment, self.log, pools_after_projection=True)
+        grid = token_grid(self.model, *x.shape[-2:])
+        with replaced_forwards(replacements(self.model, grid, call)):
+            return self.model(x, torch.full((len(x),), timestep), labels)
+
+    def denoiser(self, classes: Sequence[int], on_calls: Callable[[int], None] | None = None):
+        """Denoiser for `classify` whose prompt k is class classes[k]; `on_calls` hears of each call."""
+
+        def residuals(latent: Tensor, timestep: int, noise: Tensor, prompts: Sequence[int]):
+            level = self.signal[timestep]
+            noisy = level.sqrt() * latent + (1 - level).sqrt() * noise
+            labels = torch.tensor([classes[k] for k in prompts])
+            predicted = self.predict_noise(noisy.expand(len(prompts), -1, -1, -1), timestep, labels)
+            if on_calls:
+                on_calls(len(prompts))
+            return predicted.float() - noise
+
+        return residuals
+
+    def sample(
+        self,
+        labels: Sequence[int],
+        steps: int,
+        guidance: float,
+        seed: int,
+        on_step: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Pictures (B, C, S, S) in latent units by deterministic DDIM with classifier-free guidance.
+
+        The noise of picture k depends on (seed, k) alone.
+        """
+        config = self.model.config
+        shape = (config.in_channels, config.input_size, config.input_size)
+        x = torch.stack(
+            [
+                torch.randn(shape, generator=torch.Generator().manual_seed(seed + k))
+                for k in range(len(labels))
+            ]
+        )
+        both = torch.tensor([*labels, *[config.num_classes] * len(labels)])
+        timesteps = torch.linspace(TIMESTEPS - 1, 0, steps + 1).round().long().tolist()
+        for step, (now, after) in enumerate(zip(timesteps, timesteps[1:], strict=False)):
+            wanted, unguided = self.predict_noise(x.repeat(2, 1, 1, 1), now, both).chunk(2)
+            noise = unguided + guidance * (wanted - unguided)
+            level = self.signal[now]
+            clean = (x - (1 - level).sqrt() * noise) / level.sqrt()
+            final = step == steps - 1
+            level = torch.tensor(1.0) if final else self.signal[after]
+            x = level.sqrt() * clean + (1 - level).sqrt() * noise
+            if on_step:
+                on_step(step + 1)
+        return x

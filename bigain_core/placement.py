@@ -1,0 +1,58 @@
+"""Which attention layers a rule applies to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a self-attention layer sits: its number in execution order, its stage and its level.
+
+    Level 1 is the finest attention resolution of the model, level 2 the next coarser one. A
+    transformer has a single stage and level.
+    """
+
+    number: int
+    stage: str
+    level: int = 1
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Sites by stage, number and level; None stands for all."""
+
+    stages: tuple[str, ...] | None = None
+    numbers: tuple[int, ...] | None = None
+    levels: int = 1
+
+    def covers(self, site: Site) -> bool:
+        return (
+            (self.stages is None or site.stage in self.stages)
+            and (self.numbers is None or site.number in self.numbers)
+            and site.level <= self.levels
+        )
+
+
+def named_placement(name: str, levels: int = 1) -> Placement:
+    """A placement by name; transformer presets count blocks from zero (paper, section "DiT").
+
+    Raises ValueError for a name outside PLACEMENTS.
+    """
+    if name not in PLACEMENTS:
+        raise ValueError(f"BiGain: expected a placement of {tuple(PLACEMENTS)}, got {name!r}.")
+    stages, numbers = PLACEMENTS[name]
+    return Placement(stages, numbers, levels)
+
+
+# The published DiT scripts skip blocks 0 and 6, although the text says 1-6 and 7-12.
+PLACEMENTS = {
+    "everywhere": (None, None),
+    "encoder": (("encoder",), None),
+    "middle": (("middle",), None),
+    "decoder": (("decoder",), None),
+    "blocks 0-5 (early)": (("transformer",), tuple(range(6))),
+    "blocks 6-11 (mid-early)": (("transformer",), tuple(range(6, 12))),
+    "blocks 0-11": (("transformer",), tuple(range(12))),
+    "blocks 1-5 and 7-11 (published)": (("transformer",), (1, 2, 3, 4, 5, 7, 8, 9, 10, 11)),
+}

@@ -1,0 +1,166 @@
+"""A plan is the decision which tokens an attention layer works on, separate from carrying it out.
+
+    q = plan.queries(x)                   # (B, N, C) -> (B, Nq, C)
+    c = plan.context(x)                   # (B, N, C) -> (B, Nk, C)
+    y = plan.restore(attention(q, c))     # (B, Nq, C) -> (B, N, C)
+
+Any tensor with the same tokens can be passed: hidden states, queries, keys or values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .grid import TokenGrid
+from .pooling import downsample_tokens, pooled_grid
+
+MERGE_MODES = ("mean", "mlerp", "prune")
+
+
+class Plan(Protocol):
+    @property
+    def query_tokens(self) -> int: ...
+
+    @property
+    def context_tokens(self) -> int: ...
+
+    def queries(self, x: Tensor) -> Tensor: ...
+
+    def context(self, x: Tensor) -> Tensor: ...
+
+    def restore(self, y: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class IdentityPlan:
+    """Leaves all `tokens` alone: each step returns its argument itself."""
+
+    tokens: int
+
+    @property
+    def query_tokens(self) -> int:
+        return self.tokens
+
+    @property
+    def context_tokens(self) -> int:
+        return self.tokens
+
+    def queries(self, x: Tensor) -> Tensor:
+        return x
+
+    def context(self, x: Tensor) -> Tensor:
+        return x
+
+    def restore(self, y: Tensor) -> Tensor:
+        return y
+
+
+@dataclass(frozen=True)
+class PoolPlan:
+    """Queries stay whole; keys and values are pooled by D(alpha, factor) (paper, IE-KVD)."""
+
+    grid: TokenGrid
+    factor: int
+    alpha: float
+
+    @property
+    def query_tokens(self) -> int:
+        return self.grid.tokens
+
+    @property
+    def context_tokens(self) -> int:
+        return pooled_grid(self.grid, self.factor).tokens
+
+    def queries(self, x: Tensor) -> Tensor:
+        return x
+
+    def context(self, x: Tensor) -> Tensor:
+        return downsample_tokens(x, self.grid, self.factor, self.alpha)
+
+    def restore(self, y: Tensor) -> Tensor:
+        return y
+
+
+@dataclass(frozen=True, eq=False)
+class MergePlan:
+    """Some tokens join others: `target` (B, N) is the token each ends up at, its own index if kept.
+
+    Every sample keeps the same number of tokens. Queries, keys and values are all taken from the
+    merged tokens.
+    """
+
+    target: Tensor
+    position: Tensor  # (B, N): place of the token's group in the merged sequence
+    kept: Tensor  # (B, M): indices of kept tokens, ascending
+
+    @classmethod
+    def from_target(cls, target: Tensor, tokens_left: int) -> MergePlan:
+        """target (B, N) with `tokens_left` kept tokens in every row."""
+        batch, count = target.shape
+        is_kept = target == torch.arange(count, device=target.device)
+        rank = is_kept.cumsum(1) - 1  # (B, N)
+        kept = is_kept.nonzero()[:, 1].view(batch, tokens_left)
+        return cls(target, rank.gather(1, target), kept)
+
+    def merge(self, x: Tensor, mode: str = "mean") -> Tensor:
+        """x (B, N, C) -> (B, M, C).
+
+        "mean" averages each group with equal weights, "mlerp" gives that mean the largest norm of
+        its group, "prune" keeps the group's target and drops the rest.
+        """
+        if mode not in MERGE_MODES:
+            raise ValueError(f"BiGain: expected a merge mode of {MERGE_MODES}, got {mode!r}.")
+        if self.kept.shape[1] == x.shape[1]:
+            return x
+        if mode == "prune":
+            return x.gather(1, self.kept[..., None].expand(-1, -1, x.shape[-1]))
+        mean = self._group_mean(x)
+        if mode == "mean":
+            return mean
+        norms = x.float().norm(dim=-1)  # (B, N)
+        longest = norms.new_zeros(mean.shape[:2]).scatter_reduce(1, self.position, norms, "amax")
+        length = mean.float().norm(dim=-1).clamp(min=1e-12)
+        return mean * (longest / length)[..., None].to(mean.dtype)
+
+    def _group_mean(self, x: Tensor) -> Tensor:
+        """Mean over groups as bags of sorted tokens: summed in a fixed order on every device."""
+        batch, count, channels = x.shape
+        groups = self.kept.shape[1]
+        offset = torch.arange(batch, device=x.device)[:, None]
+        order = self.position.argsort(dim=1, stable=True) + offset * count  # (B, N)
+        sizes = torch.zeros_like(self.kept).scatter_add_(
+            1, self.position, torch.ones_like(self.position)
+        )
+        ends = sizes.flatten().cumsum(0)
+        bags = functional.embedding_bag(
+            order.flatten(), x.reshape(-1, channels), ends - sizes.flatten(), mode="mean"
+        )
+        return bags.view(batch, groups, channels)
+
+    def unmerge(self, y: Tensor) -> Tensor:
+        """y (B, M, C) -> (B, N, C): every token receives a copy of its group's row."""
+        if self.kept.shape[1] == self.target.shape[1]:
+            return y
+        return y.gather(1, self.position[..., None].expand(-1, -1, y.shape[-1]))
+
+    @property
+    def query_tokens(self) -> int:
+        return self.kept.shape[1]
+
+    @property
+    def context_tokens(self) -> int:
+        return self.kept.shape[1]
+
+    def queries(self, x: Tensor) -> Tensor:
+        return self.merge(x)
+
+    def context(self, x: Tensor) -> Tensor:
+        return self.merge(x)
+
+    def restore(self, y: Tensor) -> Tensor:
+        return self.unmerge(y)

@@ -1,0 +1,335 @@
+"""Run the demo or the tests from a fresh clone, with nothing installed before.
+
+    python dev.py demo [--host PATH ...] [arguments of the demo]
+    python dev.py test [--host PATH ...] [arguments of pytest]
+
+Packages go into .venv beside this file. A host is a ComfyUI folder; without --host it is looked
+for in COMFYUI_PATH, then around this folder and below the home folder, and installed if there is
+none. Paths in the remaining arguments are relative to this folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent
+VENV = REPO / ".venv"
+INSTALLED = VENV / "bigain-installed.txt"
+HOST_FAILED = VENV / "bigain-host-failed.txt"
+
+HOST_PARTS = ("main.py", "comfy", "comfyui_version.py", "requirements.txt")
+HOST_VERSION = "0.33.0"
+HOST_SOURCE = "https://github.com/comfyanonymous/ComfyUI"
+PIP_WITH_GROUPS = "pip>=25.1"  # the first that has --group
+SECONDS_TO_REACH_SOURCE = 20
+PYTEST_NOTHING_SELECTED = 5
+
+
+class DevError(Exception):
+    """A problem that the person at the keyboard can solve; the message says how."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A ComfyUI folder."""
+
+    path: Path
+    version: str
+
+    @property
+    def requirements(self) -> Path:
+        return self.path / "requirements.txt"
+
+    def __str__(self) -> str:
+        return f"ComfyUI {self.version} ({self.path})"
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+# Finding hosts
+
+
+def read_version(folder: Path) -> str | None:
+    """The version of the ComfyUI in a folder, None where the folder is not a ComfyUI."""
+    if not all((folder / part).exists() for part in HOST_PARTS):
+        return None
+    text = (folder / "comfyui_version.py").read_text(encoding="utf-8")
+    found = re.search(r"""^__version__\s*=\s*["']([^"']+)["']""", text, re.MULTILINE)
+    return found and found[1]
+
+
+def read_host(folder: Path, origin: str) -> Host:
+    """The host in a folder that was named explicitly; `origin` says where."""
+    version = read_version(folder)
+    if version is None:
+        missing = [part for part in HOST_PARTS if not (folder / part).exists()]
+        raise DevError(
+            f"{origin}: expected a ComfyUI folder (with {', '.join(HOST_PARTS)}), got {folder} "
+            f"(missing: {', '.join(missing) or '__version__ in comfyui_version.py'}). "
+            "Give the folder that ComfyUI's main.py lies in."
+        )
+    return Host(folder.resolve(), version)
+
+
+def version_key(host: Host) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", host.version))
+
+
+def likely_folders(repo: Path, home: Path) -> list[Path]:
+    """Where a ComfyUI may lie: around the pack and where comfy-cli puts it."""
+    around = [repo.parent.parent] if repo.parent.name == "custom_nodes" else []
+    for root in (home / "comfy", home / "Documents" / "comfy", repo.parent):
+        around += sorted(root.glob("ComfyUI*"))
+    return around
+
+
+def find_hosts(
+    given: Sequence[str], environ: Mapping[str, str], repo: Path, home: Path
+) -> list[Host]:
+    """Exactly the hosts that were named, in that order; else all that lie around, newest first."""
+    named = environ.get("COMFYUI_PATH", "").split(os.pathsep)
+    origin, folders = ("--host", given) if given else ("COMFYUI_PATH", list(filter(None, named)))
+    if folders:
+        return list(dict.fromkeys(read_host(Path(f).expanduser(), origin) for f in folders))
+    found = (Host(f.resolve(), v) for f in likely_folders(repo, home) if (v := read_version(f)))
+    return sorted(dict.fromkeys(found), key=version_key, reverse=True)
+
+
+# Installing
+
+
+def venv_python(venv: Path) -> Path:
+    return venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def venv_version(venv: Path) -> str | None:
+    """The "major.minor" a venv was made with, None where there is no working venv."""
+    config = venv / "pyvenv.cfg"
+    if not (config.is_file() and venv_python(venv).is_file()):
+        return None
+    text = config.read_text(encoding="utf-8")
+    found = re.search(r"^version(?:_info)?\s*=\s*(\d+\.\d+)", text, re.MULTILINE)
+    return found and found[1]
+
+
+def make_venv(venv: Path) -> None:
+    """Make the venv unless it exists and belongs to the running Python."""
+    running = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if venv_version(venv) == running:
+        return
+    say(f"making {venv.name} for Python {running}")
+    if subprocess.call([sys.executable, "-m", "venv", "--clear", str(venv)]):
+        raise DevError(
+            f"expected `python -m venv` to make {venv}, got the error above. Install Python's "
+            "venv module (Debian, Ubuntu: the package python3-venv) and start again."
+        )
+
+
+def pip_install(*what: str) -> None:
+    """Install into the venv; pip prints errors only."""
+    command = [str(venv_python(VENV)), "-m", "pip", "install", "-qq", *what]
+    if code := subprocess.call(command, cwd=REPO):
+        raise DevError(
+            f"expected pip to install {' '.join(what)}, got exit code {code} and the errors "
+            "above. Nothing was started; solve them (network? disk? versions?) and start again."
+        )
+
+
+def normalise(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def requirement_name(line: str) -> str | None:
+    """The package a line of requirements.txt names; None for comments, options and bare URLs."""
+    found = re.match(r"\s*([A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)\s*(?:[\[<>=!~;@#(]|$)", line)
+    return normalise(found[1]) if found else None
+
+
+def not_installed(requirements: str, installed: Iterable[str]) -> list[str]:
+    """The lines of a requirements.txt whose packages are not among the installed ones."""
+    have = {normalise(name) for name in installed}
+    lines = (re.sub(r"(^|\s)#.*", "", line).strip() for line in requirements.splitlines())
+    return [line for line in lines if (name := requirement_name(line)) and name not in have]
+
+
+def installed_names() -> list[str]:
+    command = [str(venv_python(VENV)), "-m", "pip", "list", "--format=json"]
+    return [row["name"] for row in json.loads(subprocess.check_output(command, cwd=REPO))]
+
+
+def fingerprint(hosts: Sequence[Host], repo: Path) -> str:
+    """Changes whenever something else would have to be installed."""
+    asked = [sys.version, (repo / "pyproject.toml").read_text(encoding="utf-8")]
+    asked += [host.requirements.read_text(encoding="utf-8") for host in hosts]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+
+def install_packages(hosts: Sequence[Host]) -> None:
+    """Install what the hosts and the tools need, unless that was done before.
+
+    The newest host decides the versions. An older one only adds packages that are missing, for
+    its pins contradict the newest one's.
+    """
+    wanted = fingerprint(hosts, REPO)
+    if INSTALLED.is_file() and INSTALLED.read_text() == wanted:
+        return
+    INSTALLED.unlink(missing_ok=True)
+    pip_install(PIP_WITH_GROUPS)
+    if hosts:
+        newest = max(hosts, key=version_key)
+        say(f"installing the requirements of {newest} (the first time: several GB)")
+        pip_install("-r", str(newest.requirements), "--group", "host", "--group", "dev")
+        for host in hosts:
+            if missing := not_installed(host.requirements.read_text("utf-8"), installed_names()):
+                say(f"installing what only {host} needs: {', '.join(missing)}")
+                pip_install(*missing)
+    else:
+        say("installing torch and the test tools (the first time: several GB)")
+        pip_install("--group", "standalone", "--group", "dev")
+    INSTALLED.write_text(wanted)
+
+
+def source_problem() -> str:
+    """Why ComfyUI cannot be downloaded from here; empty if it can."""
+    if not (git := shutil.which("git")):
+        return "git is not installed"
+    command = [git, "ls-remote", "--exit-code", HOST_SOURCE, f"refs/tags/v{HOST_VERSION}"]
+    limits = {"timeout": SECONDS_TO_REACH_SOURCE, "env": {**os.environ, "GIT_TERMINAL_PROMPT": "0"}}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", **limits)
+    except subprocess.TimeoutExpired:
+        return f"{HOST_SOURCE} did not answer within {SECONDS_TO_REACH_SOURCE} s"
+    said = " ".join(done.stderr.split()) or f"{HOST_SOURCE} has no version {HOST_VERSION}"
+    return said if done.returncode else ""
+
+
+def install_host(target: Path) -> str:
+    """Let comfy-cli download ComfyUI; return why that failed, empty if it did not.
+
+    Packages are left to `install_packages`, and so is torch: this only fetches the sources.
+    """
+    if problem := source_problem():
+        return problem
+    pip_install(PIP_WITH_GROUPS, "comfy-cli")
+    command = [str(venv_python(VENV)), "-m", "comfy_cli", "--skip-prompt", "--no-json"]
+    command += ["--workspace", str(target), "install", "--version", HOST_VERSION, "--cpu"]
+    command += ["--skip-torch-or-directml", "--skip-requirement", "--skip-manager"]
+    environ = {**os.environ, "VIRTUAL_ENV": str(VENV), "DO_NOT_TRACK": "1"}
+    code = subprocess.call(command, cwd=REPO, env=environ)
+    if code or read_version(target) is None:
+        return f"comfy-cli did not install it into {target} (exit code {code})"
+    return ""
+
+
+def provide_host(home: Path) -> tuple[list[Host], str]:
+    """Install ComfyUI where none was found: the host, or no host and the reason.
+
+    A failure is remembered, so that the next start does not wait for it again.
+    """
+    if HOST_FAILED.is_file():
+        return [], HOST_FAILED.read_text(encoding="utf-8")
+    target = home / "comfy" / "ComfyUI"
+    say(f"found no ComfyUI; installing {HOST_VERSION} into {target}")
+    if problem := install_host(target):
+        say(f"going on without ComfyUI: {problem}")
+        HOST_FAILED.write_text(problem, encoding="utf-8")
+        return [], problem
+    return [read_host(target, "comfy-cli")], ""
+
+
+# Running
+
+
+def left_out_line(command: str, problem: str) -> str:
+    stamp = HOST_FAILED.relative_to(REPO).as_posix()
+    return (
+        f"Left out: everything that needs ComfyUI (none found; installing it failed: {problem}). "
+        f"To include it: python dev.py {command} --host PATH_TO_COMFYUI, "
+        f"or delete {stamp} to have the installation tried again."
+    )
+
+
+def environment(host: Host | None, left_out: str = "") -> dict[str, str]:
+    """The environment of a run: COMFYUI_PATH and BIGAIN_LEFT_OUT say what it runs with."""
+    chosen = {"COMFYUI_PATH": str(host.path) if host else "", "BIGAIN_LEFT_OUT": left_out}
+    environ = {name: value for name, value in os.environ.items() if name not in chosen}
+    return environ | {name: value for name, value in chosen.items() if value}
+
+
+def run_module(heading: str, environ: dict[str, str], module: str, *arguments: str) -> int:
+    say(f"== {heading}")
+    command = [str(venv_python(VENV)), "-m", module, *arguments]
+    return subprocess.call(command, cwd=REPO, env=environ)
+
+
+def run_demo(hosts: Sequence[Host], extra: Sequence[str], left_out: str) -> int:
+    host = hosts[0] if hosts else None
+    chosen = ["--host", str(host.path)] if host else []
+    heading = f"demo with {host or 'the built-in runner'}"
+    code = run_module(heading, environment(host), "benchmarks.demo", *chosen, *extra)
+    if left_out:
+        say(left_out)
+    return code
+
+
+def run_tests(hosts: Sequence[Host], extra: Sequence[str], left_out: str) -> int:
+    """The host tests with every further host, then all tests with the first one."""
+    host, *others = hosts or [None]
+    codes = []
+    for other in others:
+        heading = f"host tests with {other}"
+        code = run_module(heading, environment(other), "pytest", "-m", "host", *extra)
+        # The chosen tests need not include host tests; the full run below answers for them.
+        codes.append(0 if code == PYTEST_NOTHING_SELECTED else code)
+    heading = f"all tests with {host}" if host else "all tests that need no ComfyUI"
+    codes.append(run_module(heading, environment(host, left_out), "pytest", *extra))
+    return next((code for code in codes if code), 0)
+
+
+def parse(arguments: Sequence[str]) -> tuple[str, list[str], list[str]]:
+    """Split a command line into command, hosts and what is passed on."""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "dev.py", description=__doc__, formatter_class=layout, allow_abbrev=False
+    )
+    parser.add_argument("command", choices=("demo", "test"))
+    parser.add_argument("--host", action="append", default=[], metavar="PATH")
+    known, extra = parser.parse_known_args(arguments)
+    return known.command, known.host, extra
+
+
+def main(arguments: Sequence[str]) -> int:
+    command, given, extra = parse(arguments)
+    try:
+        hosts, problem = find_hosts(given, os.environ, REPO, Path.home()), ""
+        make_venv(VENV)
+        if not hosts:
+            hosts, problem = provide_host(Path.home())
+        install_packages(hosts)
+    except DevError as error:
+        print(f"dev.py: {error}", file=sys.stderr)
+        return 2
+    left_out = "" if hosts else left_out_line(command, problem)
+    run = run_demo if command == "demo" else run_tests
+    return run(hosts, extra, left_out)
+
+
+if __name__ == "__main__":
+    if sys.version_info < (3, 10):  # noqa: UP036 - the file is started by whatever Python there is
+        sys.exit(f"dev.py: expected Python 3.10 or newer, got {sys.version.split()[0]}")
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,361 @@
+"""dev.py: which hosts it finds, what it would install, and what it starts."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def dev(tmp_path, monkeypatch):
+    """A fresh dev.py whose folders all lie below tmp_path and that starts no process."""
+    spec = importlib.util.spec_from_file_location("bigain_dev", REPO / "dev.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+
+    def no_process(*command, **_):
+        raise AssertionError(f"started {command}")
+
+    for name in ("call", "run", "check_output"):
+        monkeypatch.setattr(module.subprocess, name, no_process)
+    repo = tmp_path / "work" / "bigain"
+    venv = repo / ".venv"
+    monkeypatch.setattr(module, "REPO", repo)
+    monkeypatch.setattr(module, "VENV", venv)
+    monkeypatch.setattr(module, "INSTALLED", venv / module.INSTALLED.name)
+    monkeypatch.setattr(module, "HOST_FAILED", venv / module.HOST_FAILED.name)
+    venv.mkdir(parents=True)
+    (repo / "pyproject.toml").write_text("[dependency-groups]\ndev = ['pytest']\n")
+    return module
+
+
+@pytest.fixture
+def home(tmp_path):
+    folder = tmp_path / "home"
+    folder.mkdir()
+    return folder
+
+
+def make_host(folder, version="0.33.0", requirements="torch\n"):
+    (folder / "comfy").mkdir(parents=True)
+    (folder / "main.py").touch()
+    (folder / "comfyui_version.py").write_text(f'# generated\n__version__ = "{version}"\n')
+    (folder / "requirements.txt").write_text(requirements)
+    return folder
+
+
+def make_venv_folder(dev, version):
+    python = dev.venv_python(dev.VENV)
+    python.parent.mkdir(parents=True)
+    python.touch()
+    (dev.VENV / "pyvenv.cfg").write_text(f"home = somewhere\nversion = {version}\n")
+
+
+def running():
+    return ".".join(map(str, sys.version_info[:3]))
+
+
+class TestFindingHosts:
+    def find(self, dev, home, given=(), **environ):
+        return dev.find_hosts(given, environ, dev.REPO, home)
+
+    def test_nothing_lies_around(self, dev, home):
+        assert self.find(dev, home) == []
+
+    def test_newest_first_by_number_not_by_spelling(self, dev, home):
+        for name, version in (("ComfyUI", "0.9.2"), ("ComfyUI-a", "0.33.0"), ("ComfyUI-b", "0.4")):
+            make_host(home / "comfy" / name, version)
+        found = self.find(dev, home)
+        assert [host.version for host in found] == ["0.33.0", "0.9.2", "0.4"]
+        assert found[0].path == (home / "comfy" / "ComfyUI-a").resolve()
+
+    def test_every_usual_place(self, dev, home):
+        places = [
+            home / "comfy" / "ComfyUI",
+            home / "Documents" / "comfy" / "ComfyUI",
+            dev.REPO.parent / "ComfyUI-mine",
+        ]
+        for place in places:
+            make_host(place)
+        assert {host.path for host in self.find(dev, home)} == {p.resolve() for p in places}
+
+    def test_around_the_pack_in_custom_nodes(self, dev, home, tmp_path):
+        comfy = make_host(tmp_path / "any name")
+        repo = comfy / "custom_nodes" / "bigain"
+        assert [host.path for host in dev.find_hosts((), {}, repo, home)] == [comfy.resolve()]
+        elsewhere = comfy / "other_folder" / "bigain"
+        assert dev.find_hosts((), {}, elsewhere, home) == []
+
+    def test_a_host_reached_twice_counts_once(self, dev, home, tmp_path):
+        comfy = make_host(home / "comfy" / "ComfyUI")
+        repo = comfy / "custom_nodes" / "bigain"
+        assert len(dev.find_hosts((), {}, repo, home)) == 1
+        roundabout = str(comfy / ".." / "ComfyUI")
+        assert len(self.find(dev, home, [str(comfy), roundabout])) == 1
+
+    def test_other_folders_are_passed_over(self, dev, home):
+        make_host(home / "comfy" / "ComfyUI")
+        (make_host(home / "comfy" / "ComfyUI-broken") / "main.py").unlink()
+        (home / "comfy" / "ComfyUI-notes").mkdir()
+        (home / "comfy" / "ComfyUI.zip").touch()
+        assert len(self.find(dev, home)) == 1
+
+    def test_named_hosts_are_used_exactly_and_in_their_order(self, dev, home, tmp_path):
+        make_host(home / "comfy" / "ComfyUI", "0.40.0")
+        old = make_host(tmp_path / "old", "0.3.64")
+        new = make_host(tmp_path / "new", "0.33.0")
+        named = [str(old), str(new)]
+        assert [h.version for h in self.find(dev, home, named)] == ["0.3.64", "0.33.0"]
+        listed = self.find(dev, home, COMFYUI_PATH=os.pathsep.join(named))
+        assert [h.version for h in listed] == ["0.3.64", "0.33.0"]
+
+    def test_host_wins_over_comfyui_path(self, dev, home, tmp_path):
+        one, two = make_host(tmp_path / "one"), make_host(tmp_path / "two")
+        found = self.find(dev, home, [str(one)], COMFYUI_PATH=str(two))
+        assert [host.path for host in found] == [one.resolve()]
+
+    def test_empty_comfyui_path_means_none(self, dev, home):
+        make_host(home / "comfy" / "ComfyUI")
+        assert len(self.find(dev, home, COMFYUI_PATH="")) == 1
+
+    @pytest.mark.parametrize("origin", ["--host", "COMFYUI_PATH"])
+    def test_an_invalid_named_host_is_an_error(self, dev, home, tmp_path, origin):
+        make_host(home / "comfy" / "ComfyUI")
+        wrong = tmp_path / "wrong"
+        (wrong / "comfy").mkdir(parents=True)
+        given = [str(wrong)] if origin == "--host" else ()
+        environ = {} if given else {"COMFYUI_PATH": str(wrong)}
+        with pytest.raises(dev.DevError) as caught:
+            dev.find_hosts(given, environ, dev.REPO, home)
+        message = str(caught.value)
+        assert message.startswith(f"{origin}: expected a ComfyUI folder")
+        assert f"got {wrong} (missing: main.py, comfyui_version.py, requirements.txt)" in message
+        assert message.endswith("Give the folder that ComfyUI's main.py lies in.")
+
+    def test_a_version_file_without_a_version_is_named(self, dev, tmp_path):
+        odd = make_host(tmp_path / "odd")
+        (odd / "comfyui_version.py").write_text("version = 1\n")
+        with pytest.raises(dev.DevError, match="missing: __version__ in comfyui_version.py"):
+            dev.read_host(odd, "--host")
+
+
+class TestRequirements:
+    @pytest.mark.parametrize(
+        ("line", "name"),
+        [
+            ("torch", "torch"),
+            ("comfyui-frontend-package==1.49.6", "comfyui-frontend-package"),
+            ("SQLAlchemy>=2.0.0", "sqlalchemy"),
+            ("pydantic~=2.0", "pydantic"),
+            ("  Foo_Bar.baz [extra] >= 1 ; python_version < '3.11'", "foo-bar-baz"),
+            ("pack @ https://example.org/pack.whl", "pack"),
+            ("av>=16.0.0", "av"),
+            ("six#comment", "six"),
+            ("", None),
+            ("# non essential dependencies:", None),
+            ("-r other.txt", None),
+            ("--extra-index-url https://example.org", None),
+            ("git+https://example.org/pack.git", None),
+        ],
+    )
+    def test_name(self, dev, line, name):
+        assert dev.requirement_name(line) == name
+
+    def test_only_missing_packages_are_installed_with_their_pins(self, dev):
+        text = "torch\nsqlalchemy>=2\n\n# more:\nFoo.Bar==1.2  # pinned\npack~=2.0\n"
+        assert dev.not_installed(text, ["Torch", "SQLAlchemy", "pip"]) == [
+            "Foo.Bar==1.2",
+            "pack~=2.0",
+        ]
+
+    def test_spelling_of_names_does_not_matter(self, dev):
+        assert dev.not_installed("some-long.name==1\n", ["Some_Long_Name"]) == []
+
+
+class TestInstalling:
+    @pytest.fixture
+    def pip(self, dev, monkeypatch):
+        """What pip was asked to install."""
+        asked = []
+        monkeypatch.setattr(dev, "pip_install", lambda *what: asked.append(what))
+        monkeypatch.setattr(dev, "installed_names", lambda: ["torch"])
+        return asked
+
+    def test_second_start_installs_nothing(self, dev, pip, tmp_path):
+        host = dev.read_host(make_host(tmp_path / "ComfyUI"), "--host")
+        dev.install_packages([host])
+        assert pip
+        pip.clear()
+        dev.install_packages([host])
+        assert pip == []
+
+    @pytest.mark.parametrize("changed", ["pyproject.toml", "requirements.txt", "hosts", "python"])
+    def test_a_change_installs_again(self, dev, pip, tmp_path, monkeypatch, changed):
+        host = dev.read_host(make_host(tmp_path / "ComfyUI"), "--host")
+        dev.install_packages([host])
+        pip.clear()
+        hosts = [] if changed == "hosts" else [host]
+        if changed == "pyproject.toml":
+            (dev.REPO / changed).write_text("[dependency-groups]\ndev = ['ruff']\n")
+        if changed == "requirements.txt":
+            host.requirements.write_text("torch>=3\n")
+        if changed == "python":
+            monkeypatch.setattr(dev.sys, "version", "3.99.0")
+        dev.install_packages(hosts)
+        assert pip
+
+    def test_a_failed_installation_is_not_taken_for_done(self, dev, pip, tmp_path, monkeypatch):
+        host = dev.read_host(make_host(tmp_path / "ComfyUI"), "--host")
+        dev.install_packages([host])
+        host.requirements.write_text("no-such-package\n")
+
+        def fail(*what):
+            raise dev.DevError("pip")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(dev, "pip_install", fail)
+            with pytest.raises(dev.DevError):
+                dev.install_packages([host])
+        host.requirements.write_text("torch\n")
+        pip.clear()
+        dev.install_packages([host])
+        assert pip
+
+    def test_the_newest_host_decides_the_versions(self, dev, pip, tmp_path):
+        old = make_host(tmp_path / "old", "0.3.64", "torch==1\nonly-old==2\n")
+        new = make_host(tmp_path / "new", "0.33.0", "torch==3\n")
+        dev.install_packages([dev.read_host(old, "--host"), dev.read_host(new, "--host")])
+        requirements = [what[1] for what in pip if what[0] == "-r"]
+        assert requirements == [str(new.resolve() / "requirements.txt")]
+        assert pip[-1] == ("only-old==2",)
+
+    def test_without_a_host(self, dev, pip):
+        dev.install_packages([])
+        assert pip[-1] == ("--group", "standalone", "--group", "dev")
+
+    def test_failing_pip_is_reported(self, dev, monkeypatch):
+        monkeypatch.setattr(dev.subprocess, "call", lambda *_, **__: 1)
+        with pytest.raises(dev.DevError, match="expected pip to install torch, got exit code 1"):
+            dev.pip_install("torch")
+
+    def test_venv_of_this_python_is_kept(self, dev):
+        make_venv_folder(dev, running())
+        dev.make_venv(dev.VENV)
+
+    @pytest.mark.parametrize("state", ["missing", "other python", "python gone"])
+    def test_venv_is_made(self, dev, monkeypatch, state):
+        if state != "missing":
+            make_venv_folder(dev, "3.1.4" if state == "other python" else running())
+        if state == "python gone":
+            dev.venv_python(dev.VENV).unlink()
+        commands = []
+        monkeypatch.setattr(dev.subprocess, "call", lambda command: commands.append(command) or 0)
+        dev.make_venv(dev.VENV)
+        assert commands == [[sys.executable, "-m", "venv", "--clear", str(dev.VENV)]]
+
+
+class TestProvidingAHost:
+    def test_a_failure_is_remembered(self, dev, home, monkeypatch):
+        tries = []
+        monkeypatch.setattr(dev, "install_host", lambda target: tries.append(target) or "no way")
+        assert dev.provide_host(home) == ([], "no way")
+        assert dev.provide_host(home) == ([], "no way")
+        assert tries == [home / "comfy" / "ComfyUI"]
+
+    def test_success_is_a_host_and_leaves_no_reason(self, dev, home, monkeypatch):
+        monkeypatch.setattr(dev, "install_host", lambda target: make_host(target) and "")
+        hosts, problem = dev.provide_host(home)
+        assert [host.path for host in hosts] == [(home / "comfy" / "ComfyUI").resolve()]
+        assert problem == "" and not dev.HOST_FAILED.exists()
+
+    def test_an_unreachable_source_downloads_nothing(self, dev, home, monkeypatch):
+        monkeypatch.setattr(dev, "source_problem", lambda: "no network")
+        assert dev.install_host(home / "comfy" / "ComfyUI") == "no network"
+
+    def test_a_silent_source_is_given_up(self, dev, monkeypatch):
+        def silent(command, timeout, **_):
+            raise dev.subprocess.TimeoutExpired(command, timeout)
+
+        monkeypatch.setattr(dev.shutil, "which", lambda name: name)
+        monkeypatch.setattr(dev.subprocess, "run", silent)
+        assert dev.source_problem().endswith(f"not answer within {dev.SECONDS_TO_REACH_SOURCE} s")
+
+    def test_the_left_out_line_says_why_and_how(self, dev):
+        line = dev.left_out_line("demo", "git is not installed")
+        assert "\n" not in line and "git is not installed" in line
+        assert "python dev.py demo --host PATH_TO_COMFYUI" in line
+        assert f"delete .venv/{dev.HOST_FAILED.name}" in line
+
+
+class TestRunning:
+    @pytest.fixture
+    def runs(self, dev, monkeypatch):
+        """Collects (arguments, COMFYUI_PATH, BIGAIN_LEFT_OUT); `codes` are the exit codes."""
+        seen = []
+
+        def call(command, cwd, env):
+            assert cwd == dev.REPO and command[0] == str(dev.venv_python(dev.VENV))
+            seen.append((command[2:], env.get("COMFYUI_PATH"), env.get("BIGAIN_LEFT_OUT")))
+            return self.codes.pop(0) if self.codes else 0
+
+        self.codes = []
+        monkeypatch.setenv("COMFYUI_PATH", "inherited")
+        monkeypatch.setenv("BIGAIN_LEFT_OUT", "inherited")
+        monkeypatch.setattr(dev.subprocess, "call", call)
+        return seen
+
+    @pytest.fixture
+    def hosts(self, dev):
+        return [dev.Host(Path("/new"), "0.33.0"), dev.Host(Path("/old"), "0.3.64")]
+
+    def test_host_subset_of_the_others_then_everything(self, dev, runs, hosts):
+        assert dev.run_tests(hosts, ["-x"], "") == 0
+        new, old = (str(host.path) for host in hosts)
+        assert runs == [(["pytest", "-m", "host", "-x"], old, None), (["pytest", "-x"], new, None)]
+
+    def test_without_host(self, dev, runs):
+        dev.run_tests([], [], "Left out: much.")
+        assert runs == [(["pytest"], None, "Left out: much.")]
+
+    @pytest.mark.parametrize(
+        ("codes", "expected"), [([1, 0], 1), ([0, 2], 2), ([5, 0], 0), ([5, 5], 5), ([3, 1], 3)]
+    )
+    def test_first_failure_is_the_exit_code(self, dev, runs, hosts, codes, expected):
+        self.codes.extend(codes)
+        assert dev.run_tests(hosts, [], "") == expected
+        assert len(runs) == 2
+
+    def test_demo_gets_host_and_arguments(self, dev, runs, hosts):
+        extra = ["--prompts", "a cat", "a dog"]
+        dev.run_demo(hosts, extra, "")
+        new = str(hosts[0].path)
+        assert runs == [(["benchmarks.demo", "--host", new, *extra], new, None)]
+
+    def test_demo_without_host_ends_with_what_was_left_out(self, dev, runs, capsys):
+        self.codes.append(7)
+        assert dev.run_demo([], [], "Left out: much.") == 7
+        assert runs == [(["benchmarks.demo"], None, None)]
+        assert capsys.readouterr().out.splitlines()[-1] == "Left out: much."
+
+    @pytest.mark.parametrize(
+        ("line", "hosts", "extra"),
+        [
+            ("test", [], []),
+            ("test --host a --host=b -x", ["a", "b"], ["-x"]),
+            ("test -k one tests/core --host a", ["a"], ["-k", "one", "tests/core"]),
+            ("test -p no:cacheprovider -m slow", [], ["-p", "no:cacheprovider", "-m", "slow"]),
+            ("demo --prompts cat dog --ho x", [], ["--prompts", "cat", "dog", "--ho", "x"]),
+        ],
+    )
+    def test_command_line(self, dev, line, hosts, extra):
+        command, *_ = arguments = line.split()
+        assert dev.parse(arguments) == (command, hosts, extra)
+
+    def test_an_invalid_host_starts_nothing(self, dev, tmp_path, capsys):
+        assert dev.main(["test", "--host", str(tmp_path)]) == 2
+        assert "--host: expected a ComfyUI folder" in capsys.readouterr().err
