@@ -1,8 +1,8 @@
 """Images of the bundled model: five shapes in six fine textures, and handwritten digits.
 
 Shape is low-frequency information and texture high-frequency, so the accuracy of each shows which
-frequencies a compressed model still sees. Textures have two- and four-pixel periods, low contrast and
-random phase; every image carries pixel noise.
+frequencies a compressed model still sees. Textures have two- and four-pixel periods, low contrast
+and random phase; every image carries pixel noise.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SHAPE_CLASSES = len(SHAPES) * len(TEXTURES)
 CLASS_NAMES = tuple(f"{texture} {shape}" for shape in SHAPES for texture in TEXTURES) + tuple(
     f"digit {digit}" for digit in range(10)
 )
-CONTRAST = (0.08, 0.20)
+CONTRAST = (0.04, 0.12)
 NOISE = 0.08
 
 
@@ -47,7 +47,7 @@ def uniform(count: int, low: float, high: float, generator: torch.Generator) -> 
 
 
 def local_coordinates(count: int, scale: Tensor, turn: float, drift: float, generator) -> tuple:
-    """Pixel coordinates (B, 32, 32) in a frame moved by up to `drift`, turned and divided by scale."""
+    """Pixel coordinates (B, 32, 32) in a frame moved by up to `drift`, turned and scaled down."""
     axis = torch.arange(SIZE, dtype=torch.float32) - (SIZE - 1) / 2
     y = axis[None, :, None] - uniform(count, -drift, drift, generator)
     x = axis[None, None, :] - uniform(count, -drift, drift, generator)
@@ -108,10 +108,12 @@ def paint(masks: Tensor, detail: Tensor, generator: torch.Generator) -> Tensor:
     return image.clamp(0, 1) * 2 - 1
 
 
-def shape_images(labels: Tensor, generator: torch.Generator) -> Tensor:
+def shape_images(
+    labels: Tensor, generator: torch.Generator, contrast: tuple[float, float] = CONTRAST
+) -> Tensor:
     """Fresh images (B, 3, 32, 32) of shape-and-texture classes 0..29."""
     masks = shape_masks(labels // len(TEXTURES), generator)
-    contrast = uniform(len(labels), *CONTRAST, generator)
+    contrast = uniform(len(labels), *contrast, generator)
     return paint(masks, contrast * texture_waves(labels % len(TEXTURES), generator), generator)
 
 
@@ -140,14 +142,17 @@ def digit_images(indices: Tensor, generator: torch.Generator) -> Tensor:
     return paint(masks, torch.zeros_like(masks), generator)
 
 
-def training_batch(count: int, generator: torch.Generator, digit_share: float = 0.25) -> Images:
-    """A batch of both kinds from the training side."""
+def training_batch(
+    count: int, digit_share: float, contrast: tuple[float, float], generator: torch.Generator
+) -> Images:
+    """A batch of both kinds from the training side; `contrast` is the range of the textures'."""
     digits = int(count * digit_share)
     labels = torch.randint(SHAPE_CLASSES, (count - digits,), generator=generator)
     _, targets, held_out = scanned_digits()
     pool = (~held_out).nonzero()[:, 0]
     chosen = pool[torch.randint(len(pool), (digits,), generator=generator)]
-    pixels = torch.cat([shape_images(labels, generator), digit_images(chosen, generator)])
+    shapes = shape_images(labels, generator, contrast)
+    pixels = torch.cat([shapes, digit_images(chosen, generator)])
     return Images(pixels, torch.cat([labels, SHAPE_CLASSES + targets[chosen]]))
 
 

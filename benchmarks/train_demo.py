@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import argparse
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional
 from tqdm import tqdm
 
-from benchmarks.data import CLASS_NAMES, SHAPE_CLASSES, SHAPES, SIZE, TEXTURES, training_batch
+from benchmarks.data import (
+    CLASS_NAMES,
+    CONTRAST,
+    SHAPE_CLASSES,
+    SHAPES,
+    SIZE,
+    TEXTURES,
+    training_batch,
+)
 from bigain_core.classification.noise import TIMESTEPS, alphas_cumprod
 from bigain_core.models.dit import DiT, DiTConfig
 
@@ -34,10 +42,43 @@ BUNDLED = Path(__file__).parent.parent / "bigain_core" / "models" / "shapes_and_
 LABEL_DROPOUT = 0.1
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A part of training with its own warm-up and decay of the learning rate.
+
+    Timesteps are drawn as uniform ** crowding, so above 1 they crowd at low noise, where textures
+    are visible. The loss at signal level a is weighted by min(1 / a, weight_limit): a limit of 1
+    weights nothing, a larger one brings out shapes and digits, which are decided at high noise.
+    """
+
+    steps: int
+    peak_rate: float
+    contrast: tuple[float, float]
+    digit_share: float
+    crowding: int
+    weight_limit: float
+
+
+STAGES = (
+    Stage(7000, 1.5e-3, (0.08, 0.20), digit_share=0.25, crowding=2, weight_limit=1.0),
+    Stage(4500, 8e-4, CONTRAST, digit_share=0.5, crowding=1, weight_limit=50.0),
+)
+WARMUP = 200
+
+
+def stage_at(step: int) -> tuple[Stage, int]:
+    """The stage that a step belongs to and the step's number within it."""
+    for stage in STAGES:
+        if step < stage.steps:
+            return stage, step
+        step -= stage.steps
+    raise IndexError(step)
+
+
 class ComposedLabels(nn.Module):
     """Label table whose shape-and-texture rows are sums of a shape row and a texture row.
 
-    The network learns each factor from all classes that have it; the saved table is an ordinary one.
+    The network learns each factor from all classes that have it; the saved table is ordinary.
     """
 
     def __init__(self, width: int):
@@ -67,7 +108,7 @@ def sine_positions(side: int, width: int) -> Tensor:
 
 
 def fresh_model() -> DiT:
-    """A DiT initialised as published: modulation and output start at zero, so blocks start as identity."""
+    """A DiT initialised as published: modulation and output at zero, so blocks are the identity."""
     model = DiT(CONFIG)
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
@@ -83,31 +124,35 @@ def fresh_model() -> DiT:
     return model
 
 
-def draw_timesteps(count: int, generator: torch.Generator) -> Tensor:
-    """Stratified timesteps, denser at low noise, where the texture is still visible."""
+def draw_timesteps(count: int, crowding: int, generator: torch.Generator) -> Tensor:
+    """Timesteps (count,), stratified over the batch."""
     uniform = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    return (uniform**2 * TIMESTEPS).long()
+    ordered = (uniform**crowding * TIMESTEPS).long()
+    return ordered[torch.randperm(count, generator=generator)]
 
 
-def batch_loss(model: DiT, signal: Tensor, args, step: int) -> Tensor:
+def batch_loss(model: DiT, signal: Tensor, args: argparse.Namespace, step: int) -> Tensor:
+    stage, _ = stage_at(step)
     generator = torch.Generator().manual_seed(args.seed * 2**32 + step)
-    images = training_batch(args.batch, generator)
-    timesteps = draw_timesteps(args.batch, generator)[
-        torch.randperm(args.batch, generator=generator)
-    ]
+    images = training_batch(args.batch, stage.digit_share, stage.contrast, generator)
+    timesteps = draw_timesteps(args.batch, stage.crowding, generator)
     noise = torch.randn(images.pixels.shape, generator=generator)
     dropped = torch.rand(args.batch, generator=generator) < LABEL_DROPOUT
     labels = images.labels.masked_fill(dropped, CONFIG.num_classes)
-    level = signal[timesteps][:, None, None, None]
-    noisy = level.sqrt() * images.pixels + (1 - level).sqrt() * noise
+    level = signal[timesteps]
+    sides = level[:, None, None, None]
+    noisy = sides.sqrt() * images.pixels + (1 - sides).sqrt() * noise
     inputs = (t.to(args.device) for t in (noisy, timesteps, labels))
     with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
         predicted = model(*inputs)
-    return functional.mse_loss(predicted.float(), noise.to(args.device))
+    errors = (predicted.float() - noise.to(args.device)).square().mean((1, 2, 3))
+    return (errors * (1 / level).clamp(max=stage.weight_limit).to(args.device)).mean()
 
 
-def learning_rate(step: int, steps: int, peak: float = 1.5e-3, warmup: int = 200) -> float:
-    return peak * min((step + 1) / warmup, (steps - step) / (steps - warmup))
+def learning_rate(step: int) -> float:
+    stage, step = stage_at(step)
+    warm, left = (step + 1) / WARMUP, (stage.steps - step) / (stage.steps - WARMUP)
+    return stage.peak_rate * min(warm, left)
 
 
 @torch.no_grad()
@@ -131,18 +176,18 @@ def train(args: argparse.Namespace) -> None:
     average = copy.deepcopy(model)
     optimiser = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99), weight_decay=0.01)
     signal = alphas_cumprod("linear")
-    start = 0
+    start, steps = 0, sum(stage.steps for stage in STAGES)
     if args.state.exists():
         saved = torch.load(args.state, weights_only=True)
         start = saved["step"]
         model.load_state_dict(saved["model"])
         average.load_state_dict(saved["average"])
         optimiser.load_state_dict(saved["optimiser"])
-    bar = tqdm(range(start, args.steps), initial=start, total=args.steps, unit="step")
+    bar = tqdm(range(start, steps), initial=start, total=steps, unit="step")
     recent = None
     for step in bar:
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, args.steps)
+            group["lr"] = learning_rate(step)
         loss = batch_loss(model, signal, args, step)
         optimiser.zero_grad()
         loss.backward()
@@ -151,7 +196,7 @@ def train(args: argparse.Namespace) -> None:
         update_average(average, model, step)
         recent = loss.item() if recent is None else 0.98 * recent + 0.02 * loss.item()
         bar.set_postfix(loss=f"{recent:.4f}")
-        if (step + 1) % 250 == 0 or step + 1 == args.steps:
+        if (step + 1) % 250 == 0 or step + 1 == steps:
             args.state.parent.mkdir(parents=True, exist_ok=True)
             partial = args.state.with_suffix(".partial")
             torch.save(
@@ -176,7 +221,6 @@ def main() -> None:
         default=Path("build/train_demo.pt"),
         help="training state to resume from",
     )
-    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -1,1 +1,1 @@
-"""Token compression for diffusion models and zero-shot classification with them: tensors in, tensors out."""
+"""Token compression for diffusion models and zero-shot classification with them, on tensors."""

@@ -56,7 +56,7 @@ class SiteRecord:
 
 @dataclass
 class RunLog:
-    """Sites visited in a run, and calls that were left alone with the reason. FLOPs are per sample."""
+    """Sites visited in a run, and calls left alone with the reason. FLOPs are per sample."""
 
     sites: dict[Site, SiteRecord] = field(default_factory=dict)
     left_alone: Counter[str] = field(default_factory=Counter)
@@ -88,7 +88,7 @@ class NetworkCall:
     pools_after_projection: bool
 
     def plan(self, site: Site, metric: Tensor, grid: TokenGrid) -> Plan:
-        """Plan for one layer with metric (B, N, C); the identity where no rule matches or N is unexpected."""
+        """Plan for metric (B, N, C); the identity where no rule matches or N is unexpected."""
         record = self.log.sites.setdefault(site, SiteRecord())
         record.calls += 1
         tokens, width = metric.shape[1:]

@@ -1,4 +1,4 @@
-"""Closed-form floating point operations, a multiply and an add counted as two (paper, Tables 3 and 10)."""
+"""Closed-form FLOPs, a multiply and an add counted as two (paper, Tables 3 and 10)."""
 
 from __future__ import annotations
 

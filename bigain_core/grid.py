@@ -17,5 +17,5 @@ class TokenGrid:
         return self.height * self.width
 
     def cells(self, cell: int) -> TokenGrid:
-        """The grid of whole cell x cell squares counted from the top left; remainders belong to none."""
+        """The grid of whole cell x cell squares from the top left; remainders belong to none."""
         return TokenGrid(self.height // cell, self.width // cell)

@@ -21,10 +21,10 @@ def choose_destinations(
 ) -> Tensor:
     """One destination per cell x cell square: scores (B, N) -> token indices (B, cells).
 
-    "lowest" takes the lowest score of the square (first in raster order on ties; paper, Algorithm 2),
-    "top-left" its first token, "random" one drawn from `generator` on the CPU and shared by the whole
-    batch, so that it does not depend on the batch split. Rows and columns that fill no square hold no
-    destination; a grid smaller than one square has none.
+    "lowest" takes the lowest score of the square (first in raster order on ties; paper, Algorithm
+    2), "top-left" its first token, "random" one drawn from `generator` on the CPU and shared by the
+    whole batch, so that it does not depend on the batch split. Rows and columns that fill no square
+    hold no destination; a grid smaller than one square has none.
 
     Raises ValueError for an unknown rule, or "random" without a generator.
     """
@@ -62,9 +62,9 @@ def _first_minimum(squares: Tensor) -> Tensor:
 def match_tokens(metric: Tensor, destinations: Tensor, ratio: float) -> MergePlan:
     """Merge the int(N * ratio) sources that are most alike a destination (paper, Algorithm 2).
 
-    metric (B, N, C), destinations (B, D) of distinct indices per row; every other token is a source.
-    Similarity is the cosine in fp32; each source goes to its best destination, and no more merge than
-    there are sources. Sources that are equally alike are taken in raster order.
+    metric (B, N, C), destinations (B, D) of distinct indices per row; every other token is a
+    source. Similarity is the cosine in fp32; each source goes to its best destination, and no more
+    merge than there are sources. Sources that are equally alike are taken in raster order.
 
     Raises ValueError unless 0 <= ratio <= 1.
     """

@@ -25,7 +25,7 @@ class Method(Protocol):
     def is_identity(self) -> bool: ...
 
     def plan(self, metric: Tensor, grid: TokenGrid, moment: Moment, site: int) -> Plan:
-        """Decide for one attention layer: metric (B, N, C) on `grid`; `site` is the layer's number."""
+        """Decide for one attention layer: metric (B, N, C) on `grid`; `site` is its number."""
         ...
 
     def decision_flops(self, width: int, grid: TokenGrid) -> int:
@@ -37,9 +37,9 @@ class Method(Protocol):
 class TokenMerging:
     """Token merging: L-GTM with destinations "lowest" (paper, Algorithm 2), ToMe with "random".
 
-    `ratio` is the share of all tokens that is removed; with one destination per cell x cell square it
-    saturates at 1 - 1 / cell**2. `seed` drives random destinations: the same seed, layer and timestep
-    draw the same ones whatever the batch.
+    `ratio` is the share of all tokens that is removed; with one destination per cell x cell square
+    it saturates at 1 - 1 / cell**2. `seed` drives random destinations: the same seed, layer and
+    timestep draw the same ones whatever the batch.
     """
 
     ratio: float = 0.7

@@ -125,7 +125,7 @@ class MergePlan:
         norms = x.float().norm(dim=-1)  # (B, N)
         longest = norms.new_zeros(mean.shape[:2]).scatter_reduce(1, self.position, norms, "amax")
         length = mean.float().norm(dim=-1).clamp(min=1e-12)
-        return mean * (longest / length)[..., None].to(mean.dtype)
+        return (mean * (longest / length)[..., None]).to(mean.dtype)
 
     def _group_mean(self, x: Tensor) -> Tensor:
         """Mean over groups as bags of sorted tokens: summed in a fixed order on every device."""

@@ -21,9 +21,9 @@ def _nearest(size: int, pooled: int, device: torch.device) -> Tensor:
 def downsample_tokens(x: Tensor, grid: TokenGrid, factor: int, alpha: float) -> Tensor:
     """D(alpha, s): x (B, N, C) -> (B, h * w, C) with h = H // s and w = W // s (at least 1).
 
-    alpha * nearest + (1 - alpha) * average. alpha = 1 is nearest-exact sampling (ToDo), alpha = 0 the
-    average over windows of H // h by W // w tokens without overlap (remainders dropped), alpha > 1
-    extrapolates away from the average. Factor 1 returns x itself.
+    alpha * nearest + (1 - alpha) * average. alpha = 1 is nearest-exact sampling (ToDo), alpha = 0
+    the average over windows of H // h by W // w tokens without overlap (remainders dropped), alpha
+    > 1 extrapolates away from the average. Factor 1 returns x itself.
 
     Raises ValueError unless factor >= 1 and N matches the grid.
     """

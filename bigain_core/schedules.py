@@ -25,9 +25,9 @@ class Moment:
 
 @dataclass(frozen=True)
 class AlphaSchedule:
-    """alpha(t) = start * t / 999 + end * (1 - t / 999): `start` at pure noise, `end` at the clean image.
+    """alpha(t) = start * t / 999 + end * (1 - t / 999): `start` at pure noise, `end` when clean.
 
-    Linear in the timestep value, not in the step number (paper, Table 8). Equal ends are a constant.
+    Linear in the timestep value, not in the step number (paper, Table 8). Equal ends are constant.
     """
 
     start: float

@@ -30,8 +30,8 @@ def score_tokens(
 ) -> Tensor:
     """Detail of each token: x (B, N, C) -> (B, N) fp32; a low score marks a smooth token.
 
-    "laplacian-l1" is the mean absolute Laplacian over channels, "laplacian-l2" its root mean square.
-    Raises ValueError for a name outside SCORERS or PADDINGS.
+    "laplacian-l1" is the mean absolute Laplacian over channels, "laplacian-l2" its root mean
+    square. Raises ValueError for a name outside SCORERS or PADDINGS.
     """
     if scorer not in SCORERS or padding not in PADDINGS:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Zero-shot classification: rank prompts by how well a diffusion model predicts the noise under each."""
+"""Zero-shot classification: rank prompts by how well a model predicts the noise under each."""
 
 from .classifier import Denoiser, check_labels, classify
 from .noise import alphas_cumprod, trial_noise

@@ -12,8 +12,8 @@ from .noise import trial_noise
 from .ranking import Classification, Ranking
 from .trials import TrialPlan, trial_timesteps
 
-# (latent (C, ...), timestep, noise (C, ...), prompt indices) -> residuals (P, C, ...): predicted minus
-# true noise, in fp32.
+# (latent (C, ...), timestep, noise (C, ...), prompt indices) -> residuals (P, C, ...): predicted
+# minus true noise, in fp32.
 Denoiser = Callable[[Tensor, int, Tensor, Sequence[int]], Tensor]
 
 
@@ -39,8 +39,8 @@ def classify(
     """Rank `prompts` (labels) for each latent of (B, C, ...) by how well they predict its noise.
 
     In every trial all surviving prompts see the same timestep and noise. The noise depends on
-    (plan.seed, image number, trial) alone; images are numbered from `first_image`, so a long set may
-    be split into batches without changing a result.
+    (plan.seed, image number, trial) alone; images are numbered from `first_image`, so a long set
+    may be split into batches without changing a result.
 
     Raises ValueError for no prompts, empty or duplicate labels, or a plan that does not fit.
     """
@@ -73,13 +73,12 @@ def check_labels(labels: Sequence[str]) -> None:
 
 
 def _rank(denoiser: Denoiser, latent: Tensor, count: int, plan: TrialPlan, image: int) -> Ranking:
-    stages = trial_timesteps(plan.trials)
-    timesteps = [timestep for stage in stages for timestep in stage]
+    timesteps = plan.timesteps
     errors = torch.full((count, len(timesteps)), torch.nan)
     survived = torch.zeros(count, dtype=torch.long)
     alive = list(range(count))
     trial = 0
-    for stage, keep in zip(stages, plan.kept(count), strict=True):
+    for stage, keep in zip(trial_timesteps(plan.trials), plan.kept(count), strict=True):
         for timestep in stage:
             noise = trial_noise(tuple(latent.shape), plan.seed, image, trial).to(latent.device)
             residuals = denoiser(latent, timestep, noise, alive)

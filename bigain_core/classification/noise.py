@@ -12,8 +12,8 @@ TIMESTEPS = 1000
 def alphas_cumprod(schedule: str) -> Tensor:
     """Cumulative signal level of a 1000-step schedule: fp32 (1000,), computed in double precision.
 
-    "linear": betas from 0.0001 to 0.02 (DiT); "scaled-linear": square roots of the betas linear from
-    0.00085 to 0.012 (Stable Diffusion).
+    "linear": betas from 0.0001 to 0.02 (DiT); "scaled-linear": square roots of the betas linear
+    from 0.00085 to 0.012 (Stable Diffusion).
     """
     if schedule == "linear":
         betas = np.linspace(1e-4, 2e-2, TIMESTEPS)

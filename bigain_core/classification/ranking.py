@@ -14,8 +14,8 @@ from torch import Tensor
 class Ranking:
     """Result for one image over P prompts and T trials.
 
-    errors (P, T) is fp32 and NaN where a prompt was out already; stage (P,) counts the stages that a
-    prompt survived; timesteps (T,) are in the order of evaluation.
+    errors (P, T) is fp32 and NaN where a prompt was out already; stage (P,) counts the stages that
+    a prompt survived; timesteps (T,) are in the order of evaluation.
     """
 
     errors: Tensor
@@ -42,7 +42,7 @@ class Ranking:
 
     @property
     def margin(self) -> float:
-        """Mean paired error of the runner-up minus that of the best, over trials both had; 0 if alone."""
+        """Mean error of the runner-up minus that of the best over trials both had; 0 if alone."""
         if len(self.errors) == 1:
             return 0.0
         best, second = self.order[:2]

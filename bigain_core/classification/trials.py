@@ -1,4 +1,4 @@
-"""The paper's adaptive plan: nested timesteps, stages and kept prompts (methods: adaptive classifier)."""
+"""The paper's adaptive plan: nested timesteps, stages and kept prompts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def trial_timesteps(trial_list: tuple[int, ...]) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class TrialPlan:
-    """How many trials each stage has in total, how many prompts survive it, and how errors are taken.
+    """How many trials each stage has in total, how many prompts survive it, how errors are taken.
 
     `keep` None stands for the published lists: (1,), (5, 1) and (50, 10, 1) for one, two and three
     stages, each bounded by the number of prompts. Published: trials (5, 20), loss "l2".
@@ -72,8 +72,8 @@ class TrialPlan:
         descending = all(a >= b for a, b in zip(keep, keep[1:], strict=False))
         if len(keep) != len(self.trials) or keep[-1] != 1 or not descending:
             raise ValueError(
-                f"BiGain: expected {len(self.trials)} descending numbers of kept prompts that end in "
-                f"1 (one per stage), got {list(keep)}."
+                f"BiGain: expected {len(self.trials)} descending numbers of kept prompts that end "
+                f"in 1 (one per stage), got {list(keep)}."
             )
         if keep[0] > prompts:
             raise ValueError(
@@ -81,6 +81,11 @@ class TrialPlan:
                 f"{keep[0]}. Lower `keep` or leave it at auto."
             )
         return keep
+
+    @property
+    def timesteps(self) -> list[int]:
+        """All timesteps in the order of evaluation."""
+        return [timestep for stage in trial_timesteps(self.trials) for timestep in stage]
 
     def calls(self, prompts: int) -> int:
         """Network evaluations (one prompt at one timestep) for one image."""

@@ -46,8 +46,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     names = tuple(metadata.get("class_names", "").splitlines())
     if names and len(names) != config.num_classes:
         raise ValueError(
-            f"BiGain: expected {config.num_classes} class names in the metadata of {path.name}, one "
-            f"per class, got {len(names)}. Save the file again with one name per line."
+            f"BiGain: expected {config.num_classes} class names in the metadata of {path.name}, "
+            f"one per class, got {len(names)}. Save the file again with one name per line."
         )
     return Checkpoint(state, config, names)
 

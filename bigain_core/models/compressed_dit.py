@@ -1,4 +1,4 @@
-"""Compression of a DiT: merged or pooled tokens inside its self-attention (paper, section "DiT")."""
+"""Compression of a DiT: merged or pooled tokens in its self-attention (paper, section "DiT")."""
 
 from __future__ import annotations
 

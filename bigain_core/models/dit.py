@@ -1,8 +1,8 @@
-"""Class-conditional diffusion transformer (Peebles & Xie, "Scalable Diffusion Models with Transformers").
+"""Class-conditional DiT (Peebles & Xie, "Scalable Diffusion Models with Transformers").
 
 Module names follow the published checkpoints, so a DiT-XL/2 file loads by its own keys. Layers come
-from `operations` (`torch.nn` by default, the host's casting layers inside ComfyUI) and attention from
-a callable, so one definition serves the built-in runner and the host.
+from `operations` (`torch.nn` by default, the host's casting layers inside ComfyUI) and attention
+from a callable, so one definition serves the built-in runner and the host.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) ->
 
 @dataclass(frozen=True)
 class DiTConfig:
-    """Shape of a DiT. `input_size` is the latent side length that the position table was made for."""
+    """Shape of a DiT. `input_size` is the latent side that the position table was made for."""
 
     input_size: int
     patch_size: int
@@ -59,8 +59,8 @@ class DiTConfig:
         missing = [key for key in needed if key not in state]
         if missing:
             raise ValueError(
-                "BiGain: expected a class-conditional DiT checkpoint (published DiT key layout), but "
-                f"{missing[0]!r} is missing; the file starts with {sorted(state)[:3]}. "
+                "BiGain: expected a class-conditional DiT checkpoint (published DiT key layout), "
+                f"but {missing[0]!r} is missing; the file starts with {sorted(state)[:3]}. "
                 "Load Stable Diffusion and other models with ComfyUI's own loaders."
             )
         hidden_size, in_channels, patch_size, _ = state["x_embedder.proj.weight"].shape
@@ -136,8 +136,9 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, attention: Attention, pool: Pool | None = None) -> Tensor:
         """x (B, N, C) -> (B, N, C); `pool` shortens keys and values to (B, Nk, C).
 
-        Pooling follows the projection because the three projections are one fused layer; the weights
-        of a pool sum to one and the layer is affine, so the result is that of pooling first.
+        Pooling follows the projection because the three projections are one fused layer; the
+        weights of a pool sum to one and the layer is affine, so the result is that of pooling
+        first.
         """
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         if pool is not None:
@@ -212,7 +213,7 @@ class DiT(nn.Module):
         self.final_layer = FinalLayer(config, operations, **factory)
 
     def positions(self, height: int, width: int, like: Tensor) -> Tensor:
-        """Position table (1, height * width, C), resized bicubically for sizes it was not made for."""
+        """Position table (1, height * width, C), resized bicubically if made for another size."""
         table = self.pos_embed.to(like)
         side = math.isqrt(table.shape[1])
         if (height, width) == (side, side):

@@ -34,7 +34,7 @@ class DiTRunner:
             return self.model(x, torch.full((len(x),), timestep), labels)
 
     def denoiser(self, classes: Sequence[int], on_calls: Callable[[int], None] | None = None):
-        """Denoiser for `classify` whose prompt k is class classes[k]; `on_calls` hears of each call."""
+        """Denoiser for `classify`; prompt k is class classes[k]; `on_calls` hears of each call."""
 
         def residuals(latent: Tensor, timestep: int, noise: Tensor, prompts: Sequence[int]):
             level = self.signal[timestep]
@@ -55,7 +55,7 @@ class DiTRunner:
         seed: int,
         on_step: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """Pictures (B, C, S, S) in latent units by deterministic DDIM with classifier-free guidance.
+        """Latent pictures (B, C, S, S) by deterministic DDIM with classifier-free guidance.
 
         The noise of picture k depends on (seed, k) alone.
         """

@@ -1,0 +1,102 @@
+"""Self-attention of Stable Diffusion UNets: which layers there are and how to compress one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel, Upsample
+from torch import Tensor, nn
+
+from ..compression import NetworkCall, Replacement
+from ..grid import TokenGrid
+from ..placement import Site
+from ..plans import IdentityPlan, MergePlan
+
+
+def sites(model: UNetModel) -> list[tuple[Site, nn.Module]]:
+    """Spatial self-attention layers in order of execution, each with its transformer block.
+
+    The temporal stacks of video models and layers that attend to text only are not among them.
+    """
+    found = [
+        (stage, factor, block)
+        for stage, factor, layer in _spatial_transformers(model)
+        for block in layer.transformer_blocks
+        if not block.disable_self_attn
+    ]
+    factors = sorted({factor for _, factor, _ in found})
+    return [
+        (Site(number, stage, level=factors.index(factor) + 1), block)
+        for number, (stage, factor, block) in enumerate(found)
+    ]
+
+
+def _spatial_transformers(model: UNetModel) -> Iterator[tuple[str, int, SpatialTransformer]]:
+    """(stage, factor by which the resolution is reduced there, layer)"""
+    factor = 1
+    parts = (
+        ("encoder", model.input_blocks),
+        ("middle", [model.middle_block]),
+        ("decoder", model.output_blocks),
+    )
+    for stage, modules in parts:
+        for module in modules:
+            for layer in module:
+                if isinstance(layer, Downsample):
+                    factor *= 2
+                elif isinstance(layer, Upsample):
+                    factor //= 2
+                elif isinstance(layer, SpatialTransformer):
+                    yield stage, factor, layer
+
+
+def replacements(model: UNetModel, latent: Tensor, call: NetworkCall) -> Iterator[Replacement]:
+    """Forwards that compress the layers of `model` for one network call.
+
+    The published metric is the block's input before its norm, so the norm's forward notes it. The
+    grid comes from the activations of the call: odd sizes and Deep Shrink change it.
+    """
+    for site, block in sites(model):
+        layer = _CompressedAttention(site, block.norm1.forward, block.attn1.forward, call)
+        yield block.norm1, layer.norm
+        yield block.attn1, layer.attention
+
+
+class _CompressedAttention:
+    """Stand-ins for `norm1` and `attn1` of one transformer block during one network call."""
+
+    def __init__(self, site: Site, norm, attention, call: NetworkCall):
+        self.site = site
+        self.original_norm = norm
+        self.original_attention = attention
+        self.call = call
+        self.block_input = None
+
+    def norm(self, x: Tensor) -> Tensor:
+        self.block_input = x
+        return self.original_norm(x)
+
+    def attention(self, x, context=None, value=None, mask=None, transformer_options=None, **rest):
+        options = {} if transformer_options is None else transformer_options
+        kept = {"mask": mask, "transformer_options": options, **rest}
+        source = x if context is None else context
+        plan = self._plan(x, source, value, mask, options)
+        if isinstance(plan, IdentityPlan):
+            return self.original_attention(x, context=context, value=value, **kept)
+        queries = plan.queries(x)
+        shared = source is x and isinstance(plan, MergePlan)  # merge once, not twice
+        keys = queries if shared else plan.context(source)
+        values = None if value is None or value is source else plan.context(value)
+        return plan.restore(self.original_attention(queries, context=keys, value=values, **kept))
+
+    def _plan(self, x, source, value, mask, options):
+        metric, self.block_input = self.block_input, None
+        grid = TokenGrid(*options.get("activations_shape", (0, 0))[-2:])
+        others = (metric, source) if value is None else (metric, source, value)
+        if mask is not None:
+            return self.call.leave_alone(x.shape[1], "an attention mask is in use")
+        if any(t is None or t.shape[:2] != x.shape[:2] for t in others):
+            reason = "another patch changed the number of tokens or the batch of this layer"
+            return self.call.leave_alone(x.shape[1], reason)
+        return self.call.plan(self.site, metric, grid)

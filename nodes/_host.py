@@ -1,0 +1,41 @@
+"""Differences between host versions, and the types that the pack's nodes exchange."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import logging
+
+from comfy_api.latest import io
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
+
+Prompts = io.Custom("BIGAIN_PROMPTS")
+Result = io.Custom("BIGAIN_RESULT")
+
+_SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
+
+
+def schema(**fields) -> io.Schema:
+    """A schema without the fields that an older host does not know."""
+    return io.Schema(**{name: value for name, value in fields.items() if name in _SCHEMA_FIELDS})
+
+
+def advanced(kind, *args, **options) -> io.Input:
+    """An input that newer hosts fold away under "advanced"; older ones show it like any other."""
+    if "advanced" in inspect.signature(kind.Input.__init__).parameters:
+        options["advanced"] = True
+    return kind.Input(*args, **options)
+
+
+def lines(text: str) -> list[str]:
+    """One label per line; blank lines before and after do not count, one between labels stays."""
+    return [line.strip() for line in text.strip().splitlines()]
+
+
+def announce(text: str) -> None:
+    """Log a line and show it under the node that is being executed, if a server is running."""
+    logging.info(text)
+    context, server = get_executing_context(), getattr(PromptServer, "instance", None)
+    if context and server:
+        server.send_progress_text(text, context.node_id)

@@ -1,0 +1,112 @@
+"""Nodes for class-conditional diffusion transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+import torch
+from comfy_api.latest import io
+
+from ..bigain_core.classification import check_labels
+from ..bigain_core.comfyui.classifier import Prompts
+from ..bigain_core.comfyui.dit import CLASS_LABEL, DiTModel, load_dit_model
+from ..bigain_core.models.checkpoint import BUNDLED_MODEL, class_indices
+from ._host import Prompts as PromptsType
+from ._host import lines, schema
+
+CATEGORY = "BiGain"
+BUNDLED_NAME = "bundled: shapes and digits"
+FOLDERS = ("diffusion_models", "checkpoints")
+
+
+def _conditioning(labels: list[int]) -> list:
+    """In the host's format. Label k is for picture k of a batch; none at all is the null class."""
+    extra = {CLASS_LABEL: torch.tensor(labels)} if labels else {}
+    return [[torch.zeros(1, 1, 1), extra]]  # other nodes expect an embedding, the model ignores it
+
+
+class BiGainDiTLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        files = sorted(
+            {name for folder in FOLDERS for name in folder_paths.get_filename_list(folder)}
+        )
+        return schema(
+            node_id="BiGainDiTLoader",
+            display_name="BiGain DiT Loader",
+            category=CATEGORY,
+            description="Loads a class-conditional diffusion transformer (DiT-XL/2 and any size in "
+            "its key layout), or the small one that comes with this pack.",
+            search_aliases=["dit", "imagenet", "class conditional"],
+            inputs=[
+                io.Combo.Input(
+                    "model_name",
+                    options=[BUNDLED_NAME, *files],
+                    default=BUNDLED_NAME,
+                    tooltip="A DiT file in the folder diffusion_models or checkpoints. The bundled "
+                    "model draws 32 x 32 pixels: 5 shapes in 6 textures, and ten digits.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="For BiGain DiT Labels, BiGain nodes and samplers.")],
+        )
+
+    @classmethod
+    def execute(cls, model_name) -> io.NodeOutput:
+        if model_name == BUNDLED_NAME:
+            return io.NodeOutput(load_dit_model(BUNDLED_MODEL))
+        found = (folder_paths.get_full_path(folder, model_name) for folder in FOLDERS)
+        path = next(path for path in found if path)
+        return io.NodeOutput(load_dit_model(Path(path)))
+
+
+class BiGainDiTLabels(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="BiGainDiTLabels",
+            display_name="BiGain DiT Labels",
+            category=CATEGORY,
+            description="Classes of a DiT as conditioning for a sampler and as prompts for the "
+            "diffusion classifier.",
+            search_aliases=["class label", "imagenet"],
+            inputs=[
+                io.Model.Input("model", tooltip="A model from BiGain DiT Loader."),
+                io.String.Input(
+                    "labels",
+                    multiline=True,
+                    default="",
+                    placeholder="one class per line; empty: all classes",
+                    tooltip="One class per line, by name or by number from 0. Empty stands for all "
+                    "classes of the model.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    display_name="positive",
+                    tooltip="Picture k of a latent batch is of label k; one picture: the first "
+                    "label.",
+                ),
+                io.Conditioning.Output(
+                    display_name="negative", tooltip="The null class, for guidance."
+                ),
+                PromptsType.Output(
+                    display_name="prompts", tooltip="For the BiGain Diffusion Classifier."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, labels) -> io.NodeOutput:
+        if not isinstance(model.model, DiTModel):
+            raise ValueError(
+                "BiGain: expected a model from BiGain DiT Loader, got a "
+                f"{type(model.model).__name__}. For a model with a CLIP use BiGain Prompts."
+            )
+        config, names = model.model.diffusion_model.config, model.model.class_names
+        everything = names or tuple(map(str, range(config.num_classes)))
+        chosen = tuple(lines(labels)) or everything
+        check_labels(chosen)
+        indices = class_indices(chosen, config, names)
+        prompts = Prompts(chosen, tuple(_conditioning([index]) for index in indices))
+        return io.NodeOutput(_conditioning(indices), _conditioning([]), prompts)

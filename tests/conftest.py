@@ -1,0 +1,42 @@
+"""Which ComfyUI the tests run against: the folder in COMFYUI_PATH, or none."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from benchmarks.host import enter_host
+
+HOST = os.environ.get("COMFYUI_PATH", "")
+
+if HOST:  # here and not in a hook, for the conftest files below import ComfyUI
+    enter_host(Path(HOST), cpu=True)
+
+
+def pytest_report_header(config):
+    return f"ComfyUI: {HOST or 'none, host and server tests are skipped'}"
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Host tests import ComfyUI at the top; without one they are not even read."""
+    if not HOST and collection_path.name in ("host", "server"):
+        return True
+    return None
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.parent.name in ("host", "server"):
+            item.add_marker("host")
+        if item.path.parent.name == "server":
+            item.add_marker("server")
+
+
+def pytest_terminal_summary(terminalreporter):
+    if left_out := os.environ.get("BIGAIN_LEFT_OUT"):
+        terminalreporter.write_line(left_out)
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> Path:
+    return Path(HOST)
