@@ -85,20 +85,20 @@ def texture_waves(textures: Tensor, generator: torch.Generator) -> Tensor:
     return waves * (textures > 0)[:, None, None]
 
 
-def colours(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Background and foreground (B, 3, 1, 1) whose brightness differs by at least 0.25."""
+def colours(count: int, gap: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Background and foreground (B, 3, 1, 1) whose brightness differs by gap to gap + 0.1."""
     back, front = (torch.rand(count, 3, 1, 1, generator=generator) * 0.2 - 0.1 for _ in range(2))
     level = 0.2 + 0.35 * torch.rand(count, 1, 1, 1, generator=generator)
-    gap = 0.25 + 0.1 * torch.rand(count, 1, 1, 1, generator=generator)
+    gap = gap + 0.1 * torch.rand(count, 1, 1, 1, generator=generator)
     swap = torch.rand(count, 1, 1, 1, generator=generator) < 0.5
     dark, light = level, level + gap
     return back + torch.where(swap, light, dark), front + torch.where(swap, dark, light)
 
 
-def paint(masks: Tensor, detail: Tensor, generator: torch.Generator) -> Tensor:
+def paint(masks: Tensor, detail: Tensor, gap: float, generator: torch.Generator) -> Tensor:
     """Masks and foreground detail (B, 32, 32) -> noisy colour images (B, 3, 32, 32) in [-1, 1]."""
     count = len(masks)
-    back, front = colours(count, generator)
+    back, front = colours(count, gap, generator)
     ramp = torch.linspace(-0.05, 0.05, SIZE)
     slope_y, slope_x = (uniform(count, -1, 1, generator) for _ in range(2))
     gradient = (ramp[:, None] * slope_y + ramp * slope_x)[:, None]
@@ -114,7 +114,8 @@ def shape_images(
     """Fresh images (B, 3, 32, 32) of shape-and-texture classes 0..29."""
     masks = shape_masks(labels // len(TEXTURES), generator)
     contrast = uniform(len(labels), *contrast, generator)
-    return paint(masks, contrast * texture_waves(labels % len(TEXTURES), generator), generator)
+    waves = texture_waves(labels % len(TEXTURES), generator)
+    return paint(masks, contrast * waves, 0.25, generator)
 
 
 @cache
@@ -134,12 +135,12 @@ def scanned_digits() -> tuple[Tensor, Tensor, Tensor]:
 def digit_images(indices: Tensor, generator: torch.Generator) -> Tensor:
     """Images (B, 3, 32, 32) of the given scans, each moved, turned and scaled a little."""
     scans = scanned_digits()[0][indices]
-    scale = uniform(len(indices), 0.75, 0.95, generator) * SIZE / 2
-    x, y = local_coordinates(len(indices), scale, turn=0.15, drift=2.0, generator=generator)
+    scale = uniform(len(indices), 0.90, 0.95, generator) * SIZE / 2
+    x, y = local_coordinates(len(indices), scale, turn=0.05, drift=0.5, generator=generator)
     masks = functional.grid_sample(
         scans[:, None], torch.stack([x, y], -1), mode="bicubic", align_corners=False
     )[:, 0].clamp(0, 1)
-    return paint(masks, torch.zeros_like(masks), generator)
+    return paint(masks, torch.zeros_like(masks), 0.45, generator)
 
 
 def training_batch(

@@ -1,4 +1,4 @@
-"""ComfyUI in this process: its modules importable, and the pack as the package `bigain`."""
+"""ComfyUI in this process: its modules importable, and the pack as a package of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PACK = Path(__file__).resolve().parent.parent
 
 
 def enter_host(host: Path, cpu: bool) -> None:
-    """Make the ComfyUI in the folder `host` importable, on the CPU if asked, then `bigain`.
+    """Make the ComfyUI in the folder `host` importable, on the CPU if asked.
 
     The host comes first on the search path and the pack's own folder last, for both have a `nodes`.
     """
@@ -25,11 +25,10 @@ def enter_host(host: Path, cpu: bool) -> None:
     from comfy.cli_args import args
 
     args.cpu = cpu
-    _import_pack()
 
 
-def _import_pack() -> None:
-    """As the host does it: the folder is a package, whatever its name."""
+def import_pack() -> None:
+    """The pack as the package `bigain`: the host imports a folder of custom_nodes in this way."""
     spec = importlib.util.spec_from_file_location(
         "bigain", PACK / "__init__.py", submodule_search_locations=[str(PACK)]
     )

@@ -10,13 +10,12 @@ def summary(log: RunLog) -> str:
     """One line: layers compressed of those present, and the floating point operations saved."""
     if not log.sites:
         return "BiGain: no network call was seen; connect the report behind the sampler."
-    compressed = [record for record in log.sites.values() if record.compressed]
-    if not compressed:
+    if not log.sites_compressed:
         return f"BiGain CHANGED NOTHING: 0 of {len(log.sites)} self-attention layers compressed."
-    before = sum(record.flops_before for record in compressed)
-    after = sum(record.flops_after for record in compressed)
+    before = sum(record.flops_before for record in log.sites.values())
+    after = before - log.flops_saved
     return (
-        f"BiGain: {len(compressed)} of {len(log.sites)} self-attention layers compressed, "
+        f"BiGain: {log.sites_compressed} of {len(log.sites)} self-attention layers compressed, "
         f"{before / 1e9:.4g} -> {after / 1e9:.4g} GFLOP in them per sample of the run "
         f"({1 - after / before:.0%} saved)."
     )

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import folder_paths
-import torch
 from comfy_api.latest import io
 
 from ..bigain_core.classification import check_labels
 from ..bigain_core.comfyui.classifier import Prompts
-from ..bigain_core.comfyui.dit import CLASS_LABEL, DiTModel, load_dit_model
+from ..bigain_core.comfyui.dit import DiTModel, label_conditioning, load_dit_model
 from ..bigain_core.models.checkpoint import BUNDLED_MODEL, class_indices
 from ._host import Prompts as PromptsType
 from ._host import lines, schema
@@ -18,12 +17,6 @@ from ._host import lines, schema
 CATEGORY = "BiGain"
 BUNDLED_NAME = "bundled: shapes and digits"
 FOLDERS = ("diffusion_models", "checkpoints")
-
-
-def _conditioning(labels: list[int]) -> list:
-    """In the host's format. Label k is for picture k of a batch; none at all is the null class."""
-    extra = {CLASS_LABEL: torch.tensor(labels)} if labels else {}
-    return [[torch.zeros(1, 1, 1), extra]]  # other nodes expect an embedding, the model ignores it
 
 
 class BiGainDiTLoader(io.ComfyNode):
@@ -108,5 +101,5 @@ class BiGainDiTLabels(io.ComfyNode):
         chosen = tuple(lines(labels)) or everything
         check_labels(chosen)
         indices = class_indices(chosen, config, names)
-        prompts = Prompts(chosen, tuple(_conditioning([index]) for index in indices))
-        return io.NodeOutput(_conditioning(indices), _conditioning([]), prompts)
+        prompts = Prompts(chosen, tuple(label_conditioning([index]) for index in indices))
+        return io.NodeOutput(label_conditioning(indices), label_conditioning([]), prompts)

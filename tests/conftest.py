@@ -1,16 +1,19 @@
 """Which ComfyUI the tests run against: the folder in COMFYUI_PATH, or none."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pathspec import PathSpec
 
-from benchmarks.host import enter_host
+from benchmarks.host import enter_host, import_pack
 
 HOST = os.environ.get("COMFYUI_PATH", "")
 
 if HOST:  # here and not in a hook, for the conftest files below import ComfyUI
     enter_host(Path(HOST), cpu=True)
+    import_pack()
 
 
 def pytest_report_header(config):
@@ -40,3 +43,23 @@ def pytest_terminal_summary(terminalreporter):
 @pytest.fixture(scope="session")
 def comfyui() -> Path:
     return Path(HOST)
+
+
+@pytest.fixture(scope="session")
+def shipped_files() -> list[Path]:
+    """What a published archive of this folder holds: all but what its ignore files leave out."""
+    pack = Path(__file__).resolve().parent.parent
+    lists = [(pack / name).read_text("utf-8") for name in (".comfyignore", ".gitignore")]
+    ignored = PathSpec.from_lines("gitignore", "\n".join(lists).splitlines())
+    return list(_files_below(pack, pack, ignored))
+
+
+def _files_below(folder: Path, pack: Path, ignored: PathSpec) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        name = path.relative_to(pack).as_posix() + "/" * path.is_dir()
+        if ignored.match_file(name):
+            continue
+        if path.is_dir():
+            yield from _files_below(path, pack, ignored)
+        else:
+            yield path

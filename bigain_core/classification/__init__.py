@@ -1,6 +1,7 @@
 """Zero-shot classification: rank prompts by how well a model predicts the noise under each."""
 
 from .classifier import Denoiser, check_labels, classify
+from .metrics import wilson_interval
 from .noise import alphas_cumprod, trial_noise
 from .ranking import Classification, Ranking
 from .trials import TrialPlan, trial_timesteps
@@ -15,4 +16,5 @@ __all__ = [
     "classify",
     "trial_noise",
     "trial_timesteps",
+    "wilson_interval",
 ]

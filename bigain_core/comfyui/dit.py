@@ -27,6 +27,12 @@ LATENT_FORMATS = {
 }
 
 
+def label_conditioning(labels: list[int]) -> list:
+    """In the host's format. Label k is for picture k of a batch, no label for the null class."""
+    extra = {CLASS_LABEL: torch.tensor(labels)} if labels else {}
+    return [[torch.zeros(1, 1, 1), extra]]  # other nodes expect an embedding, the model ignores it
+
+
 class HostDiT(DiT):
     """The network with the host's layers, attention and calling convention."""
 

@@ -1,0 +1,175 @@
+"""Paint and rank with compression off, with L-GTM and with IE-KVD: `python -m benchmarks.demo`.
+
+Writes pictures side by side, the ranking of prompts for images as a table and a chart, and times
+beside the floating point operations. Without arguments the bundled model paints and ranks shapes,
+textures and digits; --checkpoint, --image and --prompts together do it with your own model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from benchmarks.demo_backend import Backend
+from benchmarks.demo_builtin import BuiltinBackend
+from benchmarks.demo_report import flops_table, ranking_table, times_table, write
+from benchmarks.demo_run import Job, Question, run
+from bigain_core.classification import check_labels
+from bigain_core.models.checkpoint import BUNDLED_MODEL, class_indices, read_checkpoint
+
+Images = Mapping[Path, Image.Image]
+
+IMAGES = Path(__file__).parent / "images"
+PAINTED = (
+    "plain ring",
+    "checkered disc",
+    "row-striped triangle",
+    "column-striped square",
+    "rising-striped ring",
+    "falling-striped cross",
+    "digit 2",
+    "digit 5",
+)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "demo", description=__doc__, formatter_class=layout, allow_abbrev=False
+    )
+    parser.add_argument("--host", type=Path, metavar="PATH", help="ComfyUI folder to run in")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="Stable Diffusion model")
+    parser.add_argument(
+        "--image", type=Path, nargs="+", metavar="FILE", help="images to rank the prompts for"
+    )
+    parser.add_argument(
+        "--prompts",
+        nargs="+",
+        metavar="TEXT",
+        help="what to paint and to rank; class names of the bundled model without --checkpoint",
+    )
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=3, help="how often painting is timed")
+    parser.add_argument("--out", type=Path, default=Path("demo_output"), metavar="FOLDER")
+    return parser.parse_args(arguments)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise ValueError for arguments that do not go together."""
+    if args.checkpoint and not args.host:
+        raise ValueError(
+            "expected --host PATH_TO_COMFYUI with --checkpoint, got no host. Your own model runs "
+            "in ComfyUI only; give its folder, or leave --checkpoint out for the bundled model."
+        )
+    if args.checkpoint and not (args.image and args.prompts):
+        raise ValueError(
+            "expected --image and --prompts with --checkpoint, got "
+            f"{'no --prompts' if args.image else 'no --image'}. Name the images to rank and the "
+            'texts to choose from, for example --image cat.png --prompts "a cat" "a dog".'
+        )
+    if args.checkpoint and not args.checkpoint.is_file():
+        raise ValueError(f"expected a model file with --checkpoint, got {args.checkpoint}.")
+    for name in ("steps", "rounds"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"expected --{name} of at least 1, got {getattr(args, name)}.")
+    if args.seed < 0:
+        raise ValueError(f"expected --seed of at least 0, got {args.seed}.")
+
+
+def open_backend(args: argparse.Namespace) -> Backend:
+    if args.host is None:
+        return BuiltinBackend(BUNDLED_MODEL)
+    from benchmarks.demo_host import HostBackend
+
+    return HostBackend(args.host, args.checkpoint or BUNDLED_MODEL)
+
+
+def read_image(path: Path) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    except OSError as error:
+        raise ValueError(f"expected an image file, got {path} ({error}).") from error
+
+
+def squares(images: Sequence[Image.Image], size: int) -> Tensor:
+    """Centre squares scaled to (B, size, size, 3) in [0, 1]."""
+    fitted = [ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS) for image in images]
+    return torch.from_numpy(np.stack(fitted)).float() / 255
+
+
+def question(images: Images, prompts: Sequence[str], size: int) -> Question:
+    """An image whose file is called like a prompt, "a-cat.png", has that prompt as its name."""
+    spoken = {prompt.replace(" ", "-"): prompt for prompt in prompts}
+    names = tuple(spoken.get(path.stem, path.name) for path in images)
+    return Question(squares(list(images.values()), size), names, tuple(prompts))
+
+
+def own_questions(images: Images, prompts: Sequence[str], size: int) -> list[Question]:
+    """The demo's own images: shapes among the prompts that are shapes, digits among digits."""
+    questions = []
+    for is_digit in (False, True):
+        among = [prompt for prompt in prompts if prompt.startswith("digit") == is_digit]
+        chosen = {p: im for p, im in images.items() if p.stem.startswith("digit") == is_digit}
+        if among:
+            questions.append(question(chosen, among, size))
+    return questions
+
+
+def bundled_prompts(given: Sequence[str] | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Class names of the bundled model: those to paint and those to rank among."""
+    checkpoint = read_checkpoint(BUNDLED_MODEL)
+    names = checkpoint.class_names
+    if given is None:
+        return PAINTED, names
+    chosen = tuple(names[k] for k in class_indices(given, checkpoint.config, names))
+    return chosen, chosen
+
+
+def prepare(args: argparse.Namespace) -> tuple[Backend, Job]:
+    """The loaded model and what to do with it; raises ValueError for what the user can solve."""
+    check(args)
+    painted = ranked = args.prompts
+    if args.checkpoint is None:
+        painted, ranked = bundled_prompts(args.prompts)
+    check_labels(ranked)
+    paths = args.image or sorted(IMAGES.glob("*.png"))
+    images = {path: read_image(path) for path in paths}
+    backend = open_backend(args)
+    if args.image:
+        questions = [question(images, ranked, backend.image_size)]
+    else:
+        questions = own_questions(images, ranked, backend.image_size)
+    return backend, Job(tuple(painted), tuple(questions), args.steps, args.seed, args.rounds)
+
+
+def main(arguments: Sequence[str]) -> int:
+    args = parse(arguments)
+    try:
+        backend, job = prepare(args)
+    except ValueError as error:
+        print(f"demo: {str(error).removeprefix('BiGain: ')}", file=sys.stderr)
+        return 2
+    outcomes = run(backend, job)
+    command = shlex.join(["python", "dev.py", "demo", *arguments])
+    paths = write(args.out, backend, job, outcomes, command)
+    for title, text in (
+        ("Times (speed-up: off / setting)", times_table(outcomes)),
+        ("GFLOP of one network call", flops_table(outcomes)),
+        ("Ranking", ranking_table(job, outcomes)),
+    ):
+        print(f"\n{title}\n\n{text}")
+    print("\nWritten:", *paths, sep="\n  ")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

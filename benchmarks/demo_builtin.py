@@ -1,0 +1,90 @@
+"""The demo without a host: the bundled model in the built-in runner, on the CPU."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.demo_backend import CallFlops
+from bigain_core.classification import Classification, TrialPlan, classify
+from bigain_core.compression import Compression
+from bigain_core.models.checkpoint import class_indices, load_dit, read_checkpoint
+from bigain_core.models.dit import DiT, DiTConfig
+from bigain_core.models.runner import DiTRunner
+
+GUIDANCE = 2.5
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+def processor() -> str:
+    """Name of the CPU and the number of threads in use."""
+    name = platform.processor() or platform.machine()
+    if CPU_INFO.is_file():
+        fields = (line.partition(":") for line in CPU_INFO.read_text().splitlines())
+        name = next((value for key, _, value in fields if key.strip() == "model name"), name)
+    return f"{name.strip()}, {torch.get_num_threads()} threads"
+
+
+def network_flops(config: DiTConfig) -> int:
+    """One call of a plain DiT for one sample, counted without computing anything."""
+    shape = (1, config.in_channels, config.input_size, config.input_size)
+    one = torch.zeros(1, dtype=torch.long, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        DiT(config, device="meta")(torch.empty(shape, device="meta"), one, one)
+    return counter.get_total_flops()
+
+
+class BuiltinBackend:
+    """A `Backend` around a pixel-space DiT whose file names its classes."""
+
+    runner = "built-in runner"
+
+    def __init__(self, path: Path):
+        checkpoint = read_checkpoint(path)
+        self.model = path.name
+        self.class_names = checkpoint.class_names
+        self.image_size = checkpoint.config.input_size
+        self.dit = load_dit(checkpoint)
+
+    @cached_property
+    def device(self) -> str:
+        return processor()
+
+    def classes(self, prompts: Sequence[str]) -> list[int]:
+        return class_indices(prompts, self.dit.config, self.class_names)
+
+    def flops(self, compression: Compression) -> CallFlops:
+        runner = DiTRunner(self.dit, compression)
+        config = self.dit.config
+        blank = torch.zeros(1, config.in_channels, config.input_size, config.input_size)
+        runner.predict_noise(blank, 500, torch.tensor([0]))
+        return CallFlops.from_log(network_flops(config), runner.log)
+
+    def pictures(
+        self,
+        compression: Compression,
+        prompts: Sequence[str],
+        steps: int,
+        seed: int,
+        on_step: Callable[[int], None],
+    ) -> Tensor:
+        runner = DiTRunner(self.dit, compression)
+        pixels = runner.sample(self.classes(prompts), steps, GUIDANCE, seed, on_step)
+        return (pixels.movedim(1, -1) / 2 + 0.5).clamp(0, 1)  # (P, S, S, 3)
+
+    def classify(
+        self,
+        compression: Compression,
+        images: Tensor,
+        prompts: Sequence[str],
+        plan: TrialPlan,
+        on_calls: Callable[[int], None],
+    ) -> Classification:
+        denoiser = DiTRunner(self.dit, compression).denoiser(self.classes(prompts), on_calls)
+        return classify(denoiser, images.movedim(-1, 1) * 2 - 1, prompts, plan)

@@ -1,0 +1,207 @@
+"""What the demo leaves behind: tables, pictures, chart and a summary."""
+
+from __future__ import annotations
+
+import csv
+import io
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from benchmarks.demo_backend import Backend, CallFlops
+from benchmarks.demo_drawing import Bar, Card, picture_grid, ranking_chart
+from benchmarks.demo_run import Job, Outcome, Question
+from benchmarks.methods import OFF
+from bigain_core.classification import Ranking
+
+BARS = 5
+
+Outcomes = Mapping[str, Outcome]
+Row = Sequence[str]
+
+
+def table(head: Row, rows: Sequence[Row]) -> str:
+    """Markdown with aligned columns, the first to the left and the others to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [
+        [row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in [head, *rows]
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
+
+
+# Times and operations
+
+
+def times_table(outcomes: Outcomes) -> str:
+    """Measured speed-up of painting and ranking beside the ceiling."""
+    plain = outcomes[OFF]
+    rows = []
+    for setting, outcome in outcomes.items():
+        painting, plain_painting = median(outcome.picture_seconds), median(plain.picture_seconds)
+        ranking, plain_ranking = sum(outcome.answer_seconds), sum(plain.answer_seconds)
+        rows.append(
+            [
+                setting,
+                f"{painting:.2f} s",
+                f"{plain_painting / painting:.2f}x",
+                f"{ranking:.2f} s",
+                f"{plain_ranking / ranking:.2f}x",
+                f"{outcome.flops.ceiling:.2f}x",
+            ]
+        )
+    return table(["setting", "painting", "speed-up", "ranking", "speed-up", "ceiling"], rows)
+
+
+def flops_row(setting: str, flops: CallFlops) -> Row:
+    row = [setting, f"{flops.compressed / 1e9:.4g}"]
+    if not flops.layers_before:
+        return [*row, *["-"] * 5]
+    saved = flops.layers_before - flops.layers_after
+    return [
+        *row,
+        f"{saved / flops.network:.0%}",
+        f"{flops.ceiling:.2f}x",
+        f"{flops.layers_before / 1e9:.4g} -> {flops.layers_after / 1e9:.4g}",
+        f"{saved / flops.layers_before:.0%}",
+        f"{flops.layers_ceiling:.2f}x",
+    ]
+
+
+def flops_table(outcomes: Outcomes) -> str:
+    """GFLOP of a network call, and of its compressed layers alone."""
+    head = ["setting", "network", "saved", "ceiling", "compressed layers", "saved", "ceiling"]
+    return table(head, [flops_row(setting, outcome.flops) for setting, outcome in outcomes.items()])
+
+
+# Ranking
+
+
+def rankings(job: Job, outcome: Outcome) -> Iterator[tuple[Question, str, int, Ranking]]:
+    """(question, image name, number of the image in it, ranking), images in order."""
+    for question, answer in zip(job.questions, outcome.answers, strict=True):
+        for number, (name, ranking) in enumerate(zip(question.names, answer.rankings, strict=True)):
+            yield question, name, number, ranking
+
+
+def ranking_csv(job: Job, outcomes: Outcomes) -> str:
+    """Every prompt of every image under every setting, best first."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for setting, outcome in outcomes.items():
+        for question, answer in zip(job.questions, outcome.answers, strict=True):
+            head, *rows = csv.reader(io.StringIO(answer.table()))
+            if text.tell() == 0:
+                writer.writerow(["setting", *head])
+            writer.writerows([setting, question.names[int(row[0])], *row[1:]] for row in rows)
+    return text.getvalue()
+
+
+def verdict(question: Question, name: str, ranking: Ranking) -> str:
+    """The best prompt and by how much its error is below the runner-up's."""
+    lead = ranking.margin / ranking.mean_errors[ranking.best].item()
+    wrong = name in question.prompts and question.prompts[ranking.best] != name
+    return f"{question.prompts[ranking.best]} (by {lead:.2%}{', wrong' if wrong else ''})"
+
+
+def ranking_table(job: Job, outcomes: Outcomes) -> str:
+    columns = [
+        [verdict(question, name, ranking) for question, name, _, ranking in rankings(job, outcome)]
+        for outcome in outcomes.values()
+    ]
+    names = [name for question in job.questions for name in question.names]
+    return table(["image", *outcomes], list(zip(names, *columns, strict=True)))
+
+
+def bars(question: Question, name: str, ranking: Ranking) -> list[Bar]:
+    """The leading prompts, as far as they had the same trials as the best."""
+    trials = torch.isfinite(ranking.errors).sum(1).tolist()
+    means = ranking.mean_errors.tolist()
+    best = ranking.best
+    return [
+        Bar(question.prompts[k], means[k] / means[best] - 1, question.prompts[k] == name)
+        for k in ranking.order[:BARS]
+        if trials[k] == trials[best]
+    ]
+
+
+def cards(job: Job, outcomes: Outcomes) -> list[Card]:
+    panels = {
+        setting: [bars(question, name, ranking) for question, name, _, ranking in found]
+        for setting, found in ((s, rankings(job, outcome)) for s, outcome in outcomes.items())
+    }
+    return [
+        Card(question.images[number], name, {s: panels[s][place] for s in panels})
+        for place, (question, name, number, _) in enumerate(rankings(job, outcomes[OFF]))
+    ]
+
+
+# Files
+
+
+def summary(backend: Backend, job: Job, outcomes: Outcomes, command: str) -> str:
+    rounds = f"{job.rounds} round{'s' if job.rounds > 1 else ''}"
+    trials = job.plan.trials
+    flops = max((o.flops for o in outcomes.values()), key=lambda flops: flops.layers_before)
+    share = flops.layers_before / flops.network
+    return f"""# BiGain demo
+
+| | |
+| --- | --- |
+| command | `{command}` |
+| runner | {backend.runner} |
+| model | {backend.model} |
+| device | {backend.device} |
+| versions | torch {torch.__version__}, Python {platform.python_version()} |
+
+![pictures](pictures.png)
+
+The same prompts, {job.steps} steps and starting noise (seed {job.seed}) under each setting.
+
+## Times
+
+{times_table(outcomes)}
+
+Painting: {len(job.painted)} pictures, median of {rounds} in which the settings took turns. Ranking:
+{job.calls} network evaluations, timed once, settings in turn. Speed-up: time of `{OFF}` divided by
+the setting's; below 1 the setting is slower. Ceiling: the speed-up if time went with the
+floating point operations of the network alone.
+
+## Floating point operations (GFLOP of one network call, one picture)
+
+{flops_table(outcomes)}
+
+With {flops.tokens} tokens per picture, the self-attention layers that are compressed (projections
+included) are {share:.0%} of a plain call. No saving in them reaches the rest: that sets the
+ceiling, and it rises with the number of tokens. Choosing and moving tokens takes time that no such
+count shows, so with few tokens the measured speed-up can stay below the ceiling, even below 1.
+
+## Ranking
+
+{ranking_table(job, outcomes)}
+
+In brackets: how far the error of the next prompt lies above the best one's. All prompts had
+{trials[0]} trials, the leading ones {trials[-1]}; all settings saw the same noise. Every prompt is
+in [ranking.csv](ranking.csv).
+
+![ranking](ranking.png)
+"""
+
+
+def write(folder: Path, backend: Backend, job: Job, outcomes: Outcomes, command: str) -> list[Path]:
+    """Write the demo's files into `folder` and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / name for name in ("pictures.png", "ranking.png", "ranking.csv", "summary.md")]
+    pictures = {setting: outcome.pictures for setting, outcome in outcomes.items()}
+    picture_grid(pictures, job.painted).save(paths[0])
+    subtitle = (
+        "Error in predicting the image's noise, above that of the best prompt. "
+        "Green: the prompt in the file's name."
+    )
+    ranking_chart(cards(job, outcomes), subtitle).save(paths[1])
+    paths[2].write_text(ranking_csv(job, outcomes), encoding="utf-8")
+    paths[3].write_text(summary(backend, job, outcomes, command), encoding="utf-8")
+    return paths

@@ -1,0 +1,114 @@
+"""What the demo does: paint and rank under every setting in turn, and time it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TypeVar
+
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks.demo_backend import Backend, CallFlops
+from benchmarks.methods import METHODS
+from bigain_core.classification import Classification, TrialPlan
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """Images (B, S, S, 3) in [0, 1] with their names, to be ranked among the same prompts."""
+
+    images: Tensor
+    names: tuple[str, ...]
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Prompts to paint, questions to answer, and how often the painting is timed."""
+
+    painted: tuple[str, ...]
+    questions: tuple[Question, ...]
+    steps: int
+    seed: int
+    rounds: int
+
+    @property
+    def plan(self) -> TrialPlan:
+        return TrialPlan(seed=self.seed)
+
+    @property
+    def calls(self) -> int:
+        """Network evaluations of all questions under one setting."""
+        return sum(len(q.names) * self.plan.calls(len(q.prompts)) for q in self.questions)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one setting gave: pictures (P, S, S, 3), a classification per question, seconds."""
+
+    flops: CallFlops
+    pictures: Tensor
+    picture_seconds: list[float]
+    answers: list[Classification]
+    answer_seconds: list[float]
+
+
+def timed(action: Callable[..., Found], *arguments) -> tuple[Found, float]:
+    """What the action returns, and the seconds it took."""
+    start = perf_counter()
+    found = action(*arguments)
+    return found, perf_counter() - start
+
+
+def paint(backend: Backend, job: Job) -> tuple[dict[str, Tensor], dict[str, list[float]]]:
+    """Pictures and seconds per setting; in every round the settings take turns."""
+    pictures = {}
+    seconds = {setting: [] for setting in METHODS}
+    turns = [setting for _ in range(job.rounds) for setting in METHODS]
+    with tqdm(total=len(turns) * job.steps, desc="painting", unit="step") as bar:
+        for setting in turns:
+            bar.set_postfix_str(setting)
+            arguments = METHODS[setting], job.painted, job.steps, job.seed
+            pictures[setting], taken = timed(
+                backend.pictures, *arguments, lambda step: bar.update()
+            )
+            seconds[setting].append(taken)
+    return pictures, seconds
+
+
+def answer(
+    backend: Backend, job: Job
+) -> tuple[dict[str, list[Classification]], dict[str, list[float]]]:
+    """Classifications and seconds per setting and question; the settings take turns."""
+    answers = {setting: [] for setting in METHODS}
+    seconds = {setting: [] for setting in METHODS}
+    turns = [(question, setting) for question in job.questions for setting in METHODS]
+    with tqdm(total=len(METHODS) * job.calls, desc="ranking", unit="call") as bar:
+        for question, setting in turns:
+            bar.set_postfix_str(setting)
+            arguments = METHODS[setting], question.images, question.prompts, job.plan
+            found, taken = timed(backend.classify, *arguments, bar.update)
+            answers[setting].append(found)
+            seconds[setting].append(taken)
+    return answers, seconds
+
+
+def run(backend: Backend, job: Job) -> dict[str, Outcome]:
+    """Outcomes by setting, "off" first."""
+    flops = {setting: backend.flops(compression) for setting, compression in METHODS.items()}
+    pictures, picture_seconds = paint(backend, job)
+    answers, answer_seconds = answer(backend, job)
+    return {
+        setting: Outcome(
+            flops[setting],
+            pictures[setting],
+            picture_seconds[setting],
+            answers[setting],
+            answer_seconds[setting],
+        )
+        for setting in METHODS
+    }

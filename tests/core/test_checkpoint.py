@@ -1,0 +1,173 @@
+"""Reading checkpoints: shapes, formats, class names and labels."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bigain_core.models.checkpoint import class_indices, load_dit, read_checkpoint
+from bigain_core.models.dit import DiT, DiTConfig
+
+NAMES = ("disc", "square", "ring", "3", "plain cross")
+
+
+def xl_2_shapes(tokens):
+    """Keys and shapes of the published DiT-XL/2 file."""
+    shapes = {
+        "pos_embed": (1, tokens, 1152),
+        "x_embedder.proj.weight": (1152, 4, 2, 2),
+        "x_embedder.proj.bias": (1152,),
+        "t_embedder.mlp.0.weight": (1152, 256),
+        "t_embedder.mlp.0.bias": (1152,),
+        "t_embedder.mlp.2.weight": (1152, 1152),
+        "t_embedder.mlp.2.bias": (1152,),
+        "y_embedder.embedding_table.weight": (1001, 1152),
+        "final_layer.linear.weight": (32, 1152),
+        "final_layer.linear.bias": (32,),
+        "final_layer.adaLN_modulation.1.weight": (2304, 1152),
+        "final_layer.adaLN_modulation.1.bias": (2304,),
+    }
+    layers = {
+        "attn.qkv": (3456, 1152),
+        "attn.proj": (1152, 1152),
+        "mlp.fc1": (4608, 1152),
+        "mlp.fc2": (1152, 4608),
+        "adaLN_modulation.1": (6912, 1152),
+    }
+    for block in range(28):
+        for name, shape in layers.items():
+            shapes[f"blocks.{block}.{name}.weight"] = shape
+            shapes[f"blocks.{block}.{name}.bias"] = shape[:1]
+    return shapes
+
+
+@pytest.fixture
+def saved(make_dit, tmp_path):
+    """Save a tiny model under a file name, wrapped and with metadata if asked to."""
+
+    def save(name="model.safetensors", wrap=None, metadata=None, **changes):
+        state, path = make_dit(**changes).state_dict(), tmp_path / name
+        if path.suffix == ".safetensors":
+            save_file(state, path, metadata=metadata)
+        else:
+            torch.save({wrap: state, "steps": 7} if wrap else state, path)
+        return path
+
+    return save
+
+
+@pytest.mark.parametrize(("tokens", "input_size"), [(256, 32), (1024, 64)])
+def test_the_published_xl_2_layout_is_recognised_and_fits(tokens, input_size):
+    shapes = xl_2_shapes(tokens)
+    state = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    config = DiTConfig.from_state_dict(state)
+    assert config == DiTConfig(input_size, 2, 4, 1152, 28, 16, 1000, learn_sigma=True)
+    model = DiT(config, device="meta")
+    assert {key: tuple(value.shape) for key, value in model.state_dict().items()} == shapes
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        DiTConfig(32, 8, 4, 384, 12, 6, 1000, learn_sigma=True),  # DiT-S/8
+        DiTConfig(32, 4, 4, 768, 12, 12, 1000, learn_sigma=True),  # DiT-B/4
+        DiTConfig(64, 2, 4, 1024, 24, 16, 10, learn_sigma=False),  # DiT-L/2
+        DiTConfig(32, 2, 3, 128, 6, 2, 40, learn_sigma=False),
+        DiTConfig(16, 2, 3, 32, 1, 1, 1, learn_sigma=False),
+    ],
+)
+def test_the_shape_of_a_model_is_inferred_from_its_weights(config):
+    assert DiTConfig.from_state_dict(DiT(config, device="meta").state_dict()) == config
+
+
+@pytest.mark.parametrize("key", ["pos_embed", "y_embedder.embedding_table.weight"])
+def test_a_state_that_lacks_a_key_is_refused_by_that_key(make_dit, key):
+    state = make_dit().state_dict()
+    del state[key]
+    with pytest.raises(ValueError, match=f"expected a class-conditional DiT.*{key}.*is missing"):
+        DiTConfig.from_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrap"),
+    [("a.safetensors", None), ("a.pt", None), ("a.pt", "ema"), ("a.ckpt", "model")],
+)
+def test_every_format_gives_the_same_model(make_dit, saved, randn, name, wrap):
+    checkpoint = read_checkpoint(saved(name, wrap))
+    assert checkpoint.class_names == ()
+    original, model = make_dit(), load_dit(checkpoint)
+    assert model.config == original.config
+    assert not model.training
+    arguments = randn(1, 4, 8, 8), torch.tensor([10]), torch.tensor([1])
+    assert torch.equal(model(*arguments), original(*arguments))
+
+
+def test_averaged_weights_are_preferred(make_dit, tmp_path):
+    ema, model = make_dit(seed=1).state_dict(), make_dit(seed=2).state_dict()
+    torch.save({"model": model, "ema": ema, "opt": {"lr": 1e-4}}, tmp_path / "run.pt")
+    state = read_checkpoint(tmp_path / "run.pt").state
+    assert torch.equal(state["pos_embed"], ema["pos_embed"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_model_is_loaded_in_the_dtype_asked_for(saved, dtype):
+    model = load_dit(read_checkpoint(saved()), dtype)
+    assert {p.dtype for p in model.parameters()} == {dtype}
+
+
+def test_code_in_a_pickled_file_is_refused_and_not_run(tmp_path):
+    trap, path = tmp_path / "trap", tmp_path / "evil.pt"
+
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (trap,)
+
+    torch.save({"ema": Evil()}, path)
+    with pytest.raises(pickle.UnpicklingError):
+        read_checkpoint(path)
+    assert not trap.exists()
+    torch.load(path, weights_only=False)
+    assert trap.exists()  # the trap works where it is let loose
+
+
+def test_class_names_are_the_lines_of_the_metadata(saved):
+    path = saved(metadata={"class_names": "\n".join(NAMES)})
+    assert read_checkpoint(path).class_names == NAMES
+
+
+def test_a_wrong_number_of_class_names_is_refused(saved):
+    path = saved("short.safetensors", metadata={"class_names": "disc\nring"})
+    with pytest.raises(ValueError, match="expected 5 class names in .*short.safetensors.*got 2"):
+        read_checkpoint(path)
+
+
+def test_another_kind_of_model_is_refused(tmp_path):
+    path = tmp_path / "unet.safetensors"
+    save_file({"model.diffusion_model.out.0.weight": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="expected a class-conditional DiT.*starts with.*out.0"):
+        read_checkpoint(path)
+
+
+@pytest.fixture
+def config(make_dit):
+    return make_dit().config
+
+
+def test_labels_are_names_or_numbers(config):
+    assert class_indices(["ring", " 0", "plain cross ", "4"], config, NAMES) == [2, 0, 4, 4]
+    assert class_indices(["4", "0"], config, ()) == [4, 0]
+
+
+def test_a_name_wins_over_a_number(config):
+    assert class_indices(["3", "2"], config, NAMES) == [3, 2]
+    assert class_indices(["3"], config, ("3", *NAMES[1:])) == [0]
+
+
+@pytest.mark.parametrize("label", ["5", "-1", "1.5", "cat", "", "Ring"])
+def test_a_label_that_the_model_does_not_have_is_refused(config, label):
+    with pytest.raises(ValueError, match="class number from 0 to 4 or a name such as disc, square"):
+        class_indices(["0", label], config, NAMES)
+    with pytest.raises(ValueError, match=rf"carries no names\), got '{label}'"):
+        class_indices([label], config, ())

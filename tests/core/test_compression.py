@@ -1,0 +1,178 @@
+"""Rules, the log of a network call and replaced forwards."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from bigain_core.compression import (
+    Compression,
+    NetworkCall,
+    Rule,
+    RunLog,
+    SiteRecord,
+    replaced_forwards,
+)
+from bigain_core.grid import TokenGrid
+from bigain_core.methods import KVDownsampling, TokenMerging
+from bigain_core.placement import Placement, Site, named_placement
+from bigain_core.plans import IdentityPlan, MergePlan, PoolPlan
+from bigain_core.schedules import ActiveRange, Moment
+
+ENCODER, DECODER = Site(0, "encoder"), Site(1, "decoder")
+GRID = TokenGrid(8, 8)
+MERGING, POOLING = TokenMerging(0.5), KVDownsampling(2)
+
+
+@dataclass(frozen=True)
+class Named:
+    """A method that does nothing but be told apart."""
+
+    name: str
+
+
+def network_call(*rules, progress=0.5, after_projection=False):
+    return NetworkCall(Compression(rules), Moment(progress), RunLog(), after_projection)
+
+
+def test_without_rules_nothing_acts():
+    assert Compression().method_at(ENCODER, Moment(0.5)) is None
+
+
+def test_the_last_rule_that_matches_decides():
+    a, b, c = (Named(name) for name in "abc")
+    compression = Compression((Rule(a),))
+    compression = compression.followed_by(Rule(b, named_placement("encoder")))
+    compression = compression.followed_by(Rule(c, active=ActiveRange(0.5, 1)))
+    assert compression.method_at(ENCODER, Moment(0.2)) is b
+    assert compression.method_at(DECODER, Moment(0.2)) is a
+    assert compression.method_at(ENCODER, Moment(0.5)) is c
+    assert compression.method_at(DECODER, Moment(1.0)) is c
+
+
+def test_following_leaves_the_original_alone():
+    first = Compression((Rule(MERGING),))
+    second = first.followed_by(Rule(POOLING))
+    assert first.rules == (Rule(MERGING),)
+    assert second.rules == (Rule(MERGING), Rule(POOLING))
+
+
+def test_each_stage_can_have_its_own_operator(randn):
+    call = network_call(
+        Rule(MERGING, named_placement("encoder")), Rule(POOLING, named_placement("decoder"))
+    )
+    metric = randn(2, 64, 16)
+    assert isinstance(call.plan(ENCODER, metric, GRID), MergePlan)
+    assert isinstance(call.plan(DECODER, metric, GRID), PoolPlan)
+    assert isinstance(call.plan(Site(2, "middle"), metric, GRID), IdentityPlan)
+    assert call.log.sites_compressed == 2
+    assert [record.calls for record in call.log.sites.values()] == [1, 1, 1]
+
+
+def test_the_log_holds_the_closed_form_of_merging(randn):
+    call = network_call(Rule(MERGING))
+    call.plan(ENCODER, randn(2, 64, 16), GRID)
+    before = 4 * 64 * 64 * 16 + 8 * 64 * 16**2
+    after = 4 * 32 * 32 * 16 + 8 * 32 * 16**2  # half of the tokens are left
+    decision = 2 * 48 * 16 * 16 + 18 * 64 * 16  # 16 destinations, one per 2 x 2 cell
+    assert call.log.sites == {
+        ENCODER: SiteRecord("L-GTM 0.5", 1, 1, 64, 32, 32, before, after + decision)
+    }
+
+
+@pytest.mark.parametrize("after_projection", [False, True])
+def test_the_log_holds_the_closed_form_of_pooling(randn, after_projection):
+    call = network_call(Rule(POOLING), after_projection=after_projection)
+    call.plan(ENCODER, randn(2, 64, 16), GRID)
+    before = 4 * 64 * 64 * 16 + 8 * 64 * 16**2
+    projected = 64 if after_projection else 16
+    after = 4 * 64 * 16 * 16 + 4 * 64 * 16**2 + 4 * projected * 16**2
+    assert call.log.sites == {
+        ENCODER: SiteRecord("IE-KVD factor 2, alpha 0.9", 1, 1, 64, 64, 16, before, after)
+    }
+
+
+def test_the_log_adds_up_the_calls_of_a_run(randn):
+    log, compression = RunLog(), Compression((Rule(POOLING, active=ActiveRange(0.5, 1)),))
+    for progress in (0.0, 0.25, 0.5, 0.75, 1.0):
+        call = NetworkCall(compression, Moment(progress), log, pools_after_projection=True)
+        call.plan(ENCODER, randn(1, 64, 16), GRID)
+    record = log.sites[ENCODER]
+    assert (record.calls, record.compressed) == (5, 3)
+    assert log.flops_saved == 3 * 4 * 64 * (64 - 16) * 16
+    log.clear()
+    assert log == RunLog()
+
+
+@pytest.mark.parametrize("method", [MERGING, POOLING])
+def test_an_unexpected_token_count_is_left_alone_and_logged(randn, method):
+    call = network_call(Rule(method))
+    x = randn(1, 65, 16)
+    for _ in range(2):
+        plan = call.plan(ENCODER, x, GRID)
+        assert plan.queries(x) is x and plan.context(x) is x and plan.restore(x) is x
+    assert call.log.left_alone == {"65 tokens where the image has 8 x 8": 2}
+    assert call.log.sites == {ENCODER: SiteRecord(calls=2)}
+    assert call.log.flops_saved == call.log.sites_compressed == 0
+
+
+def test_an_unexpected_token_count_does_not_matter_where_no_rule_acts(randn):
+    call = network_call(Rule(MERGING, Placement(stages=("decoder",))))
+    assert call.plan(ENCODER, randn(1, 65, 16), GRID) == IdentityPlan(65)
+    assert not call.log.left_alone
+
+
+def test_forwards_are_replaced_and_restored():
+    layer, x = nn.Linear(2, 2), torch.ones(1, 2)
+    before = layer(x)
+    with replaced_forwards([(layer, lambda x: x + 1)]):
+        assert torch.equal(layer(x), x + 1)
+        assert set(layer.state_dict()) == {"weight", "bias"}
+    assert torch.equal(layer(x), before)
+    assert "forward" not in layer.__dict__
+
+
+def test_forwards_are_restored_after_an_exception():
+    first, second = nn.Identity(), nn.Identity()
+    with pytest.raises(RuntimeError, match="interrupted"):
+        with replaced_forwards([(first, abs), (second, abs)]):
+            raise RuntimeError("interrupted")
+    assert "forward" not in first.__dict__ and "forward" not in second.__dict__
+
+
+def test_forwards_are_restored_when_a_later_replacement_cannot_be_made():
+    layer = nn.Identity()
+
+    def replacements():
+        yield layer, abs
+        raise RuntimeError("no second layer")
+
+    with pytest.raises(RuntimeError, match="no second layer"):
+        with replaced_forwards(replacements()):
+            raise AssertionError("the block ran")
+    assert "forward" not in layer.__dict__
+
+
+def test_a_foreign_forward_is_wrapped_and_kept():
+    layer, x = nn.Identity(), torch.ones(2)
+
+    def foreign(x):
+        return 10 * x
+
+    layer.forward = foreign
+
+    def replacements():
+        original = layer.forward
+        yield layer, lambda x: original(x) + 1
+
+    with replaced_forwards(replacements()):
+        assert torch.equal(layer(x), 10 * x + 1)
+    assert layer.__dict__["forward"] is foreign
+
+
+def test_a_module_may_be_replaced_twice():
+    layer = nn.Identity()
+    with replaced_forwards([(layer, lambda x: 1), (layer, lambda x: 2)]):
+        assert layer(torch.ones(1)) == 2
+    assert "forward" not in layer.__dict__

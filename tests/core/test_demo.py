@@ -1,0 +1,222 @@
+"""The demo through the built-in runner, with a small random model in the bundled model's place."""
+
+import contextlib
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from benchmarks import demo
+from benchmarks.data import CLASS_NAMES
+from benchmarks.demo_backend import CallFlops
+from benchmarks.demo_builtin import GUIDANCE, BuiltinBackend, network_flops
+from benchmarks.demo_drawing import to_image
+from benchmarks.demo_images import demo_images
+from benchmarks.methods import METHODS
+from bigain_core.classification import TrialPlan, classify
+from bigain_core.models.runner import DiTRunner
+
+SIZE = 16
+PROMPTS = ("checkered disc", "digit 2", "plain cross")
+CLASSES = [CLASS_NAMES.index(prompt) for prompt in PROMPTS]
+IMAGE = demo.IMAGES / "checkered-disc.png"
+STEPS, SEED = 2, 3
+OWN_MODEL = ("--host", "ComfyUI", "--checkpoint", "missing.safetensors")
+
+
+@pytest.fixture(scope="module")
+def dit(make_dit):
+    return make_dit(input_size=SIZE, in_channels=3, num_classes=len(CLASS_NAMES))
+
+
+@pytest.fixture(scope="module")
+def model_file(dit, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "small.safetensors"
+    save_file(dit.state_dict(), path, metadata={"class_names": "\n".join(CLASS_NAMES)})
+    return path
+
+
+@pytest.fixture(scope="module")
+def backend(model_file):
+    return BuiltinBackend(model_file)
+
+
+@pytest.fixture
+def small_model(model_file, monkeypatch):
+    monkeypatch.setattr(demo, "BUNDLED_MODEL", model_file)
+
+
+@dataclass(frozen=True)
+class Finished:
+    code: int
+    folder: Path
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def finished(model_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo") / "new" / "folder"
+    arguments = ["--image", str(IMAGE), "--prompts", *PROMPTS, "--out", str(folder)]
+    arguments += ["--steps", str(STEPS), "--seed", str(SEED), "--rounds", "1"]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
+        patch.setattr(demo, "BUNDLED_MODEL", model_file)
+        code = demo.main(arguments)
+    return Finished(code, folder, out.getvalue())
+
+
+def ignore(number):
+    pass
+
+
+def test_every_file_is_written_and_named(finished):
+    assert finished.code == 0
+    names = {path.name for path in finished.folder.iterdir()}
+    assert names == {"pictures.png", "ranking.png", "ranking.csv", "summary.md"}
+    for name in names:
+        assert str(finished.folder / name) in finished.printed
+
+
+def test_pictures_are_those_of_the_runner(finished, dit):
+    with Image.open(finished.folder / "pictures.png") as sheet:
+        assert sheet.size == (20 + 120 + 3 * 160 + 2 * 8 + 20, 20 + 44 + 3 * 160 + 2 * 8 + 20)
+        for column, compression in enumerate(METHODS.values()):
+            pixels = DiTRunner(dit, compression).sample(CLASSES, STEPS, GUIDANCE, SEED)
+            for row, expected in enumerate(pixels.movedim(1, -1) / 2 + 0.5):
+                x, y = 140 + 168 * column, 64 + 168 * row
+                cell = sheet.crop((x, y, x + 160, y + 160))
+                shown = cell.resize((SIZE, SIZE), Image.Resampling.NEAREST)
+                assert shown.tobytes() == to_image(expected.clamp(0, 1)).tobytes()
+
+
+def test_ranking_table_is_that_of_the_classifier(finished, dit):
+    with Image.open(IMAGE) as image:
+        pixels = demo.squares([image], SIZE).movedim(-1, 1) * 2 - 1
+    expected = []
+    for setting, compression in METHODS.items():
+        denoiser = DiTRunner(dit, compression).denoiser(CLASSES)
+        ranking = classify(denoiser, pixels, PROMPTS, TrialPlan(seed=SEED)).rankings[0]
+        expected += [
+            [setting, PROMPTS[0], str(place), PROMPTS[k], f"{ranking.mean_errors[k].item():.7g}"]
+            for place, k in enumerate(ranking.order, 1)
+        ]
+    text = (finished.folder / "ranking.csv").read_text(encoding="utf-8")
+    head, *rows = csv.reader(io.StringIO(text))
+    assert head[:5] == ["setting", "image", "rank", "label", "mean_error"]
+    assert [row[:5] for row in rows] == expected
+
+
+def test_chart_has_a_card_per_image(finished):
+    with Image.open(finished.folder / "ranking.png") as chart:
+        assert chart.size == (2 * 20 + 200 + 3 * 316, 20 + 76 + 204)
+
+
+def test_summary_puts_the_ceiling_beside_the_times(finished, backend):
+    text = (finished.folder / "summary.md").read_text(encoding="utf-8")
+    for setting, compression in METHODS.items():
+        line = next(line for line in text.splitlines() if line.startswith(f"| {setting} "))
+        ceiling = backend.flops(compression).ceiling
+        assert line.split("|")[-2].strip() == f"{ceiling:.2f}x"
+        assert line in finished.printed
+    assert "model | small.safetensors" in text
+
+
+def test_ceiling_is_plain_by_compressed_operations():
+    flops = CallFlops(network=100, layers_before=60, layers_after=10, tokens=4)
+    assert flops.compressed == 50
+    assert flops.ceiling == 2.0
+    assert flops.layers_ceiling == 6.0
+
+
+def test_network_operations_equal_the_sum_over_layers(dit):
+    C, N, depth, patch = 128, 64, 3, 2 * 2 * 3
+    block = 24 * N * C**2 + 4 * N * N * C + 12 * C**2  # projections and MLP, attention, modulation
+    ends = 2 * N * C * patch * 2 + 2 * (256 * C + C**2) + 4 * C**2  # patches, timestep, modulation
+    assert network_flops(dit.config) == depth * block + ends
+
+
+def test_pooled_attention_has_the_ceiling_of_its_smaller_product(backend, dit):
+    C, N, depth = 128, 64, 3
+    flops = backend.flops(METHODS["IE-KVD factor 2, alpha 0.9"])
+    assert flops.tokens == N
+    assert flops.layers_before == depth * (4 * N * N * C + 8 * N * C**2)
+    saved = depth * 4 * N * (N - N // 4) * C
+    network = network_flops(dit.config)
+    assert flops.ceiling == network / (network - saved)
+
+
+def test_plain_calls_have_no_ceiling_above_one(backend):
+    flops = backend.flops(METHODS["off"])
+    assert (flops.ceiling, flops.layers_ceiling) == (1.0, 1.0)
+
+
+def test_equal_seeds_give_equal_pictures_and_the_global_generator_is_left_alone(backend):
+    before = torch.get_rng_state()
+    first, again, other = (
+        backend.pictures(METHODS["off"], PROMPTS, STEPS, seed, ignore) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_progress_adds_up_to_the_plan(backend):
+    steps, calls = [], []
+    backend.pictures(METHODS["off"], PROMPTS, 3, SEED, steps.append)
+    plan = TrialPlan((1, 2), (2, 1))
+    images = torch.full((2, SIZE, SIZE, 3), 0.5)
+    backend.classify(METHODS["off"], images, PROMPTS, plan, calls.append)
+    assert steps == [1, 2, 3]
+    assert sum(calls) == 2 * plan.calls(len(PROMPTS))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([*OWN_MODEL, "--image", "b", "--prompts", "c"], "expected a model file"),
+        (["--checkpoint", "sd.safetensors"], "--host PATH_TO_COMFYUI"),
+        ([*OWN_MODEL, "--image", "b"], "got no --prompts"),
+        ([*OWN_MODEL, "--prompts", "b"], "got no --image"),
+        (["--prompts", "a cat"], "'a cat'"),
+        (["--prompts", "digit 1", "digit 1"], "more than once"),
+        (["--image", "missing.png"], "missing.png"),
+        (["--image", str(Path(__file__))], "expected an image file"),
+        (["--steps", "0"], "--steps of at least 1"),
+        (["--seed", "-1"], "--seed of at least 0"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(small_model, capsys, arguments, told):
+    assert demo.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("demo: expected")
+    assert told in error
+    assert error.count("\n") == 1
+
+
+def test_images_are_cut_to_centre_squares_and_scaled():
+    wide = Image.new("RGB", (40, 20), "white")
+    wide.paste("black", (10, 0, 30, 20))
+    square = demo.squares([wide], 8)
+    assert square.shape == (1, 8, 8, 3)
+    assert square.max() < 0.1  # the filter reaches a little beyond the edge
+
+
+def test_own_images_are_ranked_among_their_kind():
+    images = {path: demo.read_image(path) for path in sorted(demo.IMAGES.glob("*.png"))}
+    shapes, digits = demo.own_questions(images, CLASS_NAMES, SIZE)
+    assert (len(shapes.prompts), len(digits.prompts)) == (30, 10)
+    assert set(shapes.names) < set(shapes.prompts)
+    assert set(digits.names) < set(digits.prompts)
+    assert set(demo.PAINTED) < set(CLASS_NAMES)
+
+
+def test_own_images_are_those_that_the_command_writes():
+    for name, image in demo_images().items():
+        with Image.open(demo.IMAGES / name) as kept:
+            difference = np.abs(np.asarray(kept).astype(int) - np.asarray(image))
+            assert difference.max() <= 1, "run python -m benchmarks.demo_images"

@@ -1,0 +1,164 @@
+"""Carrying out a plan: merging, unmerging and pooling tokens."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bigain_core.grid import TokenGrid
+from bigain_core.plans import MERGE_MODES, IdentityPlan, MergePlan, PoolPlan
+
+
+def random_plan(count, kept, seed, batch=2):
+    """A plan that keeps `kept` random tokens of each sample and sends the others anywhere."""
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.empty(batch, count, dtype=torch.long)
+    for sample in range(batch):
+        keepers = torch.randperm(count, generator=generator)[:kept]
+        target[sample] = keepers[torch.randint(kept, (count,), generator=generator)]
+        target[sample, keepers] = keepers
+    return MergePlan.from_target(target, kept)
+
+
+def groups(plan, sample):
+    """{kept token: its group with itself first}, in the order of the merged sequence."""
+    target = plan.target[sample].tolist()
+    kept = [token for token, goal in enumerate(target) if token == goal]
+    return {k: [k, *(n for n, goal in enumerate(target) if goal == k and n != k)] for k in kept}
+
+
+def slow_merge(x, plan, mode):
+    """One group after the other, in double precision."""
+    samples = []
+    for sample, tokens in enumerate(x.double()):
+        rows = []
+        for members in groups(plan, sample).values():
+            mean = sum(tokens[n] for n in members) / len(members)
+            if mode == "prune":
+                mean = tokens[members[0]]
+            elif mode == "mlerp":
+                longest = max(tokens[n].norm() for n in members)
+                mean = mean / mean.norm() * longest
+            rows.append(mean)
+        samples.append(torch.stack(rows))
+    return torch.stack(samples)
+
+
+plans = st.integers(1, 24).flatmap(
+    lambda count: st.builds(random_plan, st.just(count), st.integers(1, count), st.integers(0, 999))
+)
+
+
+@pytest.mark.parametrize("mode", MERGE_MODES)
+@given(plan=plans)
+def test_merge_equals_a_loop_over_groups(randn, mode, plan):
+    x = randn(2, plan.target.shape[1], 5)
+    merged = plan.merge(x, mode)
+    torch.testing.assert_close(merged.double(), slow_merge(x, plan, mode), atol=1e-5, rtol=1e-5)
+
+
+@given(plan=plans)
+def test_unmerge_copies_the_row_of_each_group(randn, plan):
+    y = randn(2, plan.query_tokens, 3)
+    out = plan.unmerge(y)
+    for sample in range(2):
+        for row, members in enumerate(groups(plan, sample).values()):
+            for token in members:
+                assert torch.equal(out[sample, token], y[sample, row])
+
+
+@given(plan=plans, mode=st.sampled_from(MERGE_MODES))
+def test_merging_identical_tokens_loses_nothing(randn, plan, mode):
+    values = torch.tensor([3.0, 4.0]) * (8 * randn(2, plan.target.shape[1], 1)).round()
+    x = values.gather(1, plan.target[..., None].expand(-1, -1, 2))
+    torch.testing.assert_close(plan.unmerge(plan.merge(x, mode)), x, atol=0, rtol=1e-6)
+
+
+@given(plan=plans)
+def test_kept_tokens_survive_a_pruning_round_trip(randn, plan):
+    x = randn(2, plan.target.shape[1], 3)
+    is_kept = plan.target == torch.arange(x.shape[1])
+    assert torch.equal(plan.unmerge(plan.merge(x, "prune"))[is_kept], x[is_kept])
+
+
+def test_worked_group_of_three():
+    x = torch.tensor([[[10.0, 0.0], [1.0, 0.0], [0.0, 3.0]]])
+    plan = MergePlan.from_target(torch.tensor([[0, 0, 0]]), 1)
+    for mode, expected in {
+        "mean": [11 / 3, 1.0],
+        "mlerp": [9.648, 2.631],
+        "prune": [10.0, 0.0],
+    }.items():
+        torch.testing.assert_close(
+            plan.merge(x, mode), torch.tensor([[expected]]), atol=1e-3, rtol=0
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("mode", MERGE_MODES)
+def test_merge_keeps_the_dtype_and_its_precision(randn, dtype, mode):
+    plan = random_plan(64, 10, seed=0)
+    x = randn(2, 64, 8).to(dtype)
+    merged = plan.merge(x, mode)
+    assert merged.dtype == dtype
+    tolerance = {"atol": 4 * torch.finfo(dtype).eps, "rtol": 4 * torch.finfo(dtype).eps}
+    if mode == "mlerp" and dtype == torch.float64:  # lengths are taken in fp32
+        tolerance = {"atol": 1e-6, "rtol": 1e-6}
+    torch.testing.assert_close(merged.double(), slow_merge(x, plan, mode), **tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_mlerp_of_opposite_tokens_is_zero(dtype):
+    x = torch.tensor([[[1.0, -2.0], [-1.0, 2.0]]], dtype=dtype)
+    plan = MergePlan.from_target(torch.tensor([[1, 1]]), 1)
+    assert torch.equal(plan.merge(x, "mlerp"), torch.zeros(1, 1, 2, dtype=dtype))
+
+
+def test_merge_accepts_views_and_other_widths(randn):
+    plan = random_plan(12, 5, seed=1)
+    wide = randn(2, 12, 9)
+    k, v = wide[..., :4], wide[..., 4:]
+    assert torch.equal(plan.merge(k), plan.merge(wide)[..., :4])
+    assert torch.equal(plan.merge(v), plan.merge(wide)[..., 4:])
+    assert torch.equal(plan.merge(wide.mT.contiguous().mT), plan.merge(wide))
+
+
+def test_two_merges_agree_bitwise(randn):
+    plan, x = random_plan(500, 100, seed=2), randn(2, 500, 64)
+    assert torch.equal(plan.merge(x), plan.merge(x))
+
+
+def test_a_merge_plan_treats_queries_and_context_alike(randn):
+    plan, x = random_plan(12, 5, seed=3), randn(2, 12, 4)
+    merged = plan.merge(x)
+    assert torch.equal(plan.queries(x), merged) and torch.equal(plan.context(x), merged)
+    assert torch.equal(plan.restore(merged), plan.unmerge(merged))
+    assert plan.query_tokens == plan.context_tokens == 5
+
+
+@pytest.mark.parametrize("mode", MERGE_MODES)
+def test_a_plan_that_merges_nothing_returns_its_arguments(randn, mode):
+    x = randn(2, 7, 3)
+    plan = MergePlan.from_target(torch.arange(7).expand(2, -1), 7)
+    assert plan.merge(x, mode) is x and plan.unmerge(x) is x
+
+
+def test_the_identity_returns_its_arguments(randn):
+    x = randn(1, 6, 2)
+    plan = IdentityPlan(6)
+    assert plan.queries(x) is x and plan.context(x) is x and plan.restore(x) is x
+    assert plan.query_tokens == plan.context_tokens == 6
+
+
+def test_pooling_leaves_queries_and_outputs_whole(randn):
+    x = randn(1, 35, 2)
+    plan = PoolPlan(TokenGrid(5, 7), factor=2, alpha=0.9)
+    assert plan.queries(x) is x and plan.restore(x) is x
+    assert plan.query_tokens == 35
+    assert plan.context_tokens == plan.context(x).shape[1] == 2 * 3
+
+
+def test_an_unknown_mode_is_refused():
+    plan = MergePlan.from_target(torch.tensor([[0, 0]]), 1)
+    with pytest.raises(ValueError, match="expected a merge mode of .*'mean'.* got 'max'"):
+        plan.merge(torch.zeros(1, 2, 1), "max")

@@ -1,0 +1,148 @@
+"""D(alpha, s), the pooling of keys and values."""
+
+from fractions import Fraction
+from math import floor
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from bigain_core.grid import TokenGrid
+from bigain_core.pooling import downsample_tokens, pooled_grid
+
+ALPHAS = (0.0, 0.5, 0.9, 1.0, 1.2)
+RAMP_BY_2 = {
+    0.0: [2.5, 4.5, 10.5, 12.5],
+    0.5: [3.75, 5.75, 11.75, 13.75],
+    0.9: [4.75, 6.75, 12.75, 14.75],
+    1.0: [5.0, 7.0, 13.0, 15.0],
+    1.2: [5.5, 7.5, 13.5, 15.5],
+}
+RAMP_BY_4 = {0.0: [7.5], 0.5: [8.75], 0.9: [9.75], 1.0: [10.0], 1.2: [10.5]}
+
+
+def slow_pooling(x, height, width, factor, alpha):
+    """Token by token in double precision, with exact fractions for the indices."""
+    h, w = max(1, height // factor), max(1, width // factor)
+    ph, pw = height // h, width // w
+    image = x.double().view(len(x), height, width, -1)
+    rows = []
+    for i in range(h):
+        for j in range(w):
+            near_y = floor((i + Fraction(1, 2)) * height / h)
+            near_x = floor((j + Fraction(1, 2)) * width / w)
+            window = [
+                image[:, y, x]
+                for y in range(i * ph, (i + 1) * ph)
+                for x in range(j * pw, (j + 1) * pw)
+            ]
+            average = sum(window) / len(window)
+            rows.append(alpha * image[:, near_y, near_x] + (1 - alpha) * average)
+    return torch.stack(rows, dim=1)
+
+
+def as_image(x, height, width):
+    return x.mT.unflatten(2, (height, width))
+
+
+@given(
+    height=st.integers(1, 13),
+    width=st.integers(1, 13),
+    factor=st.integers(1, 5),
+    alpha=st.sampled_from(ALPHAS),
+)
+def test_pooling_equals_a_loop_over_windows(randn, height, width, factor, alpha):
+    x = randn(2, height * width, 3)
+    pooled = downsample_tokens(x, TokenGrid(height, width), factor, alpha)
+    expected = slow_pooling(x, height, width, factor, alpha)
+    assert pooled.shape[1] == pooled_grid(TokenGrid(height, width), factor).tokens
+    torch.testing.assert_close(pooled.double(), expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize(("factor", "table"), [(2, RAMP_BY_2), (4, RAMP_BY_4)])
+def test_worked_ramp(alpha, factor, table):
+    x = torch.arange(16.0).view(1, 16, 1)
+    pooled = downsample_tokens(x, TokenGrid(4, 4), factor, alpha)
+    torch.testing.assert_close(pooled[0, :, 0], torch.tensor(table[alpha]))
+
+
+@pytest.mark.parametrize(
+    ("size", "factor", "indices"),
+    [
+        (8, 2, [1, 3, 5, 7]),
+        (9, 3, [1, 4, 7]),
+        (12, 4, [2, 6, 10]),
+        (9, 2, [1, 3, 5, 7]),
+        (10, 3, [1, 5, 8]),
+        (11, 5, [2, 8]),
+    ],
+)
+def test_worked_indices_of_the_nearest_token(size, factor, indices):
+    ramp = torch.arange(float(size)).view(1, size, 1)
+    for grid in (TokenGrid(size, 1), TokenGrid(1, size)):
+        assert downsample_tokens(ramp, grid, factor, 1.0).flatten().tolist() == indices
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4, 5])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 14), (32, 20), (7, 8), (1, 6)])
+def test_alpha_1_is_nearest_exact_interpolation(randn, height, width, factor):
+    x = randn(2, height * width, 3)
+    pooled = downsample_tokens(x, TokenGrid(height, width), factor, 1.0)
+    size = (max(1, height // factor), max(1, width // factor))
+    image = functional.interpolate(as_image(x, height, width), size, mode="nearest-exact")
+    assert torch.equal(pooled, image.flatten(2).mT)
+
+
+@pytest.mark.parametrize(("height", "width", "factor"), [(8, 8, 2), (12, 6, 3), (4, 16, 4)])
+def test_alpha_0_is_average_pooling_where_sizes_divide(randn, height, width, factor):
+    x = randn(2, height * width, 3)
+    pooled = downsample_tokens(x, TokenGrid(height, width), factor, 0.0)
+    image = functional.avg_pool2d(as_image(x, height, width), factor)
+    torch.testing.assert_close(pooled, image.flatten(2).mT)
+
+
+@pytest.mark.parametrize("alpha", [-0.5, 0.3, 0.9, 1.5])
+def test_pooling_is_linear_in_alpha(randn, alpha):
+    x, grid = randn(1, 45, 4), TokenGrid(5, 9)
+    average, nearest, blend = (downsample_tokens(x, grid, 2, a) for a in (0.0, 1.0, alpha))
+    torch.testing.assert_close(blend, (1 - alpha) * average + alpha * nearest)
+
+
+def test_alpha_above_1_moves_away_from_the_average(randn):
+    x, grid = randn(1, 64, 4), TokenGrid(8, 8)
+    average, nearest, beyond = (downsample_tokens(x, grid, 2, a) for a in (0.0, 1.0, 1.2))
+    torch.testing.assert_close(beyond - nearest, 0.2 * (nearest - average))
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("factor", [2, 3, 16])
+def test_a_constant_stays_constant(alpha, factor):
+    x = torch.full((1, 63, 2), 0.7)
+    pooled = downsample_tokens(x, TokenGrid(7, 9), factor, alpha)
+    torch.testing.assert_close(pooled, torch.full_like(pooled, 0.7))
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_factor_1_returns_the_argument(randn, alpha):
+    x = randn(1, 12, 2)
+    assert downsample_tokens(x, TokenGrid(3, 4), 1, alpha) is x
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_dtype_and_its_precision_are_kept(randn, dtype, alpha):
+    x = randn(1, 48, 4).to(dtype)
+    pooled = downsample_tokens(x, TokenGrid(6, 8), 2, alpha)
+    assert pooled.dtype == dtype
+    tolerance = 4 * torch.finfo(dtype).eps
+    expected = slow_pooling(x, 6, 8, 2, alpha)
+    torch.testing.assert_close(pooled.double(), expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize(("factor", "tokens"), [(0, 12), (-2, 12), (2, 11)])
+def test_a_bad_factor_or_token_count_is_refused(factor, tokens):
+    with pytest.raises(ValueError, match=f"12 tokens for a 3 x 4 grid, got factor {factor} and"):
+        downsample_tokens(torch.zeros(1, tokens, 1), TokenGrid(3, 4), factor, 0.9)

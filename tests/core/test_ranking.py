@@ -1,0 +1,76 @@
+"""Order, margin and table of a classification."""
+
+import csv
+import io
+
+import pytest
+import torch
+
+from bigain_core.classification import Classification, Ranking
+
+OUT = float("nan")
+ERRORS = torch.tensor(
+    [
+        [0.5, 0.5, OUT, OUT],
+        [0.3, 0.1, 0.9, 0.7],  # the winner, with the largest mean of all
+        [0.4, 0.2, 0.9, 0.9],
+        [0.45, 0.4, OUT, OUT],
+    ]
+)
+
+
+@pytest.fixture
+def ranking():
+    return Ranking(ERRORS, torch.tensor([0, 2, 1, 0]), torch.tensor([250, 750, 125, 875]))
+
+
+def test_means_are_taken_over_the_trials_that_each_prompt_had(ranking):
+    torch.testing.assert_close(ranking.mean_errors, torch.tensor([0.5, 0.5, 0.6, 0.425]))
+
+
+def test_survivors_come_before_prompts_that_were_out_earlier(ranking):
+    assert ranking.order == [1, 2, 3, 0]
+    assert ranking.best == 1
+
+
+def test_equal_prompts_stay_in_order():
+    ranking = Ranking(torch.full((3, 2), 0.5), torch.zeros(3), torch.tensor([250, 750]))
+    assert ranking.order == [0, 1, 2]
+
+
+def test_the_margin_is_paired_over_all_common_trials(ranking):
+    assert ranking.margin == pytest.approx((0.1 + 0.1 + 0.0 + 0.2) / 4)
+
+
+def test_the_margin_ignores_trials_that_the_runner_up_did_not_have():
+    errors = torch.tensor([[0.2, 0.3, 5.0], [0.3, 0.6, OUT]])
+    ranking = Ranking(errors, torch.tensor([2, 0]), torch.tensor([250, 750, 500]))
+    assert ranking.margin == pytest.approx((0.1 + 0.3) / 2)
+
+
+def test_a_single_prompt_has_no_margin():
+    ranking = Ranking(torch.tensor([[0.4]]), torch.tensor([1]), torch.tensor([500]))
+    assert ranking.margin == 0.0
+    assert ranking.order == [0]
+
+
+def test_calls_are_the_trials_that_took_place(ranking):
+    assert ranking.calls == 12
+    assert Classification(tuple("abcd"), (ranking, ranking)).calls == 24
+
+
+def test_the_table_is_csv_with_a_row_per_image_and_prompt(ranking):
+    labels = ("plain", "a cat, sleeping", 'the "cat"', "grey")
+    other = Ranking(ERRORS[[1, 0, 3, 2]], torch.tensor([2, 0, 0, 1]), ranking.timesteps)
+    found = Classification(labels, (ranking, other))
+    rows = list(csv.DictReader(io.StringIO(found.table())))
+    assert [list(row.values()) for row in rows[:4]] == [
+        ["0", "1", "a cat, sleeping", "0.5", "4", "2"],
+        ["0", "2", 'the "cat"', "0.6", "4", "1"],
+        ["0", "3", "grey", "0.425", "2", "0"],
+        ["0", "4", "plain", "0.5", "2", "0"],
+    ]
+    assert list(rows[0]) == ["image", "rank", "label", "mean_error", "trials", "stages_survived"]
+    assert [row["image"] for row in rows[4:]] == ["1"] * 4
+    assert rows[4]["label"] == "plain"
+    assert found.best == [1, 0]

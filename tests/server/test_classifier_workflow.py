@@ -1,0 +1,69 @@
+"""bigain_classify_image.json: what a picture shows, by a compressed model."""
+
+import csv
+import io
+
+import pytest
+
+from benchmarks.data import CLASS_NAMES
+
+NAME = "bigain_classify_image"
+INPUT_SHOWS = "row-striped triangle"
+
+
+@pytest.fixture(scope="module")
+def prompt(example, converted):
+    return converted(example(NAME))
+
+
+@pytest.fixture(scope="module")
+def shipped(server, prompt):
+    return server.run(prompt)
+
+
+@pytest.fixture(scope="module")
+def ranking(shipped, prompt, node_ids):
+    """The rows of the table that the classifier shows."""
+    (classifier,) = node_ids(prompt, "BiGainDiffusionClassifier")
+    return list(csv.DictReader(io.StringIO(shipped.text(classifier))))
+
+
+def test_it_runs_as_shipped(shipped):
+    assert shipped.succeeded, shipped.entry
+
+
+def test_every_class_is_ranked(ranking):
+    assert [row["rank"] for row in ranking] == [str(k) for k in range(1, len(CLASS_NAMES) + 1)]
+    assert {row["label"] for row in ranking} == set(CLASS_NAMES)
+
+
+def test_the_best_class_the_table_and_the_report_are_shown(shipped, prompt, node_ids, ranking):
+    shown = {prompt[n]["_meta"]["title"]: shipped.text(n) for n in node_ids(prompt, "PreviewAny")}
+    assert shown["Best class"] == ranking[0]["label"]
+    assert shown["All classes, best first"].splitlines()[0] == ",".join(ranking[0])
+    assert shown["Report"].startswith("BiGain: 6 of 6 self-attention layers compressed, ")
+    assert ": L-GTM " in shown["Report"]
+
+
+def test_it_finds_what_the_picture_shows(ranking):
+    assert ranking[0]["label"] == INPUT_SHOWS
+
+
+def test_labels_that_are_given_are_the_only_ones_ranked(server, example, converted, node_ids):
+    labels = ["plain disc", "digit 3"]
+    prompt = converted(
+        example(NAME),
+        BiGainDiTLabels={"labels": "\n".join(labels)},
+        BiGainDiffusionClassifier={"trials": "1"},
+    )
+    done = server.run(prompt)
+    assert done.succeeded, done.entry
+    (classifier,) = node_ids(prompt, "BiGainDiffusionClassifier")
+    rows = csv.DictReader(io.StringIO(done.text(classifier)))
+    assert {row["label"] for row in rows} == set(labels)
+
+
+def test_a_list_that_is_no_list_of_numbers_is_an_error_in_our_words(server, example, converted):
+    prompt = converted(example(NAME), BiGainDiffusionClassifier={"trials": "many"})
+    message = server.run(prompt).message("execution_error")["exception_message"]
+    assert message.startswith("BiGain: expected whole numbers separated by commas in `trials`")

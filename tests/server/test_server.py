@@ -1,0 +1,58 @@
+"""What a ComfyUI with this pack offers before anything is queued."""
+
+import pytest
+
+PRIMARY = {  # what a bypassed node passes on, or what it is about
+    "BiGainTokenMerging": "model",
+    "BiGainKVDownsampling": "model",
+    "BiGainReport": "model",
+    "BiGainPrompts": "clip",
+    "BiGainDiffusionClassifier": "model",
+    "BiGainDiTLoader": "model_name",
+    "BiGainDiTLabels": "model",
+}
+
+
+@pytest.fixture(scope="module")
+def ours(object_info):
+    return {
+        name: info
+        for name, info in object_info.items()
+        if info["python_module"] == "custom_nodes.bigain"
+    }
+
+
+def inputs(info):
+    """(name, options) in the order of the schema."""
+    shown = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
+    return [(name, (spec[1:] or [{}])[0]) for name, spec in shown.items()]
+
+
+def test_the_server_starts_without_a_complaint(server):
+    assert "custom_nodes/bigain" in server.boot_log.replace("\\", "/")
+    for complaint in ("Traceback", "IMPORT FAILED", "Cannot import"):
+        assert complaint not in server.boot_log
+
+
+def test_exactly_our_nodes_are_there(ours):
+    assert set(ours) == set(PRIMARY)
+    assert {info["category"] for info in ours.values()} == {"BiGain"}
+
+
+@pytest.mark.parametrize("node", PRIMARY)
+def test_the_first_input_is_the_primary_one(ours, node):
+    assert inputs(ours[node])[0][0] == PRIMARY[node]
+
+
+@pytest.mark.parametrize("node", PRIMARY)
+def test_everything_is_explained(ours, node):
+    info = ours[node]
+    assert info["description"]
+    assert [name for name, options in inputs(info) if not options.get("tooltip")] == []
+    assert len(info["output_tooltips"]) == len(info["output"]) and all(info["output_tooltips"])
+
+
+@pytest.mark.parametrize("node", PRIMARY)
+def test_help_is_served(server, node):
+    answer = server.get(f"/extensions/bigain/docs/{node}.md")
+    assert answer.text.startswith("# ")
