@@ -25,12 +25,16 @@ from benchmarks.data import (
     held_out_digits,
     held_out_shapes,
 )
-from benchmarks.methods import METHODS
+from benchmarks.methods import BUNDLED_PLACEMENT, OFF, methods
 from bigain_core.classification import TrialPlan, classify, wilson_interval
 from bigain_core.models.checkpoint import BUNDLED_MODEL, load_dit, read_checkpoint
 from bigain_core.models.runner import DiTRunner
+from bigain_core.placement import Placement
 
 IMAGES_PER_JOB = 4
+PLACED = methods(BUNDLED_PLACEMENT)
+EVERYWHERE = {f"{name}, every block": c for name, c in methods(Placement()).items() if name != OFF}
+METHODS = PLACED | EVERYWHERE
 
 
 def held_out(kind: str, count: int) -> tuple[Images, range]:
@@ -72,8 +76,8 @@ def rows(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL)
-    parser.add_argument("--shapes", type=int, default=300, help="images; 10 per class by default")
-    parser.add_argument("--digits", type=int, default=449, help="images; 449 are held out")
+    parser.add_argument("--shapes", type=int, default=150, help="images; 5 per class by default")
+    parser.add_argument("--digits", type=int, default=200, help="images; 449 are held out")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     args = parser.parse_args()

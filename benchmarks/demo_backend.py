@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bigain_core.classification import Classification, TrialPlan
 from bigain_core.compression import Compression, RunLog
+from bigain_core.placement import Placement
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,11 @@ class Backend(Protocol):
     @property
     def image_size(self) -> int:
         """Side length S of the square pictures that the model is made for."""
+        ...
+
+    @property
+    def placement(self) -> Placement:
+        """The layers that the paper compresses in this kind of model."""
         ...
 
     def flops(self, compression: Compression) -> CallFlops:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.demo_backend import CallFlops
+from benchmarks.methods import BUNDLED_PLACEMENT
 from bigain_core.classification import Classification, TrialPlan, classify
 from bigain_core.compression import Compression
 from bigain_core.models.checkpoint import class_indices, load_dit, read_checkpoint
@@ -44,6 +45,7 @@ class BuiltinBackend:
     """A `Backend` around a pixel-space DiT whose file names its classes."""
 
     runner = "built-in runner"
+    placement = BUNDLED_PLACEMENT
 
     def __init__(self, path: Path):
         checkpoint = read_checkpoint(path)

@@ -15,9 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.demo_backend import CallFlops
 from benchmarks.demo_builtin import GUIDANCE, processor
 from benchmarks.host import enter_host
+from benchmarks.methods import BUNDLED_PLACEMENT
 from bigain_core.classification import Classification, TrialPlan, trial_noise
 from bigain_core.compression import Compression, RunLog
 from bigain_core.models.checkpoint import BUNDLED_MODEL
+from bigain_core.placement import Placement
 
 if TYPE_CHECKING:  # importable only inside the host
     from comfy.model_patcher import ModelPatcher
@@ -99,6 +101,7 @@ class HostBackend:
         enter_host(host, cpu=not torch.accelerator.is_available())
         bundled = path == BUNDLED_MODEL
         self.loaded = Loaded.bundled() if bundled else Loaded.stable_diffusion(path)
+        self.placement = BUNDLED_PLACEMENT if bundled else Placement()
         self.model = path.name
         self.image_size = self.loaded.image_size
 

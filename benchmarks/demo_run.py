@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TypeVar
@@ -11,10 +11,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.demo_backend import Backend, CallFlops
-from benchmarks.methods import METHODS
+from benchmarks.methods import methods
 from bigain_core.classification import Classification, TrialPlan
+from bigain_core.compression import Compression
 
 Found = TypeVar("Found")
+Settings = Mapping[str, Compression]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,15 +66,17 @@ def timed(action: Callable[..., Found], *arguments) -> tuple[Found, float]:
     return found, perf_counter() - start
 
 
-def paint(backend: Backend, job: Job) -> tuple[dict[str, Tensor], dict[str, list[float]]]:
+def paint(
+    backend: Backend, job: Job, settings: Settings
+) -> tuple[dict[str, Tensor], dict[str, list[float]]]:
     """Pictures and seconds per setting; in every round the settings take turns."""
     pictures = {}
-    seconds = {setting: [] for setting in METHODS}
-    turns = [setting for _ in range(job.rounds) for setting in METHODS]
+    seconds = {setting: [] for setting in settings}
+    turns = [setting for _ in range(job.rounds) for setting in settings]
     with tqdm(total=len(turns) * job.steps, desc="painting", unit="step") as bar:
         for setting in turns:
             bar.set_postfix_str(setting)
-            arguments = METHODS[setting], job.painted, job.steps, job.seed
+            arguments = settings[setting], job.painted, job.steps, job.seed
             pictures[setting], taken = timed(
                 backend.pictures, *arguments, lambda step: bar.update()
             )
@@ -81,16 +85,16 @@ def paint(backend: Backend, job: Job) -> tuple[dict[str, Tensor], dict[str, list
 
 
 def answer(
-    backend: Backend, job: Job
+    backend: Backend, job: Job, settings: Settings
 ) -> tuple[dict[str, list[Classification]], dict[str, list[float]]]:
     """Classifications and seconds per setting and question; the settings take turns."""
-    answers = {setting: [] for setting in METHODS}
-    seconds = {setting: [] for setting in METHODS}
-    turns = [(question, setting) for question in job.questions for setting in METHODS]
-    with tqdm(total=len(METHODS) * job.calls, desc="ranking", unit="call") as bar:
+    answers = {setting: [] for setting in settings}
+    seconds = {setting: [] for setting in settings}
+    turns = [(question, setting) for question in job.questions for setting in settings]
+    with tqdm(total=len(settings) * job.calls, desc="ranking", unit="call") as bar:
         for question, setting in turns:
             bar.set_postfix_str(setting)
-            arguments = METHODS[setting], question.images, question.prompts, job.plan
+            arguments = settings[setting], question.images, question.prompts, job.plan
             found, taken = timed(backend.classify, *arguments, bar.update)
             answers[setting].append(found)
             seconds[setting].append(taken)
@@ -99,9 +103,10 @@ def answer(
 
 def run(backend: Backend, job: Job) -> dict[str, Outcome]:
     """Outcomes by setting, "off" first."""
-    flops = {setting: backend.flops(compression) for setting, compression in METHODS.items()}
-    pictures, picture_seconds = paint(backend, job)
-    answers, answer_seconds = answer(backend, job)
+    settings = methods(backend.placement)
+    flops = {setting: backend.flops(compression) for setting, compression in settings.items()}
+    pictures, picture_seconds = paint(backend, job, settings)
+    answers, answer_seconds = answer(backend, job, settings)
     return {
         setting: Outcome(
             flops[setting],
@@ -110,5 +115,5 @@ def run(backend: Backend, job: Job) -> dict[str, Outcome]:
             answers[setting],
             answer_seconds[setting],
         )
-        for setting in METHODS
+        for setting in settings
     }

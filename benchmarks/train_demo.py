@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from benchmarks.data import (
     CLASS_NAMES,
-    CONTRAST,
     SHAPE_CLASSES,
     SHAPES,
     SIZE,
@@ -61,7 +60,7 @@ class Stage:
 
 STAGES = (
     Stage(7000, 1.5e-3, (0.08, 0.20), digit_share=0.25, crowding=2, weight_limit=1.0),
-    Stage(4800, 1.2e-3, CONTRAST, digit_share=0.7, crowding=1, weight_limit=50.0),
+    Stage(4800, 1.2e-3, (0.04, 0.12), digit_share=0.7, crowding=1, weight_limit=50.0),
 )
 WARMUP = 200
 

@@ -18,11 +18,12 @@ from benchmarks.demo_backend import CallFlops
 from benchmarks.demo_builtin import GUIDANCE, BuiltinBackend, network_flops
 from benchmarks.demo_drawing import to_image
 from benchmarks.demo_images import demo_images
-from benchmarks.methods import METHODS
+from benchmarks.methods import BUNDLED_PLACEMENT, methods
 from bigain_core.classification import TrialPlan, classify
 from bigain_core.models.runner import DiTRunner
 
 SIZE = 16
+METHODS = methods(BUNDLED_PLACEMENT)
 PROMPTS = ("checkered disc", "digit 2", "plain cross")
 CLASSES = [CLASS_NAMES.index(prompt) for prompt in PROMPTS]
 IMAGE = demo.IMAGES / "checkered-disc.png"
@@ -141,11 +142,11 @@ def test_network_operations_equal_the_sum_over_layers(dit):
 
 
 def test_pooled_attention_has_the_ceiling_of_its_smaller_product(backend, dit):
-    C, N, depth = 128, 64, 3
+    C, N, layers = 128, 64, len(BUNDLED_PLACEMENT.numbers)
     flops = backend.flops(METHODS["IE-KVD factor 2, alpha 0.9"])
     assert flops.tokens == N
-    assert flops.layers_before == depth * (4 * N * N * C + 8 * N * C**2)
-    saved = depth * 4 * N * (N - N // 4) * C
+    assert flops.layers_before == layers * (4 * N * N * C + 8 * N * C**2)
+    saved = layers * 4 * N * (N - N // 4) * C
     network = network_flops(dit.config)
     assert flops.ceiling == network / (network - saved)
 

@@ -1,6 +1,5 @@
 """Images that the bundled model is trained and measured on."""
 
-import pytest
 import torch
 
 from benchmarks.data import (
@@ -16,7 +15,6 @@ from benchmarks.data import (
     texture_waves,
     training_batch,
 )
-from bigain_core.classification import wilson_interval
 
 
 def seeded(seed=0):
@@ -107,11 +105,3 @@ def test_held_out_shapes_take_the_classes_in_turn():
     images = held_out_shapes(SHAPE_CLASSES + 2)
     assert images.labels.tolist() == [*range(SHAPE_CLASSES), 0, 1]
     assert not torch.equal(images.pixels, held_out_shapes(SHAPE_CLASSES + 2, seed=2).pixels)
-
-
-@pytest.mark.parametrize(("hits", "count"), [(0, 10), (7, 10), (10, 10), (431, 449)])
-def test_the_interval_is_that_of_wilson_interval(hits, count):
-    from scipy.stats import binomtest
-
-    expected = binomtest(hits, count).proportion_ci(0.95, "wilson")
-    assert wilson_interval(hits, count) == pytest.approx((expected.low, expected.high), abs=1e-4)
