@@ -32,9 +32,8 @@ class Attached:
     log: RunLog = field(default_factory=RunLog)
 
     def __deepcopy__(self, memo):
-        return (
-            self  # older hosts deep-copy model options in clone(); the report needs this very log
-        )
+        # Older hosts deep-copy model options in clone(); the report needs this very log.
+        return self
 
 
 def attached_to(model: ModelPatcher) -> Attached | None:
