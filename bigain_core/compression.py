@@ -114,7 +114,7 @@ class NetworkCall:
             return self.leave_alone(
                 tokens, f"{rule.method.name} keeps every token of {grid.height} x {grid.width}"
             )
-        record.method = rule.method.name
+        record.method = rule.method.describe(grid)
         record.compressed += 1
         record.tokens = tokens
         record.query_tokens, record.context_tokens = plan.query_tokens, plan.context_tokens

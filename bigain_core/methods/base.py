@@ -42,6 +42,10 @@ class Method(ABC):
     def decision_flops(self, width: int, grid: TokenGrid) -> int:
         """Cost of `plan` for one sample: matrix products, and the Laplacian as a convolution."""
 
+    def describe(self, grid: TokenGrid) -> str:
+        """The name and what the report should add for a layer of this grid."""
+        return self.name
+
     def reuses(self, decided: Site, site: Site) -> bool:
         """Whether `site` takes over the plan that `decided` made in the same network call."""
         return False

@@ -171,9 +171,9 @@ class BlockMerging(Method):
     def decision_flops(self, width: int, grid: TokenGrid) -> int:
         return scoring_flops(self.scorer, width, grid)
 
-    def blocks(self, grid: TokenGrid) -> int:
-        """How many blocks are merged."""
-        return merged_blocks(grid, self.cell, self.ratio)
+    def describe(self, grid: TokenGrid) -> str:
+        merged, present = merged_blocks(grid, self.cell, self.ratio), grid.cells(self.cell).tokens
+        return f"{self.name} ({merged} of {present} blocks)"
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,12 @@ def test_an_assignment_is_cached_for_each_stage(models, sample):
     assert not torch.equal(picture(CACHED, both), picture("L-GTM", both))
 
 
+def test_the_report_shows_how_many_blocks_merge(models, sample):
+    model = merge(models["sd15"], method=BLOCKS)
+    sample("sd15", model)  # 256 tokens: int(256 * 0.7) // 3 = 59 blocks leave one token each
+    assert "(59 of 64 blocks), 256 tokens -> 79 queries, 79 keys" in report(model)
+
+
 def test_min_tokens_leaves_small_layers_alone(models, sample):
     model = merge(models["sd15"], levels=2, min_tokens=100)
     sample("sd15", model)
