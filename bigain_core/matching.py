@@ -1,4 +1,4 @@
-"""Who merges with whom: destinations and bipartite matching (paper, Algorithm 2)."""
+"""Who merges with whom: destinations, bipartite matching and pruning, ranking of blocks."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from .grid import TokenGrid
-from .plans import MergePlan
+from .plans import MergePlan, indices_of
 
-DESTINATION_RULES = ("lowest", "top-left", "random")
+DESTINATION_RULES = ("lowest", "published", "top-left", "random")
+AGGREGATES = ("max", "min", "sum", "mean", "std")
 
 
 def choose_destinations(
@@ -22,20 +23,20 @@ def choose_destinations(
     """One destination per cell x cell square: scores (B, N) -> token indices (B, cells).
 
     "lowest" takes the lowest score of the square (first in raster order on ties; paper, Algorithm
-    2), "top-left" its first token, "random" one drawn from `generator` on the CPU and shared by the
-    whole batch, so that it does not depend on the batch split. Rows and columns that fill no square
-    hold no destination; a grid smaller than one square has none.
+    2). "published" is the rule of the published code: it lacks a transpose, so square j takes the
+    offset of the lowest among entries j * cell**2 to (j + 1) * cell**2 of its band of rows, read
+    row by row. "top-left" takes the first token, "random" one drawn from `generator` on the CPU and
+    shared by the whole batch, so that it does not depend on the batch split. Rows and columns that
+    fill no square hold no destination; a grid smaller than one square has none.
 
     Raises ValueError for an unknown rule, or "random" without a generator.
     """
     cells = grid.cells(cell)
     batch = scores.shape[0]
     if rule == "lowest":
-        image = scores.unflatten(1, (grid.height, grid.width))
-        image = image[:, : cells.height * cell, : cells.width * cell]
-        squares = image.unflatten(1, (cells.height, cell)).unflatten(3, (cells.width, cell))
-        squares = squares.transpose(2, 3).reshape(batch, cells.tokens, cell * cell)
-        offset = _first_minimum(squares)
+        offset = _first_minimum(cell_squares(scores, grid, cell))
+    elif rule == "published":
+        offset = _first_minimum(_row_band_strips(scores, grid, cell))
     elif rule == "top-left":
         offset = torch.zeros(batch, cells.tokens, dtype=torch.long, device=scores.device)
     elif rule == "random" and generator is not None:
@@ -46,10 +47,32 @@ def choose_destinations(
             f"BiGain: expected a destination rule of {DESTINATION_RULES} ('random' with a "
             f"generator), got {rule!r}."
         )
-    square = torch.arange(cells.tokens, device=scores.device)
-    row = square // max(1, cells.width) * cell + offset // cell
-    column = square % max(1, cells.width) * cell + offset % cell
-    return row * grid.width + column
+    return _squares_first(grid, cell, scores.device) + offset // cell * grid.width + offset % cell
+
+
+def _squares_first(grid: TokenGrid, cell: int, device: torch.device) -> Tensor:
+    """(cells,): index of the top-left token of each square."""
+    cells = grid.cells(cell)
+    square = torch.arange(cells.tokens, device=device)
+    row, column = square // max(1, cells.width), square % max(1, cells.width)
+    return (row * grid.width + column) * cell
+
+
+def cell_squares(scores: Tensor, grid: TokenGrid, cell: int) -> Tensor:
+    """Scores (B, N) by square: (B, cells, cell * cell), each in raster order."""
+    cells = grid.cells(cell)
+    image = scores.unflatten(1, (grid.height, grid.width))
+    image = image[:, : cells.height * cell, : cells.width * cell]
+    squares = image.unflatten(1, (cells.height, cell)).unflatten(3, (cells.width, cell))
+    return squares.transpose(2, 3).reshape(scores.shape[0], cells.tokens, cell * cell)
+
+
+def _row_band_strips(scores: Tensor, grid: TokenGrid, cell: int) -> Tensor:
+    """What the published code takes for the squares: (B, cells, cell * cell)."""
+    cells = grid.cells(cell)
+    image = scores.unflatten(1, (grid.height, grid.width))
+    image = image[:, : cells.height * cell, : cells.width * cell]
+    return image.reshape(scores.shape[0], cells.tokens, cell * cell)
 
 
 def _first_minimum(squares: Tensor) -> Tensor:
@@ -59,34 +82,134 @@ def _first_minimum(squares: Tensor) -> Tensor:
     return (is_lowest * order).argmax(-1)
 
 
-def match_tokens(metric: Tensor, destinations: Tensor, ratio: float) -> MergePlan:
+def match_tokens(
+    metric: Tensor,
+    destinations: Tensor,
+    ratio: float,
+    protected: Tensor | None = None,
+    mode: str = "mean",
+) -> MergePlan:
     """Merge the int(N * ratio) sources that are most alike a destination (paper, Algorithm 2).
 
     metric (B, N, C), destinations (B, D) of distinct indices per row; every other token is a
+    source, but for those `protected` (B, P), which are neither: a destination among them takes no
     source. Similarity is the cosine in fp32; each source goes to its best destination, and no more
-    merge than there are sources. Sources that are equally alike are taken in raster order.
+    merge than N - D - P. Sources that are equally alike are taken in raster order.
 
     Raises ValueError unless 0 <= ratio <= 1.
     """
-    if not 0 <= ratio <= 1:
-        raise ValueError(
-            f"BiGain: expected a merge ratio between 0 and 1 (share of all tokens), got {ratio}."
-        )
-    batch, count, channels = metric.shape
-    device = metric.device
-    target = torch.arange(count, device=device).repeat(batch, 1)
-    source_count = count - destinations.shape[1] if destinations.shape[1] else 0
-    merged = min(int(count * ratio), source_count)
+    check_ratio(ratio)
+    batch, count, _ = metric.shape
+    target = torch.arange(count, device=metric.device).repeat(batch, 1)
+    merged = _merged_tokens(destinations, protected, count, ratio)
     if merged == 0:
         return MergePlan.from_target(target, count)
-
-    is_source = torch.ones(batch, count, dtype=torch.bool, device=device)
-    is_source.scatter_(1, destinations, False)
-    sources = is_source.nonzero()[:, 1].view(batch, source_count)
-    unit = functional.normalize(metric.float(), dim=-1)
-    at_sources = unit.gather(1, sources[..., None].expand(-1, -1, channels))
-    at_destinations = unit.gather(1, destinations[..., None].expand(-1, -1, channels))
-    best, partner = (at_sources @ at_destinations.transpose(1, 2)).max(-1)  # (B, S)
+    sources, best, partner = _best_partners(metric, destinations, protected)
     chosen = best.argsort(dim=1, descending=True, stable=True)[:, :merged]
     target.scatter_(1, sources.gather(1, chosen), destinations.gather(1, partner.gather(1, chosen)))
-    return MergePlan.from_target(target, count - merged)
+    return MergePlan.from_target(target, count - merged, mode)
+
+
+def check_ratio(ratio: float) -> None:
+    """Raise ValueError unless it is a share."""
+    if not 0 <= ratio <= 1:
+        raise ValueError(
+            "BiGain: expected a merge ratio between 0 (off) and 1 (share of all tokens), got "
+            f"{ratio}. The paper uses 0.1 to 0.75."
+        )
+
+
+def _merged_tokens(destinations: Tensor, protected: Tensor | None, count: int, ratio: float) -> int:
+    """How many tokens merge in every sample; their number never depends on the scores."""
+    if destinations.shape[1] == 0:
+        return 0
+    kept = destinations.shape[1] + (0 if protected is None else protected.shape[1])
+    return min(int(count * ratio), max(0, count - kept))
+
+
+def _best_partners(
+    metric: Tensor, destinations: Tensor, protected: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(sources, cosine with the best destination, its place among them), each (B, N - D)."""
+    batch, count, _ = metric.shape
+    is_source = _marked(destinations, count).logical_not()
+    sources = indices_of(is_source, count - destinations.shape[1])
+    unit = functional.normalize(metric.float(), dim=-1)
+    similarity = _rows(unit, sources) @ _rows(unit, destinations).transpose(1, 2)
+    if protected is not None:
+        is_protected = _marked(protected, count)
+        closed = is_protected.gather(1, destinations)[:, None]
+        closed = closed | is_protected.gather(1, sources)[..., None]
+        similarity = similarity.masked_fill(closed, -torch.inf)
+    return sources, *similarity.max(-1)
+
+
+def _marked(indices: Tensor, count: int) -> Tensor:
+    """(B, count) bool, true at the indices (B, K)."""
+    blank = torch.zeros(indices.shape[0], count, dtype=torch.bool, device=indices.device)
+    return blank.scatter_(1, indices, True)
+
+
+def _rows(x: Tensor, indices: Tensor) -> Tensor:
+    return x.gather(1, indices[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def prune_tokens(metric: Tensor, destinations: Tensor, ratio: float) -> MergePlan:
+    """Drop the int(N * ratio) sources that are most alike a destination (SiTo).
+
+    As `match_tokens`, but a dropped token receives the output of the kept token, source or
+    destination, that is most alike.
+    """
+    matched = match_tokens(metric, destinations, ratio, mode="prune")
+    if matched.query_tokens == metric.shape[1]:
+        return matched
+    unit = functional.normalize(metric.float(), dim=-1)
+    count, left = metric.shape[1], matched.query_tokens
+    is_kept = _marked(matched.kept, count)
+    dropped = indices_of(is_kept.logical_not(), count - left)
+    similarity = _rows(unit, dropped) @ _rows(unit, matched.kept).transpose(1, 2)
+    nearest = matched.kept.gather(1, similarity.argmax(-1))
+    return MergePlan.from_target(matched.target.scatter(1, dropped, nearest), left, "prune")
+
+
+def rank_blocks(
+    scores: Tensor, grid: TokenGrid, cell: int, ratio: float, aggregate: str, mode: str = "mean"
+) -> MergePlan:
+    """Merge whole cell x cell blocks with the lowest aggregate score (paper, Algorithm 3).
+
+    scores (B, N). `ratio` is the share of all tokens to remove, as everywhere and as in the
+    published code; a block removes cell**2 - 1, so int(N * ratio) // (cell**2 - 1) blocks merge.
+    aggregate: "max", "min", "sum", "mean" or "std" (population) of a block's scores. Blocks of
+    equal score are taken in raster order.
+
+    Raises ValueError for another aggregate or unless 0 <= ratio <= 1.
+    """
+    check_ratio(ratio)
+    if aggregate not in AGGREGATES:
+        raise ValueError(f"BiGain: expected an aggregate of {AGGREGATES}, got {aggregate!r}.")
+    batch, count = scores.shape
+    target = torch.arange(count, device=scores.device).repeat(batch, 1)
+    blocks = merged_blocks(grid, cell, ratio)
+    if blocks == 0:
+        return MergePlan.from_target(target, count)
+    ranked = _aggregated(cell_squares(scores, grid, cell), aggregate).argsort(dim=1, stable=True)
+    first = _squares_first(grid, cell, scores.device)[ranked[:, :blocks]]  # (B, blocks)
+    for row in range(cell):
+        for column in range(cell):
+            target.scatter_(1, first + row * grid.width + column, first)
+    return MergePlan.from_target(target, count - blocks * (cell * cell - 1), mode)
+
+
+def merged_blocks(grid: TokenGrid, cell: int, ratio: float) -> int:
+    """How many blocks are merged to remove `ratio` of all tokens."""
+    if cell == 1:
+        return 0
+    return min(int(grid.tokens * ratio) // (cell * cell - 1), grid.cells(cell).tokens)
+
+
+def _aggregated(squares: Tensor, aggregate: str) -> Tensor:
+    if aggregate in ("max", "min"):
+        return squares.amax(-1) if aggregate == "max" else squares.amin(-1)
+    if aggregate == "std":
+        return squares.std(-1, correction=0)
+    return squares.sum(-1) if aggregate == "sum" else squares.mean(-1)

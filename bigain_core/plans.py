@@ -4,13 +4,14 @@
     c = plan.context(x)                   # (B, N, C) -> (B, Nk, C)
     y = plan.restore(attention(q, c))     # (B, Nq, C) -> (B, N, C)
 
-Any tensor with the same tokens can be passed: hidden states, queries, keys or values.
+Any tensor with the same tokens can be passed: hidden states, queries, keys or values. What a plan
+asks to be added to the attention logits of its keys is `key_bias` (B, Nk), None for nothing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -22,12 +23,26 @@ from .pooling import downsample_tokens, pooled_grid
 MERGE_MODES = ("mean", "mlerp", "prune")
 
 
+def indices_of(mask: Tensor, count: int) -> Tensor:
+    """Indices of the true entries: mask (B, N) with `count` in every row -> (B, count), ascending.
+
+    Unlike `nonzero` its shape does not depend on the data, so a device is not waited for.
+    """
+    batch, tokens = mask.shape
+    slot = torch.where(mask, mask.cumsum(1) - 1, count)  # false entries share one slot at the end
+    index = torch.arange(tokens, device=mask.device).expand(batch, -1)
+    return index.new_zeros(batch, count + 1).scatter_(1, slot, index)[:, :count]
+
+
 class Plan(Protocol):
     @property
     def query_tokens(self) -> int: ...
 
     @property
     def context_tokens(self) -> int: ...
+
+    @property
+    def key_bias(self) -> Tensor | None: ...
 
     def queries(self, x: Tensor) -> Tensor: ...
 
@@ -41,6 +56,7 @@ class IdentityPlan:
     """Leaves all `tokens` alone: each step returns its argument itself."""
 
     tokens: int
+    key_bias: ClassVar[None] = None
 
     @property
     def query_tokens(self) -> int:
@@ -67,6 +83,7 @@ class PoolPlan:
     grid: TokenGrid
     factor: int
     alpha: float
+    key_bias: ClassVar[None] = None
 
     @property
     def query_tokens(self) -> int:
@@ -87,31 +104,69 @@ class PoolPlan:
 
 
 @dataclass(frozen=True, eq=False)
+class SelectPlan:
+    """Queries stay whole; keys and values come from the `chosen` (B, K) tokens (paper, Table 4).
+
+    With `average` they are blended with its result, one token per window of its grid:
+    blend * chosen + (1 - blend) * average.
+    """
+
+    tokens: int
+    chosen: Tensor
+    average: PoolPlan | None = None
+    blend: float = 1.0
+    key_bias: ClassVar[None] = None
+
+    @property
+    def query_tokens(self) -> int:
+        return self.tokens
+
+    @property
+    def context_tokens(self) -> int:
+        return self.chosen.shape[1]
+
+    def queries(self, x: Tensor) -> Tensor:
+        return x
+
+    def context(self, x: Tensor) -> Tensor:
+        chosen = x.gather(1, self.chosen[..., None].expand(-1, -1, x.shape[-1]))
+        if self.average is None:
+            return chosen
+        return self.average.context(x).lerp(chosen, self.blend)
+
+    def restore(self, y: Tensor) -> Tensor:
+        return y
+
+
+@dataclass(frozen=True, eq=False)
 class MergePlan:
     """Some tokens join others: `target` (B, N) is the token each ends up at, its own index if kept.
 
     Every sample keeps the same number of tokens. Queries, keys and values are all taken from the
-    merged tokens.
+    merged tokens, merged by `mode`. A `proportional` plan tells attention how many tokens each key
+    stands for.
     """
 
     target: Tensor
     position: Tensor  # (B, N): place of the token's group in the merged sequence
     kept: Tensor  # (B, M): indices of kept tokens, ascending
+    mode: str = "mean"
+    proportional: bool = False
 
     @classmethod
-    def from_target(cls, target: Tensor, tokens_left: int) -> MergePlan:
+    def from_target(cls, target: Tensor, tokens_left: int, mode: str = "mean") -> MergePlan:
         """target (B, N) with `tokens_left` kept tokens in every row."""
-        batch, count = target.shape
-        is_kept = target == torch.arange(count, device=target.device)
+        is_kept = target == torch.arange(target.shape[1], device=target.device)
         rank = is_kept.cumsum(1) - 1  # (B, N)
-        kept = is_kept.nonzero()[:, 1].view(batch, tokens_left)
-        return cls(target, rank.gather(1, target), kept)
+        return cls(target, rank.gather(1, target), indices_of(is_kept, tokens_left), mode)
 
     def merge(self, x: Tensor, mode: str = "mean") -> Tensor:
         """x (B, N, C) -> (B, M, C).
 
         "mean" averages each group with equal weights, "mlerp" gives that mean the largest norm of
         its group, "prune" keeps the group's target and drops the rest.
+
+        Raises ValueError for another mode.
         """
         if mode not in MERGE_MODES:
             raise ValueError(f"BiGain: expected a merge mode of {MERGE_MODES}, got {mode!r}.")
@@ -133,12 +188,9 @@ class MergePlan:
         groups = self.kept.shape[1]
         offset = torch.arange(batch, device=x.device)[:, None]
         order = self.position.argsort(dim=1, stable=True) + offset * count  # (B, N)
-        sizes = torch.zeros_like(self.kept).scatter_add_(
-            1, self.position, torch.ones_like(self.position)
-        )
-        ends = sizes.flatten().cumsum(0)
+        sizes = self.sizes.flatten()
         bags = functional.embedding_bag(
-            order.flatten(), x.reshape(-1, channels), ends - sizes.flatten(), mode="mean"
+            order.flatten(), x.reshape(-1, channels), sizes.cumsum(0) - sizes, mode="mean"
         )
         return bags.view(batch, groups, channels)
 
@@ -156,11 +208,23 @@ class MergePlan:
     def context_tokens(self) -> int:
         return self.kept.shape[1]
 
+    @property
+    def sizes(self) -> Tensor:
+        """(B, M): number of tokens that each kept one stands for."""
+        return torch.zeros_like(self.kept).scatter_add_(
+            1, self.position, torch.ones_like(self.position)
+        )
+
+    @property
+    def key_bias(self) -> Tensor | None:
+        """(B, M): log of the sizes, so that a key weighs as much as the tokens it stands for."""
+        return self.sizes.float().log() if self.proportional else None
+
     def queries(self, x: Tensor) -> Tensor:
-        return self.merge(x)
+        return self.merge(x, self.mode)
 
     def context(self, x: Tensor) -> Tensor:
-        return self.merge(x)
+        return self.merge(x, self.mode)
 
     def restore(self, y: Tensor) -> Tensor:
         return self.unmerge(y)
