@@ -3,19 +3,22 @@
 Tensors on the meta device have shapes and no data, so that counting costs no computation.
 """
 
+from functools import cache
+
 import comfy.model_detection
 import comfy.model_patcher
 import pytest
 import torch
+from bigain.bigain_core import scoring
 from bigain.bigain_core.comfyui.attach import attach, attached_to
 from bigain.bigain_core.comfyui.unet import sites
-from bigain.bigain_core.compression import Compression, Rule
-from bigain.bigain_core.flops import laplacian_flops
+from bigain.bigain_core.compression import Compression, Rule, RunLog
 from bigain.bigain_core.methods import KVDownsampling, TokenMerging
 from bigain.bigain_core.models.unet_outline import PROMPT_TOKENS, SD_1, SD_2, SD_XL, unet_outline
 from bigain.bigain_core.placement import Placement
 from comfy.ldm.modules.attention import attention_pytorch
-from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+from comfy.patcher_extension import WrapperExecutor, WrappersMP
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 CONFIGS = {"SD 1.5": SD_1, "SD 2": SD_2, "SD XL": SD_XL}
@@ -27,7 +30,7 @@ def meta(*shape):
 
 
 def diffusers_keys(config):
-    """The keys by which the host recognises a UNet of this shape and looks up its full description."""
+    """Keys by which the host finds its own description of a UNet."""
     keys = {"conv_in.weight": meta(config.widths[0], 4, 3, 3)}
     for level, depth in enumerate(config.depths):
         for stack in range(2):
@@ -40,15 +43,13 @@ def diffusers_keys(config):
     return keys
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
-def described(request):
-    """(our description, the host's model of that shape on the meta device)"""
-    config = CONFIGS[request.param]
-    found = comfy.model_detection.model_config_from_diffusers_unet(diffusers_keys(config))
+@cache
+def on_meta(name):
+    """The host's model of that shape, built from the host's own description."""
+    found = comfy.model_detection.model_config_from_diffusers_unet(diffusers_keys(CONFIGS[name]))
     found.set_inference_dtype(torch.float32, None)
     model = found.get_model({}, device="meta")
-    device = torch.device("cpu")
-    return config, comfy.model_patcher.ModelPatcher(model, device, device)
+    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
 
 
 def fused(function, *args, **kwargs):
@@ -56,41 +57,62 @@ def fused(function, *args, **kwargs):
     return attention_pytorch(*args, **kwargs)
 
 
-def count(patcher, config, latent, context_tokens=PROMPT_TOKENS):
-    """FLOPs of a network call behind the wrappers that `attach` installs; sigma holds a number."""
-    network = patcher.model.diffusion_model
-    options = {**patcher.model_options["transformer_options"], "optimized_attention_override": fused}
-    vector = meta(1, config.vector_width) if config.vector_width else None
+def count(name, latent, context_tokens=PROMPT_TOKENS, rules=()):
+    """FLOPs of a network call behind the wrappers that nodes install, and the log of the call."""
+    patcher, config = on_meta(name), CONFIGS[name]
+    for rule in rules:
+        patcher = attach(patcher, rule)
+    options = {
+        **patcher.model_options["transformer_options"],
+        "optimized_attention_override": fused,
+    }
     context = meta(1, context_tokens, config.context_width)
+    vector = meta(1, config.vector_width) if config.vector_width else None
 
     def call(x, sigma, concat, context, control, transformer_options):
-        network(x, sigma.to("meta"), context, vector, transformer_options=transformer_options)
+        network, steps = patcher.model.diffusion_model, sigma.to("meta")
+        network(x, steps, context, vector, transformer_options=transformer_options)
 
-    wrappers = get_all_wrappers(WrappersMP.APPLY_MODEL, options)
+    wrappers = patcher.get_all_wrappers(WrappersMP.APPLY_MODEL)
     executor = WrapperExecutor.new_class_executor(call, patcher.model, wrappers)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         executor.execute(meta(1, 4, *latent), torch.ones(1), None, context, None, options)
-    return counter.get_total_flops()
+    attached = attached_to(patcher)
+    return counter.get_total_flops(), attached.log if attached else RunLog()
 
 
-@pytest.mark.parametrize("latent", [LATENT, (17, 40)])
-def test_a_plain_call_equals_the_count_of_torch(described, latent):
-    config, patcher = described
-    assert unet_outline(config, *latent).flops == count(patcher, config, latent)
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    ("latent", "context_tokens"),
+    [(LATENT, PROMPT_TOKENS), ((17, 40), PROMPT_TOKENS), (LATENT, 2 * PROMPT_TOKENS)],
+)
+def test_a_plain_call_equals_the_count_of_torch(name, latent, context_tokens):
+    counted, _ = count(name, latent, context_tokens)
+    assert unet_outline(CONFIGS[name], *latent, context_tokens).flops == counted
 
 
-def test_a_longer_prompt_equals_the_count_of_torch(described):
-    config, patcher = described
-    longer = 2 * PROMPT_TOKENS
-    assert unet_outline(config, *LATENT, longer).flops == count(patcher, config, LATENT, longer)
-
-
-def test_layers_are_those_of_the_network(described):
-    config, patcher = described
-    found = sites(patcher.model.diffusion_model)
-    assert [(layer.site, layer.width) for layer in unet_outline(config, *LATENT).layers] == [
+@pytest.mark.parametrize("name", CONFIGS)
+def test_layers_are_those_of_the_network(name):
+    found = sites(on_meta(name).model.diffusion_model)
+    assert [(layer.site, layer.width) for layer in unet_outline(CONFIGS[name], *LATENT).layers] == [
         (site, block.attn1.to_q.in_features) for site, block in found
     ]
+
+
+@pytest.fixture
+def laplacian_as_convolution(monkeypatch):
+    """The Laplacian as the paper computes and counts it, a depth-wise convolution.
+
+    Ours is a sum of shifted copies, in which torch counts no operation.
+    """
+
+    def convolved(x, grid, padding):
+        channels = x.shape[-1]
+        image = x.movedim(-1, 1).unflatten(2, (grid.height, grid.width))
+        kernel = meta(channels, 1, 3, 3)
+        return functional.conv2d(image, kernel, padding=1, groups=channels).movedim(1, -1)
+
+    monkeypatch.setattr(scoring, "laplacian", convolved)
 
 
 @pytest.mark.parametrize(
@@ -98,18 +120,15 @@ def test_layers_are_those_of_the_network(described):
     [TokenMerging(0.7), TokenMerging(0.7, "random"), KVDownsampling(2)],
     ids=lambda method: method.name,
 )
-@pytest.mark.parametrize("levels", [1, 2])
-@pytest.mark.parametrize("latent", [LATENT, (17, 40)])
-def test_an_attached_method_equals_the_count_of_torch(described, method, levels, latent):
-    config, patcher = described
+@pytest.mark.parametrize(
+    ("name", "latent", "levels"),
+    [("SD 2", LATENT, 1), ("SD 1.5", (17, 40), 2), ("SD XL", LATENT, 1)],
+)
+@pytest.mark.usefixtures("laplacian_as_convolution")
+def test_an_attached_method_equals_the_count_of_torch(name, latent, levels, method):
     rule = Rule(method, Placement(levels=levels))
-    attached = attach(patcher, rule)
-    outline = unet_outline(config, *latent)
-    log = outline.log(Compression((rule,)))
-    # Our Laplacian is a sum of shifted differences, in which the counter sees no convolution; the
-    # paper's, which we count like it, is one.
-    scored = [layer for layer in outline.layers if log.sites[layer.site].method.startswith("L-GTM")]
-    unseen = sum(laplacian_flops(layer.width, layer.grid.tokens) for layer in scored)
-    counted = count(attached, config, latent)
-    assert outline.flops - log.flops_saved == counted + unseen
-    assert attached_to(attached).log.sites == log.sites
+    outline = unet_outline(CONFIGS[name], *latent)
+    counted, log = count(name, latent, rules=[rule])
+    assert log.sites_compressed > 0
+    assert log == outline.log(Compression((rule,)))
+    assert outline.flops - log.flops_saved == counted
