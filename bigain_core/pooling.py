@@ -18,6 +18,16 @@ def _nearest(size: int, pooled: int, device: torch.device) -> Tensor:
     return (2 * torch.arange(pooled, device=device) + 1) * size // (2 * pooled)
 
 
+def split_windows(image: Tensor, pooled: TokenGrid) -> Tensor:
+    """h x w windows of H // h by W // w tokens from the top left, without overlap, no remainders.
+
+    image (B, H, W, ...) -> (B, h, H // h, w, W // w, ...)
+    """
+    rows, columns = image.shape[1] // pooled.height, image.shape[2] // pooled.width
+    image = image[:, : pooled.height * rows, : pooled.width * columns]
+    return image.unflatten(1, (pooled.height, rows)).unflatten(3, (pooled.width, columns))
+
+
 def downsample_tokens(x: Tensor, grid: TokenGrid, factor: int, alpha: float) -> Tensor:
     """D(alpha, s): x (B, N, C) -> (B, h * w, C) with h = H // s and w = W // s (at least 1).
 
@@ -38,7 +48,7 @@ def downsample_tokens(x: Tensor, grid: TokenGrid, factor: int, alpha: float) -> 
     image = x.unflatten(1, (grid.height, grid.width))  # (B, H, W, C)
     if alpha == 1:
         return _sample_nearest(image, grid, pooled).flatten(1, 2)
-    average = _average(image, grid, pooled)
+    average = split_windows(image, pooled).mean((2, 4))  # (B, h, w, C)
     if alpha == 0:
         return average.flatten(1, 2)
     return average.lerp(_sample_nearest(image, grid, pooled), alpha).flatten(1, 2)
@@ -48,10 +58,3 @@ def _sample_nearest(image: Tensor, grid: TokenGrid, pooled: TokenGrid) -> Tensor
     rows = _nearest(grid.height, pooled.height, image.device)
     columns = _nearest(grid.width, pooled.width, image.device)
     return image[:, rows[:, None], columns]  # (B, h, w, C)
-
-
-def _average(image: Tensor, grid: TokenGrid, pooled: TokenGrid) -> Tensor:
-    window = (grid.height // pooled.height, grid.width // pooled.width)
-    image = image[:, : pooled.height * window[0], : pooled.width * window[1]]
-    windows = image.unflatten(1, (pooled.height, window[0])).unflatten(3, (pooled.width, window[1]))
-    return windows.mean((2, 4))  # (B, h, w, C)

@@ -1,14 +1,45 @@
-"""How much detail a token carries (paper, Table 5)."""
+"""How tokens rank by their content (paper, Table 5).
+
+For a token x of C channels, its Laplacian Lx and its DFT x^ over channels (bins from 1), in fp32:
+
+name                  score                                         a low score means
+laplacian-l1          mean of |Lx| over channels                    smooth: like its surroundings
+laplacian-l2          root of the mean of (Lx)^2 over channels      smooth
+variance              mean of (x - its channel mean)^2              channels nearly equal
+l1-norm               sum of |x|                                    weak
+l2-norm               root of the sum of x^2                        weak
+mean-deviation        l2 distance to the mean token of the sample   common in this image
+dft-amplitude         sum of |x^_k|, k = 2..C                       channels nearly equal
+dft-centroid          sum of k |x^_k| / sum of |x^_k|, k = 1..C     channel mean outweighs the rest
+cosine-to-neighbours  mean cosine with the up to 4 adjacent tokens  detailed: unlike its neighbours
+cosine-to-mean        cosine with the mean token of the sample      unusual in this image
+negated-cosine-...    minus the cosine                              smooth, or common
+
+The scale is the paper's. Its sum for dft-amplitude includes bin 1, the channel mean; the published
+code leaves it out, which ranks tokens differently, and is followed here.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from .grid import TokenGrid
 
-SCORERS = ("laplacian-l1", "laplacian-l2")
 PADDINGS = ("zeros", "replicate")
+
+
+def _as_image(x: Tensor, grid: TokenGrid) -> Tensor:
+    return x.unflatten(1, (grid.height, grid.width)).movedim(-1, 1)  # (B, C, H, W)
+
+
+def _neighbour_sum(image: Tensor, padding: str) -> Tensor:
+    """Sum over the tokens above, below, left and right: (B, C, H, W) -> the same shape."""
+    mode = "constant" if padding == "zeros" else "replicate"
+    padded = functional.pad(image, (1, 1, 1, 1), mode=mode)
+    rows, columns = padded[..., 1:-1], padded[..., 1:-1, :]
+    return rows[..., :-2, :] + rows[..., 2:, :] + columns[..., :-2] + columns[..., 2:]
 
 
 def laplacian(x: Tensor, grid: TokenGrid, padding: str = "zeros") -> Tensor:
@@ -17,30 +48,65 @@ def laplacian(x: Tensor, grid: TokenGrid, padding: str = "zeros") -> Tensor:
     With "zeros" the outside of the image is zero, as published, so borders look detailed; with
     "replicate" a border token is its own missing neighbour.
     """
-    image = x.float().unflatten(1, (grid.height, grid.width)).movedim(-1, 1)  # (B, C, H, W)
-    mode = "constant" if padding == "zeros" else "replicate"
-    padded = functional.pad(image, (1, 1, 1, 1), mode=mode)
-    rows, columns = padded[..., 1:-1], padded[..., 1:-1, :]
-    neighbours = rows[..., :-2, :] + rows[..., 2:, :] + columns[..., :-2] + columns[..., 2:]
-    return (neighbours - 4 * image).movedim(1, -1)
+    image = _as_image(x.float(), grid)
+    return (_neighbour_sum(image, padding) - 4 * image).movedim(1, -1)
+
+
+def _amplitudes(x: Tensor) -> Tensor:
+    """|x^| over channels, the bin of the channel mean first: (B, N, C) -> (B, N, C)."""
+    return torch.fft.fft(x, dim=-1).abs()
+
+
+def _dft_centroid(x: Tensor) -> Tensor:
+    amplitudes = _amplitudes(x)
+    bins = torch.arange(1, x.shape[-1] + 1, device=x.device)
+    # An all-zero token has no centroid: it scores 0, below all others.
+    return (bins * amplitudes).sum(-1) / amplitudes.sum(-1).clamp(min=1e-12)
+
+
+def _cosine_to_neighbours(x: Tensor, grid: TokenGrid) -> Tensor:
+    """Mean over neighbours inside the image; the token of a 1 x 1 grid has none and scores 0."""
+    unit = _as_image(functional.normalize(x, dim=-1), grid)
+    total = (unit * _neighbour_sum(unit, "zeros")).sum(1)  # (B, H, W)
+    inside = torch.ones(1, 1, grid.height, grid.width, device=x.device)
+    neighbours = _neighbour_sum(inside, "zeros")[0].clamp(min=1)  # (1, H, W)
+    return (total / neighbours).flatten(1)
+
+
+def _cosine_to_mean(x: Tensor) -> Tensor:
+    mean = x.mean(1, keepdim=True)
+    return (functional.normalize(x, dim=-1) * functional.normalize(mean, dim=-1)).sum(-1)
+
+
+# x (B, N, C) in fp32 on the grid, padding -> (B, N)
+_SCORES = {
+    "laplacian-l1": lambda x, *place: laplacian(x, *place).abs().mean(-1).flatten(1),
+    "laplacian-l2": lambda x, *place: laplacian(x, *place).square().mean(-1).sqrt().flatten(1),
+    "variance": lambda x, *_: x.var(-1, correction=0),
+    "l1-norm": lambda x, *_: x.abs().sum(-1),
+    "l2-norm": lambda x, *_: x.norm(dim=-1),
+    "mean-deviation": lambda x, *_: (x - x.mean(1, keepdim=True)).norm(dim=-1),
+    "dft-amplitude": lambda x, *_: _amplitudes(x)[..., 1:].sum(-1),
+    "dft-centroid": lambda x, *_: _dft_centroid(x),
+    "cosine-to-neighbours": lambda x, grid, _: _cosine_to_neighbours(x, grid),
+    "cosine-to-mean": lambda x, *_: _cosine_to_mean(x),
+    "negated-cosine-to-neighbours": lambda x, grid, _: -_cosine_to_neighbours(x, grid),
+    "negated-cosine-to-mean": lambda x, *_: -_cosine_to_mean(x),
+}
+SCORERS = tuple(_SCORES)
 
 
 def score_tokens(
     x: Tensor, grid: TokenGrid, scorer: str = "laplacian-l1", padding: str = "zeros"
 ) -> Tensor:
-    """Detail of each token: x (B, N, C) -> (B, N) fp32; a low score marks a smooth token.
+    """Score of each token by the table above: x (B, N, C) -> (B, N) fp32.
 
-    "laplacian-l1" is the mean absolute Laplacian over channels, "laplacian-l2" its root mean
-    square. Raises ValueError for a name outside SCORERS or PADDINGS.
+    `padding` is that of `laplacian` and means nothing to the other scorers. Raises ValueError for a
+    name outside SCORERS or PADDINGS.
     """
     if scorer not in SCORERS or padding not in PADDINGS:
         raise ValueError(
             f"BiGain: expected a scorer of {SCORERS} and a padding of {PADDINGS}, "
             f"got {scorer!r} and {padding!r}."
         )
-    response = laplacian(x, grid, padding)
-    if scorer == "laplacian-l1":
-        score = response.abs().mean(-1)
-    else:
-        score = response.square().mean(-1).sqrt()
-    return score.flatten(1)
+    return _SCORES[scorer](x.float(), grid, padding)

@@ -1,5 +1,9 @@
-"""Token grids and Laplacian scores against a loop over pixels."""
+"""Token grids, and every score against a loop over tokens and channels."""
 
+import cmath
+import math
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -9,6 +13,11 @@ from bigain_core.grid import TokenGrid
 from bigain_core.scoring import PADDINGS, SCORERS, laplacian, score_tokens
 
 SIZES = [(1, 1), (1, 7), (6, 1), (2, 2), (4, 4), (5, 7), (8, 3)]
+LAPLACIANS = ("laplacian-l1", "laplacian-l2")
+COSINES = ("cosine-to-neighbours", "cosine-to-mean")
+STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))
+
+sides = st.integers(1, 5)
 
 
 def slow_laplacian(x, height, width, padding):
@@ -27,34 +36,116 @@ def slow_laplacian(x, height, width, padding):
         for row in range(height):
             for column in range(width):
                 total = -4 * pixel(sample, row, column)
-                for dy, dx in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+                for dy, dx in STEPS:
                     total = total + pixel(sample, row + dy, column + dx)
                 out[sample, row * width + column] = total
     return out
 
 
-def slow_scores(x, height, width, scorer, padding):
-    response = slow_laplacian(x, height, width, padding)
-    rows = [
-        [
-            sum(abs(value) for value in token) / len(token)
-            if scorer == "laplacian-l1"
-            else (sum(value**2 for value in token) / len(token)) ** 0.5
-            for token in sample
-        ]
-        for sample in response.tolist()
+def slow_dft(token):
+    """Amplitudes by the definition, the channel mean first."""
+    size = len(token)
+    return [
+        abs(sum(v * cmath.exp(-2j * cmath.pi * k * c / size) for c, v in enumerate(token)))
+        for k in range(size)
     ]
+
+
+def slow_cosine(a, b):
+    lengths = math.hypot(*a) * math.hypot(*b)
+    return sum(p * q for p, q in zip(a, b, strict=True)) / lengths if lengths else 0.0
+
+
+def slow_token_score(tokens, n, height, width, scorer):
+    """Table 5 for token n of one sample, tokens as lists of channels, all but the Laplacians."""
+    token = tokens[n]
+    mean = [sum(channel) / len(tokens) for channel in zip(*tokens, strict=True)]
+    if scorer == "variance":
+        centre = sum(token) / len(token)
+        return sum((value - centre) ** 2 for value in token) / len(token)
+    if scorer == "l1-norm":
+        return sum(abs(value) for value in token)
+    if scorer == "l2-norm":
+        return math.hypot(*token)
+    if scorer == "mean-deviation":
+        return math.dist(token, mean)
+    if scorer == "dft-amplitude":
+        return sum(slow_dft(token)[1:])
+    if scorer == "dft-centroid":
+        amplitudes = slow_dft(token)
+        return sum(k * a for k, a in enumerate(amplitudes, start=1)) / sum(amplitudes)
+    if scorer == "cosine-to-mean":
+        return slow_cosine(token, mean)
+    if scorer == "cosine-to-neighbours":
+        places = [(n // width + dy, n % width + dx) for dy, dx in STEPS]
+        inside = [y * width + x for y, x in places if 0 <= y < height and 0 <= x < width]
+        cosines = [slow_cosine(token, tokens[m]) for m in inside]
+        return sum(cosines) / len(cosines) if cosines else 0.0
+    if scorer.startswith("negated-"):
+        return -slow_token_score(tokens, n, height, width, scorer.removeprefix("negated-"))
+    raise KeyError(scorer)
+
+
+def slow_laplacian_score(token, scorer):
+    if scorer == "laplacian-l1":
+        return sum(abs(value) for value in token) / len(token)
+    return (sum(value**2 for value in token) / len(token)) ** 0.5
+
+
+def slow_scores(x, height, width, scorer, padding):
+    if scorer in LAPLACIANS:
+        response = slow_laplacian(x, height, width, padding).tolist()
+        rows = [[slow_laplacian_score(token, scorer) for token in sample] for sample in response]
+    else:
+        rows = [
+            [slow_token_score(tokens, n, height, width, scorer) for n in range(len(tokens))]
+            for tokens in x.tolist()
+        ]
     return torch.tensor(rows, dtype=torch.float64)
+
+
+def test_the_ten_scores_of_the_paper_and_the_negated_cosines():
+    assert SCORERS[0] == "laplacian-l1"  # the default
+    assert set(SCORERS) == {
+        *LAPLACIANS,
+        "variance",
+        "l1-norm",
+        "l2-norm",
+        "mean-deviation",
+        "dft-amplitude",
+        "dft-centroid",
+        *COSINES,
+        "negated-cosine-to-neighbours",
+        "negated-cosine-to-mean",
+    }
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("scorer", SCORERS)
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_scores_equal_a_loop_over_pixels(randn, height, width, scorer, padding):
-    x = randn(2, height * width, 5)
+    x = randn(2, height * width, 5) + 0.3
     scores = score_tokens(x, TokenGrid(height, width), scorer, padding)
     expected = slow_scores(x, height, width, scorer, padding)
+    assert scores.shape == expected.shape
     torch.testing.assert_close(scores.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+@given(
+    height=sides,
+    width=sides,
+    batch=st.integers(1, 3),
+    channels=st.integers(1, 6),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+    seed=st.integers(0, 99),
+)
+def test_scores_of_any_shape_and_dtype(randn, height, width, batch, channels, dtype, seed, scorer):
+    x = (3 * randn(batch, height * width, channels, seed=seed)).to(dtype)
+    scores = score_tokens(x, TokenGrid(height, width), scorer)
+    assert scores.dtype == torch.float32
+    expected = slow_scores(x, height, width, scorer, "zeros")
+    torch.testing.assert_close(scores.double(), expected, atol=2e-5, rtol=2e-5)
 
 
 @given(
@@ -70,7 +161,7 @@ def test_laplacian_of_whole_numbers_is_exact(randn, height, width, padding, seed
     assert torch.equal(response.flatten(1, 2).double(), slow_laplacian(x, height, width, padding))
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("scorer", LAPLACIANS)
 def test_zeros_outside_make_the_border_of_a_constant_image_look_detailed(scorer):
     x = torch.full((1, 20, 3), -1.5)
     scores = score_tokens(x, TokenGrid(4, 5), scorer, "zeros").view(4, 5)
@@ -80,11 +171,18 @@ def test_zeros_outside_make_the_border_of_a_constant_image_look_detailed(scorer)
     torch.testing.assert_close(scores, expected)
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("scorer", LAPLACIANS)
 def test_replicated_border_of_a_constant_image_is_smooth(scorer):
     x = torch.full((1, 20, 3), -1.5)
     scores = score_tokens(x, TokenGrid(4, 5), scorer, "replicate")
     assert torch.equal(scores, torch.zeros(1, 20))
+
+
+@pytest.mark.parametrize("scorer", sorted(set(SCORERS) - set(LAPLACIANS)))
+def test_padding_is_for_the_laplacian_alone(randn, scorer):
+    x = randn(1, 12, 4)
+    zeros, replicate = (score_tokens(x, TokenGrid(3, 4), scorer, padding) for padding in PADDINGS)
+    assert torch.equal(zeros, replicate)
 
 
 def test_a_ramp_has_no_detail_inside():
@@ -92,6 +190,94 @@ def test_a_ramp_has_no_detail_inside():
     x = (2 * row + 3 * column + 1).view(1, 30, 1)
     scores = score_tokens(x, TokenGrid(5, 6)).view(5, 6)
     assert torch.equal(scores[1:-1, 1:-1], torch.zeros(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("token", "expected"),
+    [
+        ([2, 2, 2, 2, 2, 2], {"l1-norm": 12, "variance": 0, "dft-amplitude": 0, "dft-centroid": 1}),
+        ([0, 3, 0, 0], {"l2-norm": 3, "variance": 27 / 16, "dft-amplitude": 9}),
+        ([0, 3, 0, 0], {"dft-centroid": 2.5}),
+        ([1, -1, 1, -1, 1, -1], {"l1-norm": 6, "variance": 1, "dft-amplitude": 6}),
+        ([1, -1, 1, -1, 1, -1], {"l2-norm": 6**0.5, "dft-centroid": 4}),
+        ([-5], {"l1-norm": 5, "variance": 0, "dft-amplitude": 0, "dft-centroid": 1}),
+        ([0, 0, 0], {"l2-norm": 0, "variance": 0, "dft-amplitude": 0, "dft-centroid": 0}),
+    ],
+)
+def test_worked_tokens(token, expected):
+    """A constant has the first bin alone, a spike all bins alike, an alternation the middle one."""
+    x = torch.tensor([[token]]).float()
+    for scorer, value in expected.items():
+        score = score_tokens(x, TokenGrid(1, 1), scorer).item()
+        assert score == pytest.approx(value, abs=1e-5), scorer
+
+
+def test_the_centroid_is_the_share_of_the_channel_mean(randn):
+    """The spectrum is symmetric but for its first bin, so that only that bin moves the centroid."""
+    x = randn(2, 12, 8)
+    first = x.sum(-1).abs()
+    rest = score_tokens(x, TokenGrid(3, 4), "dft-amplitude")
+    expected = 1 + 8 / 2 * rest / (first + rest)
+    torch.testing.assert_close(score_tokens(x, TokenGrid(3, 4), "dft-centroid"), expected)
+
+
+@pytest.mark.parametrize("scorer", COSINES)
+def test_cosine_of_a_constant_image_is_1_up_to_its_borders(scorer):
+    x = torch.tensor([3.0, -4.0]).expand(1, 20, 2)
+    torch.testing.assert_close(score_tokens(x, TokenGrid(4, 5), scorer), torch.ones(1, 20))
+
+
+def test_cosine_to_neighbours_of_a_checkerboard_is_minus_1():
+    row, column = torch.meshgrid(torch.arange(4), torch.arange(5), indexing="ij")
+    x = (1 - 2.0 * ((row + column) % 2)).view(1, 20, 1) * torch.tensor([1.0, 2.0])
+    scores = score_tokens(x, TokenGrid(4, 5), "cosine-to-neighbours")
+    torch.testing.assert_close(scores, -torch.ones(1, 20))
+
+
+def test_mean_and_neighbours_pick_out_an_odd_token():
+    """One token at right angles to all others: unusual, and its neighbours notice."""
+    x = torch.tensor([1.0, 0.0]).repeat(1, 25, 1)
+    x[0, 12] = torch.tensor([0.0, 1.0])
+    scores = {scorer: score_tokens(x, TokenGrid(5, 5), scorer)[0] for scorer in SCORERS}
+    for scorer in COSINES:
+        assert scores[scorer].argmin() == 12
+        assert scores[f"negated-{scorer}"].argmax() == 12
+    assert scores["mean-deviation"].argmax() == 12
+    neighbours = scores["cosine-to-neighbours"].view(5, 5)
+    torch.testing.assert_close(neighbours[2], torch.tensor([1, 0.75, 0, 0.75, 1]))
+    length = (24**2 + 1) ** 0.5  # of 25 times the mean
+    assert scores["cosine-to-mean"][12].item() == pytest.approx(1 / length)
+    assert scores["cosine-to-mean"][0].item() == pytest.approx(24 / length)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "published"),
+    [
+        ("laplacian-l1", lambda score, channels: channels * score),
+        ("laplacian-l2", lambda score, channels: channels**0.5 * score),
+        ("variance", lambda score, channels: channels / (channels - 1) * score),
+        ("dft-centroid", lambda score, channels: score - 1),
+    ],
+)
+def test_scale_of_the_published_code(randn, scorer, published):
+    """Its sums, its divisor C - 1 and its bins from 0 rank tokens as the paper's formulas do."""
+    x, grid = randn(1, 12, 6), TokenGrid(3, 4)
+    response = laplacian(x, grid).flatten(1, 2)
+    amplitudes = torch.from_numpy(np.abs(np.fft.fft(x.numpy().astype(np.float64))))
+    expected = {
+        "laplacian-l1": response.abs().sum(-1),
+        "laplacian-l2": response.square().sum(-1).sqrt(),
+        "variance": x.var(-1),
+        "dft-centroid": (torch.arange(6) * amplitudes).sum(-1) / amplitudes.sum(-1),
+    }[scorer]
+    scores = score_tokens(x, grid, scorer)
+    torch.testing.assert_close(published(scores, 6), expected.float())
+
+
+def test_dft_amplitude_leaves_out_the_channel_mean_as_the_published_code():
+    x = torch.tensor([[[9.0, 9, 9, 9], [0, 3, 0, 0]]])  # with the mean: 36 and 12
+    scores = score_tokens(x, TokenGrid(1, 2), "dft-amplitude")
+    torch.testing.assert_close(scores, torch.tensor([[0.0, 9.0]]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -104,11 +290,39 @@ def test_half_precision_tokens_are_scored_in_fp32(randn, dtype, scorer):
     assert torch.isfinite(scores).all()
 
 
-def test_each_sample_is_scored_on_its_own(randn):
-    x = randn(3, 12, 4)
-    scores = score_tokens(x, TokenGrid(3, 4))
+@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 3), (3, 4)])
+def test_all_zero_tokens_score_0(scorer, height, width):
+    x = torch.zeros(2, height * width, 4)
+    scores = score_tokens(x, TokenGrid(height, width), scorer)
+    assert torch.equal(scores, torch.zeros(2, height * width))
+
+
+@pytest.mark.parametrize("scorer", COSINES)
+def test_a_zero_token_among_others_has_cosine_0(randn, scorer):
+    x = randn(1, 9, 4)
+    x[0, 4] = 0
+    scores = score_tokens(x, TokenGrid(3, 3), scorer)
+    assert torch.isfinite(scores).all()
+    assert scores[0, 4] == 0
+    assert (scores[0, :4] != 0).all()
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("channels", [4, 320])
+def test_each_sample_is_scored_on_its_own(randn, scorer, channels):
+    x = randn(3, 12, channels)
+    scores = score_tokens(x, TokenGrid(3, 4), scorer)
     for sample in range(3):
-        assert torch.equal(scores[sample], score_tokens(x[sample : sample + 1], TokenGrid(3, 4))[0])
+        alone = score_tokens(x[sample : sample + 1], TokenGrid(3, 4), scorer)
+        assert torch.equal(scores[sample], alone[0])
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_scores_have_a_shape_without_values(scorer):
+    x = torch.empty(2, 12, 4, dtype=torch.float16, device="meta")
+    scores = score_tokens(x, TokenGrid(3, 4), scorer)
+    assert (scores.shape, scores.dtype, scores.device.type) == ((2, 12), torch.float32, "meta")
 
 
 @pytest.mark.parametrize(
