@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -33,10 +33,10 @@ class Compression:
     def followed_by(self, rule: Rule) -> Compression:
         return Compression((*self.rules, rule))
 
-    def method_at(self, site: Site, moment: Moment) -> Method | None:
+    def rule_at(self, site: Site, moment: Moment) -> Rule | None:
         for rule in reversed(self.rules):
             if rule.placement.covers(site) and rule.active.contains(moment):
-                return rule.method
+                return rule
         return None
 
 
@@ -75,45 +75,84 @@ class RunLog:
         return sum(record.compressed > 0 for record in self.sites.values())
 
 
+Assignment = tuple[Site, Plan]
+
+
 @dataclass(frozen=True)
 class NetworkCall:
     """The compression of one call of the network.
 
     `pools_after_projection` tells where keys and values are pooled, for the count of FLOPs.
+    `assignments` holds the last plan of each method that shares plans between layers; nothing is
+    carried over to another call.
     """
 
     compression: Compression
     moment: Moment
     log: RunLog
     pools_after_projection: bool
+    assignments: dict[Hashable, Assignment] = field(default_factory=dict)
 
-    def plan(self, site: Site, metric: Tensor, grid: TokenGrid) -> Plan:
-        """Plan for metric (B, N, C); the identity where no rule matches or N is unexpected."""
+    def plan(
+        self, site: Site, metric: Tensor, grid: TokenGrid, normed: Tensor | None = None
+    ) -> Plan:
+        """Plan for metric (B, N, C); the identity where no rule matches or N is unexpected.
+
+        `normed` (B, N, C) is for methods that ask for it; where it is None, `metric` is that state.
+        """
         record = self.log.sites.setdefault(site, SiteRecord())
         record.calls += 1
         tokens, width = metric.shape[1:]
-        method = self.compression.method_at(site, self.moment)
-        if method is None:
+        rule = self.compression.rule_at(site, self.moment)
+        if rule is None:
             return IdentityPlan(tokens)
-        if tokens != grid.tokens:
+        if reason := _why_not(rule, tokens, grid):
+            return self.leave_alone(tokens, reason)
+        wanted = normed if rule.method.metric == "normed" and normed is not None else metric
+        plan, deciding = self._assign(rule.method, wanted, grid, site)
+        if plan.query_tokens == plan.context_tokens == tokens:
             return self.leave_alone(
-                tokens, f"{tokens} tokens where the image has {grid.height} x {grid.width}"
+                tokens, f"{rule.method.name} keeps every token of {grid.height} x {grid.width}"
             )
-        plan = method.plan(metric, grid, self.moment, site.number)
-        record.method = method.name
+        record.method = rule.method.name
         record.compressed += 1
         record.tokens = tokens
         record.query_tokens, record.context_tokens = plan.query_tokens, plan.context_tokens
         record.flops_before += self_attention_flops(width, tokens, tokens, tokens)
-        projected = plan.query_tokens if self.pools_after_projection else plan.context_tokens
-        record.flops_after += method.decision_flops(width, grid) + self_attention_flops(
-            width, plan.query_tokens, plan.context_tokens, projected
-        )
+        record.flops_after += deciding + self._layer_flops(width, plan)
         return plan
+
+    def _assign(
+        self, method: Method, metric: Tensor, grid: TokenGrid, site: Site
+    ) -> tuple[Plan, int]:
+        """The method's plan and what deciding cost; nothing where an earlier layer's is reused."""
+        key = (method, grid, metric.shape[0])
+        if key in self.assignments:
+            decided, plan = self.assignments[key]
+            if method.reuses(decided, site):
+                return plan, 0
+        plan = method.plan(metric, grid, self.moment, site.number)
+        if method.reuses(site, site):
+            self.assignments[key] = (site, plan)
+        return plan, method.decision_flops(metric.shape[-1], grid)
+
+    def _layer_flops(self, width: int, plan: Plan) -> int:
+        queries, context = plan.query_tokens, plan.context_tokens
+        projected = queries if self.pools_after_projection else context
+        return self_attention_flops(width, queries, context, projected)
 
     def leave_alone(self, tokens: int, reason: str) -> IdentityPlan:
         self.log.left_alone[reason] += 1
         return IdentityPlan(tokens)
+
+
+def _why_not(rule: Rule, tokens: int, grid: TokenGrid) -> str:
+    """Why a rule leaves a layer with so many tokens alone; empty if it does not."""
+    if tokens != grid.tokens:
+        return f"{tokens} tokens where the image has {grid.height} x {grid.width}"
+    if tokens < rule.placement.min_tokens:
+        return f"{tokens} tokens, fewer than the {rule.placement.min_tokens} asked for"
+    return ""
 
 
 Replacement = tuple[nn.Module, Callable]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -20,11 +21,15 @@ class Site:
 
 @dataclass(frozen=True)
 class Placement:
-    """Sites by stage, number and level; None stands for all."""
+    """Sites by stage, number and level; None stands for all.
+
+    A covered site with fewer than `min_tokens` tokens in a call is left alone.
+    """
 
     stages: tuple[str, ...] | None = None
     numbers: tuple[int, ...] | None = None
     levels: int = 1
+    min_tokens: int = 0
 
     def covers(self, site: Site) -> bool:
         return (
@@ -34,15 +39,34 @@ class Placement:
         )
 
 
-def named_placement(name: str, levels: int = 1) -> Placement:
+def named_placement(name: str, levels: int = 1, blocks: str = "", min_tokens: int = 0) -> Placement:
     """A placement by name; transformer presets count blocks from zero (paper, section "DiT").
 
-    Raises ValueError for a name outside PLACEMENTS.
+    `blocks` such as "1-5, 7-11" replaces the numbers of a preset.
+
+    Raises ValueError for a name outside PLACEMENTS or blocks of another form.
     """
     if name not in PLACEMENTS:
         raise ValueError(f"BiGain: expected a placement of {tuple(PLACEMENTS)}, got {name!r}.")
     stages, numbers = PLACEMENTS[name]
-    return Placement(stages, numbers, levels)
+    return Placement(stages, parse_blocks(blocks) or numbers, levels, min_tokens)
+
+
+def parse_blocks(text: str) -> tuple[int, ...]:
+    """Numbers and ranges, both ends included: "1-3, 7" -> (1, 2, 3, 7); empty text -> ().
+
+    Raises ValueError for anything else.
+    """
+    numbers: set[int] = set()
+    for part in filter(None, re.split(r"[,\s]+", text)):
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if not found or int(found[2] or found[1]) < int(found[1]):
+            raise ValueError(
+                "BiGain: expected attention layers as numbers and ascending ranges such as 1-5, "
+                f"7-11, got {part!r} in {text!r}."
+            )
+        numbers.update(range(int(found[1]), int(found[2] or found[1]) + 1))
+    return tuple(sorted(numbers))
 
 
 # The published DiT scripts skip blocks 0 and 6, although the text says 1-6 and 7-12.

@@ -51,12 +51,23 @@ class Plan(Protocol):
     def restore(self, y: Tensor) -> Tensor: ...
 
 
+class _WholeQueries:
+    """Every token asks and receives its own result."""
+
+    key_bias: ClassVar[None] = None
+
+    def queries(self, x: Tensor) -> Tensor:
+        return x
+
+    def restore(self, y: Tensor) -> Tensor:
+        return y
+
+
 @dataclass(frozen=True)
-class IdentityPlan:
+class IdentityPlan(_WholeQueries):
     """Leaves all `tokens` alone: each step returns its argument itself."""
 
     tokens: int
-    key_bias: ClassVar[None] = None
 
     @property
     def query_tokens(self) -> int:
@@ -66,24 +77,17 @@ class IdentityPlan:
     def context_tokens(self) -> int:
         return self.tokens
 
-    def queries(self, x: Tensor) -> Tensor:
-        return x
-
     def context(self, x: Tensor) -> Tensor:
         return x
 
-    def restore(self, y: Tensor) -> Tensor:
-        return y
-
 
 @dataclass(frozen=True)
-class PoolPlan:
-    """Queries stay whole; keys and values are pooled by D(alpha, factor) (paper, IE-KVD)."""
+class PoolPlan(_WholeQueries):
+    """Keys and values are pooled by D(alpha, factor) (paper, IE-KVD)."""
 
     grid: TokenGrid
     factor: int
     alpha: float
-    key_bias: ClassVar[None] = None
 
     @property
     def query_tokens(self) -> int:
@@ -93,49 +97,36 @@ class PoolPlan:
     def context_tokens(self) -> int:
         return pooled_grid(self.grid, self.factor).tokens
 
-    def queries(self, x: Tensor) -> Tensor:
-        return x
-
     def context(self, x: Tensor) -> Tensor:
         return downsample_tokens(x, self.grid, self.factor, self.alpha)
 
-    def restore(self, y: Tensor) -> Tensor:
-        return y
-
 
 @dataclass(frozen=True, eq=False)
-class SelectPlan:
-    """Queries stay whole; keys and values come from the `chosen` (B, K) tokens (paper, Table 4).
+class SelectPlan(_WholeQueries):
+    """Keys and values come from the `chosen` (B, K) tokens of the grid (paper, Table 4).
 
     With `average` they are blended with its result, one token per window of its grid:
     blend * chosen + (1 - blend) * average.
     """
 
-    tokens: int
+    grid: TokenGrid
     chosen: Tensor
     average: PoolPlan | None = None
     blend: float = 1.0
-    key_bias: ClassVar[None] = None
 
     @property
     def query_tokens(self) -> int:
-        return self.tokens
+        return self.grid.tokens
 
     @property
     def context_tokens(self) -> int:
         return self.chosen.shape[1]
 
-    def queries(self, x: Tensor) -> Tensor:
-        return x
-
     def context(self, x: Tensor) -> Tensor:
         chosen = x.gather(1, self.chosen[..., None].expand(-1, -1, x.shape[-1]))
-        if self.average is None:
+        if self.average is None or self.blend == 1:
             return chosen
         return self.average.context(x).lerp(chosen, self.blend)
-
-    def restore(self, y: Tensor) -> Tensor:
-        return y
 
 
 @dataclass(frozen=True, eq=False)

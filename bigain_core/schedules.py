@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from math import isfinite
+from typing import Protocol
 
 LAST_TIMESTEP = 999
 
@@ -23,6 +26,12 @@ class Moment:
         return (1 - self.progress) * LAST_TIMESTEP
 
 
+class Alpha(Protocol):
+    """A blend over the timestep value (not the step number); `str` gives it in short."""
+
+    def at(self, timestep: float) -> float: ...
+
+
 @dataclass(frozen=True)
 class AlphaSchedule:
     """alpha(t) = start * t / 999 + end * (1 - t / 999): `start` at pure noise, `end` when clean.
@@ -36,13 +45,68 @@ class AlphaSchedule:
     def at(self, timestep: float) -> float:
         return self.end + (self.start - self.end) * timestep / LAST_TIMESTEP
 
+    def __str__(self) -> str:
+        return f"{self.start:g}" if self.start == self.end else f"{self.start:g} to {self.end:g}"
+
+
+@dataclass(frozen=True)
+class AlphaCurve:
+    """alpha by (timestep, alpha) points: straight lines between them, constant beyond the ends.
+
+    Raises ValueError for no point, a timestep outside [0, 999] or one that comes twice.
+    """
+
+    points: tuple[tuple[float, float], ...]
+
+    def __post_init__(self):
+        timesteps = [timestep for timestep, _ in self.points]
+        inside = all(0 <= timestep <= LAST_TIMESTEP and isfinite(a) for timestep, a in self.points)
+        if not timesteps or not inside or len(set(timesteps)) < len(timesteps):
+            raise ValueError(
+                "BiGain: expected an alpha curve of at least one point, timesteps from 0 to "
+                f"{LAST_TIMESTEP}, none twice, and finite values, got {self.points}."
+            )
+
+    @classmethod
+    def from_text(cls, text: str) -> AlphaCurve:
+        """Points as "999: 0.8, 400: 1, 0: 1.2" or one per line, in any order.
+
+        Raises ValueError for anything else.
+        """
+        try:
+            pairs = [part.split(":") for part in text.replace("\n", ",").split(",") if part.strip()]
+            points = tuple((float(timestep), float(alpha)) for timestep, alpha in pairs)
+        except ValueError as error:
+            raise ValueError(
+                "BiGain: expected an alpha curve of `timestep: alpha` points such as 999: 0.8, "
+                f"0: 1.2, got {text!r}."
+            ) from error
+        return cls(points)
+
+    def at(self, timestep: float) -> float:
+        points = sorted(self.points)
+        if timestep <= points[0][0]:
+            return points[0][1]
+        for (left, low), (right, high) in pairwise(points):
+            if timestep <= right:
+                return low + (high - low) * (timestep - left) / (right - left)
+        return points[-1][1]
+
+    def __str__(self) -> str:
+        return f"curve of {len(self.points)} points"
+
 
 @dataclass(frozen=True)
 class ActiveRange:
-    """Share of the denoising process in which a rule acts, both ends included."""
+    """Share of the denoising process in which a rule acts, both ends included.
+
+    With `strict_end` the end itself is left out: the published gate, t / 1000 > stop, which spares
+    the last step of a run that ends at timestep 0.
+    """
 
     start: float = 0.0
     end: float = 1.0
+    strict_end: bool = False
 
     def __post_init__(self):
         if not 0 <= self.start <= self.end <= 1:
@@ -52,4 +116,6 @@ class ActiveRange:
             )
 
     def contains(self, moment: Moment) -> bool:
-        return self.start <= moment.progress <= self.end
+        progress = moment.progress
+        before_end = progress < self.end if self.strict_end else progress <= self.end
+        return self.start <= progress and before_end

@@ -3,8 +3,10 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .classification import BiGainDiffusionClassifier, BiGainPrompts
-from .compression import BiGainKVDownsampling, BiGainReport, BiGainTokenMerging
+from .compression import BiGainAuto, BiGainReport
 from .dit import BiGainDiTLabels, BiGainDiTLoader
+from .keys_and_values import BiGainAlphaSchedule, BiGainKVDownsampling
+from .merging import BiGainTokenMerging
 
 
 class BiGainExtension(ComfyExtension):
@@ -12,6 +14,8 @@ class BiGainExtension(ComfyExtension):
         return [
             BiGainTokenMerging,
             BiGainKVDownsampling,
+            BiGainAlphaSchedule,
+            BiGainAuto,
             BiGainReport,
             BiGainPrompts,
             BiGainDiffusionClassifier,

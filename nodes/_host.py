@@ -10,6 +10,9 @@ from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
+CATEGORY = "BiGain"
+
+Alpha = io.Custom("BIGAIN_ALPHA")
 Prompts = io.Custom("BIGAIN_PROMPTS")
 Result = io.Custom("BIGAIN_RESULT")
 

@@ -11,10 +11,9 @@ from ..bigain_core.classification import check_labels
 from ..bigain_core.comfyui.classifier import Prompts
 from ..bigain_core.comfyui.dit import DiTModel, label_conditioning, load_dit_model
 from ..bigain_core.models.checkpoint import BUNDLED_MODEL, class_indices
+from ._host import CATEGORY, lines, schema
 from ._host import Prompts as PromptsType
-from ._host import lines, schema
 
-CATEGORY = "BiGain"
 BUNDLED_NAME = "bundled: shapes and digits"
 FOLDERS = ("diffusion_models", "checkpoints")
 

@@ -84,6 +84,8 @@ class _CompressedAttention:
         plan = self._plan(x, source, value, mask, options)
         if isinstance(plan, IdentityPlan):
             return self.original_attention(x, context=context, value=value, **kept)
+        if plan.key_bias is not None:  # one bias per key, the same for every query and head
+            kept["mask"] = plan.key_bias[:, None].to(x.dtype)
         queries = plan.queries(x)
         shared = source is x and isinstance(plan, MergePlan)  # merge once, not twice
         keys = queries if shared else plan.context(source)
@@ -99,4 +101,4 @@ class _CompressedAttention:
         if any(t is None or t.shape[:2] != x.shape[:2] for t in others):
             reason = "another patch changed the number of tokens or the batch of this layer"
             return self.call.leave_alone(x.shape[1], reason)
-        return self.call.plan(self.site, metric, grid)
+        return self.call.plan(self.site, metric, grid, normed=x)

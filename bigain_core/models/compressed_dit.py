@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from torch import Tensor
 
@@ -38,6 +39,8 @@ def _compressed(original, site: Site, grid: TokenGrid, call: NetworkCall):
         if isinstance(plan, IdentityPlan):
             return original(x, attention)
         if isinstance(plan, MergePlan):
+            if plan.key_bias is not None:  # one bias per key, the same for every query and head
+                attention = partial(attention, mask=plan.key_bias[:, None].to(x.dtype))
             return plan.restore(original(plan.queries(x), attention))
         return original(x, attention, pool=plan.context)
 

@@ -21,10 +21,16 @@ Pool = Callable[[Tensor], Tensor]
 FREQUENCY_EMBEDDING_SIZE = 256
 
 
-def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Multi-head attention: q (B, Nq, C), k and v (B, Nk, C) -> (B, Nq, C)."""
+def scaled_dot_product_attention(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None
+) -> Tensor:
+    """Multi-head attention: q (B, Nq, C), k and v (B, Nk, C) -> (B, Nq, C).
+
+    `mask` (B, 1, Nk) is added to the logits of every head and query.
+    """
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, heads, N, D)
-    return functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    mask = None if mask is None else mask[:, None]
+    return functional.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def network_call(*rules, progress=0.5, after_projection=False):
 
 
 def test_without_rules_nothing_acts():
-    assert Compression().method_at(ENCODER, Moment(0.5)) is None
+    assert Compression().rule_at(ENCODER, Moment(0.5)) is None
 
 
 def test_the_last_rule_that_matches_decides():
@@ -45,10 +45,10 @@ def test_the_last_rule_that_matches_decides():
     compression = Compression((Rule(a),))
     compression = compression.followed_by(Rule(b, named_placement("encoder")))
     compression = compression.followed_by(Rule(c, active=ActiveRange(0.5, 1)))
-    assert compression.method_at(ENCODER, Moment(0.2)) is b
-    assert compression.method_at(DECODER, Moment(0.2)) is a
-    assert compression.method_at(ENCODER, Moment(0.5)) is c
-    assert compression.method_at(DECODER, Moment(1.0)) is c
+    assert compression.rule_at(ENCODER, Moment(0.2)).method is b
+    assert compression.rule_at(DECODER, Moment(0.2)).method is a
+    assert compression.rule_at(ENCODER, Moment(0.5)).method is c
+    assert compression.rule_at(DECODER, Moment(1.0)).method is c
 
 
 def test_following_leaves_the_original_alone():

@@ -9,8 +9,9 @@ import torch
 from bigain.bigain_core.classification import TrialPlan, trial_noise
 from bigain.bigain_core.comfyui.classifier import Prompts, classify_latents, encode_prompts
 from bigain.nodes.classification import BiGainDiffusionClassifier, BiGainPrompts
-from bigain.nodes.compression import BiGainTokenMerging
 from bigain.nodes.dit import BiGainDiTLabels
+
+from tests.host.compressing import merge
 
 NAMES = ("sd15", "sd2v", "sdxl", "dit")
 PLAN = TrialPlan((1, 3), (2, 1))
@@ -90,8 +91,7 @@ def test_easycache_on_the_model_does_not_touch_the_scores(models, prompts):
 
 
 def test_compression_reaches_the_classifier(models, prompts):
-    where = {"placement": "everywhere", "levels": 1, "start_percent": 0.0, "end_percent": 1.0}
-    model = BiGainTokenMerging.execute(models["sd15"], "L-GTM", 0.7, **where).args[0]
+    model = merge(models["sd15"])
     wanted = prompts("sd15", model)
     plain = classify_latents(models["sd15"], LATENT, wanted, PLAN, silent)
     merged = classify_latents(model, LATENT, wanted, PLAN, silent)

@@ -14,24 +14,11 @@ from bigain.bigain_core.compression import (
 )
 from bigain.bigain_core.methods import TokenMerging
 from bigain.bigain_core.schedules import Moment
-from bigain.nodes.compression import BiGainKVDownsampling, BiGainReport, BiGainTokenMerging
 from comfy.patcher_extension import WrappersMP
 
+from tests.host.compressing import merge, pool, report
+
 NAMES = ("sd15", "sd2v", "sdxl", "dit")
-WHERE = {"placement": "everywhere", "levels": 1, "start_percent": 0.0, "end_percent": 1.0}
-
-
-def merge(model, ratio=0.7, method="L-GTM", **where):
-    return BiGainTokenMerging.execute(model, method, ratio, **(WHERE | where)).args[0]
-
-
-def pool(model, factor=2, method="IE-KVD", alpha=0.9, **where):
-    where = WHERE | where
-    return BiGainKVDownsampling.execute(model, method, factor, alpha, alpha, **where).args[0]
-
-
-def report(model):
-    return BiGainReport.execute(model, None).args[0]
 
 
 def instance_forwards(model):

@@ -5,13 +5,13 @@ import comfy_extras.nodes_pag
 import comfy_extras.nodes_tomesd
 import pytest
 import torch
-from bigain.nodes.compression import BiGainKVDownsampling, BiGainReport, BiGainTokenMerging
 from comfy.patcher_extension import WrappersMP
 
-WHERE = {"placement": "everywhere", "levels": 1, "start_percent": 0.0, "end_percent": 1.0}
+from tests.host.compressing import merge, pool, report
+
 OURS = {
-    "merge": lambda m: BiGainTokenMerging.execute(m, "L-GTM", 0.5, **WHERE).args[0],
-    "pool": lambda m: BiGainKVDownsampling.execute(m, "IE-KVD", 2, 0.9, 0.9, **WHERE).args[0],
+    "merge": lambda model: merge(model, 0.5),
+    "pool": pool,
 }
 
 
@@ -44,7 +44,7 @@ def test_layers_that_another_patch_shortened_are_left_alone_and_named(models, sa
     torch.manual_seed(0)
     theirs_alone = sample("sd15", THEIRS["ToMe"](models["sd15"]), size=(32, 32))
     assert torch.equal(result, theirs_alone)
-    text = BiGainReport.execute(mixed, None).args[0]
+    text = report(mixed)
     assert "CHANGED NOTHING" in text
     assert "another patch changed the number of tokens" in text
 
@@ -86,4 +86,4 @@ def test_an_attention_mask_is_respected(models, sample):
 
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", add_mask)
     assert sample("sd15", model, steps=1).isfinite().all()
-    assert "1 times: an attention mask is in use" in BiGainReport.execute(model, None).args[0]
+    assert "1 times: an attention mask is in use" in report(model)

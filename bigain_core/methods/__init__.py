@@ -1,0 +1,26 @@
+"""The published methods, one frozen dataclass each."""
+
+from .base import METRICS, Method
+from .keys_and_values import KVCellSelection, KVDownsampling, KVSelection
+from .merging import (
+    SHARING_SCOPES,
+    BlockMerging,
+    Protection,
+    Sharing,
+    SimilarityPruning,
+    TokenMerging,
+)
+
+__all__ = [
+    "METRICS",
+    "SHARING_SCOPES",
+    "BlockMerging",
+    "KVCellSelection",
+    "KVDownsampling",
+    "KVSelection",
+    "Method",
+    "Protection",
+    "Sharing",
+    "SimilarityPruning",
+    "TokenMerging",
+]

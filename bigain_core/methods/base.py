@@ -1,0 +1,53 @@
+"""What every method is: a decision for one attention layer, without knowing the host."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..grid import TokenGrid
+from ..placement import Site
+from ..plans import Plan
+from ..schedules import Moment
+
+METRICS = ("block input", "normed")
+
+
+class Method(ABC):
+    """Turns a metric into a plan.
+
+    `metric` says which tensor it wants of a UNet: the input of the transformer block, as published,
+    or what attention sees after the norm. A DiT always gives the latter, as published.
+    """
+
+    metric: ClassVar[str] = "block input"
+
+    @property
+    @abstractmethod
+    def name(self) -> str: ...
+
+    @property
+    @abstractmethod
+    def is_identity(self) -> bool: ...
+
+    @abstractmethod
+    def plan(self, metric: Tensor, grid: TokenGrid, moment: Moment, site: int) -> Plan:
+        """Decide for one attention layer: metric (B, N, C) on `grid`; `site` is its number."""
+
+    @abstractmethod
+    def decision_flops(self, width: int, grid: TokenGrid) -> int:
+        """Cost of `plan` for one sample: matrix products, and the Laplacian as a convolution."""
+
+    def reuses(self, decided: Site, site: Site) -> bool:
+        """Whether `site` takes over the plan that `decided` made in the same network call."""
+        return False
+
+
+def seeded_generator(seed: int, moment: Moment, site: int) -> torch.Generator:
+    """The same random numbers for the same seed, layer and timestep, whatever the batch."""
+    key = np.random.SeedSequence([seed, site, round(moment.timestep * 1000)])
+    return torch.Generator().manual_seed(int(key.generate_state(1)[0]))

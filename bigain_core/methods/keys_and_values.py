@@ -1,0 +1,122 @@
+"""Methods that leave queries whole and shorten keys and values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..grid import TokenGrid
+from ..plans import Plan, PoolPlan, SelectPlan
+from ..schedules import Alpha, AlphaSchedule, Moment
+from ..scoring import score_tokens
+from ..selection import select_in_cells, select_tokens
+from .base import Method
+from .merging import scoring_flops
+
+
+def check_factor(factor: int) -> None:
+    """Raise ValueError for a factor below one."""
+    if factor < 1:
+        raise ValueError(
+            "BiGain: expected a downsampling factor of at least 1 (off), got "
+            f"{factor}. The paper uses 2 and 4."
+        )
+
+
+@dataclass(frozen=True)
+class KVDownsampling(Method):
+    """IE-KVD: keys and values pooled by D(alpha, factor); alpha 1 is ToDo, alpha 0 the average."""
+
+    factor: int = 2
+    alpha: Alpha = AlphaSchedule(0.9, 0.9)
+
+    def __post_init__(self):
+        check_factor(self.factor)
+
+    @property
+    def name(self) -> str:
+        return f"IE-KVD factor {self.factor}, alpha {self.alpha}"
+
+    @property
+    def is_identity(self) -> bool:
+        return self.factor == 1
+
+    def plan(self, metric: Tensor, grid: TokenGrid, moment: Moment, site: int) -> Plan:
+        return PoolPlan(grid, self.factor, self.alpha.at(moment.timestep))
+
+    def decision_flops(self, width: int, grid: TokenGrid) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class KVSelection(Method):
+    """Keys and values of the int(N * (1 - ratio)) tokens chosen by score (paper, Table 4).
+
+    `choice` is one of "high", "low", "medium" and "uniform" over the scores of the whole grid.
+    """
+
+    choice: str = "high"
+    ratio: float = 0.75
+    scorer: str = "laplacian-l1"
+    padding: str = "zeros"
+    metric: str = "block input"
+
+    def __post_init__(self):
+        if not 0 <= self.ratio < 1:
+            raise ValueError(
+                "BiGain: expected a ratio of at least 0 (off) and below 1, the share of keys and "
+                f"values to drop, got {self.ratio}. The paper uses 0.75."
+            )
+
+    @property
+    def name(self) -> str:
+        return f"KV selection {self.choice} {self.ratio:g}"
+
+    @property
+    def is_identity(self) -> bool:
+        return self.ratio == 0
+
+    def plan(self, metric: Tensor, grid: TokenGrid, moment: Moment, site: int) -> Plan:
+        scores = score_tokens(metric, grid, self.scorer, self.padding)
+        count = max(1, int(grid.tokens * (1 - self.ratio)))
+        return SelectPlan(grid, select_tokens(scores, count, self.choice))
+
+    def decision_flops(self, width: int, grid: TokenGrid) -> int:
+        return scoring_flops(self.scorer, width, grid)
+
+
+@dataclass(frozen=True)
+class KVCellSelection(Method):
+    """One key and value per factor x factor square, chosen by score, blended with the average.
+
+    `choice` is "high", "low" or "median"; blend 1 is the chosen token alone, the published default
+    0.5.
+    """
+
+    choice: str = "high"
+    factor: int = 2
+    blend: float = 0.5
+    scorer: str = "laplacian-l1"
+    padding: str = "zeros"
+    metric: str = "block input"
+
+    def __post_init__(self):
+        check_factor(self.factor)
+
+    @property
+    def name(self) -> str:
+        return f"KV selection {self.choice} per cell of {self.factor}, blend {self.blend:g}"
+
+    @property
+    def is_identity(self) -> bool:
+        return self.factor == 1
+
+    def plan(self, metric: Tensor, grid: TokenGrid, moment: Moment, site: int) -> Plan:
+        scores = score_tokens(metric, grid, self.scorer, self.padding)
+        chosen = select_in_cells(scores, grid, self.factor, self.choice)
+        average = PoolPlan(grid, self.factor, alpha=0.0)
+        return SelectPlan(grid, chosen, average, self.blend)
+
+    def decision_flops(self, width: int, grid: TokenGrid) -> int:
+        return scoring_flops(self.scorer, width, grid)

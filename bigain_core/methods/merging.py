@@ -1,0 +1,218 @@
+"""Methods that shorten queries, keys and values alike and copy results back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..flops import laplacian_flops, matching_flops
+from ..grid import TokenGrid
+from ..matching import (
+    check_ratio,
+    choose_destinations,
+    match_tokens,
+    merged_blocks,
+    prune_tokens,
+    rank_blocks,
+)
+from ..placement import Site
+from ..plans import IdentityPlan, Plan
+from ..schedules import Moment
+from ..scoring import score_tokens
+from ..selection import select_tokens
+from .base import Method, seeded_generator
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Which layers of one network call share an assignment (cached assignment merge, CAM).
+
+    "stage" decides once for encoder, middle and decoder each, as in the paper's rows, "network"
+    once, "interval" anew once `interval` blocks have passed since the last decision (DiT).
+    """
+
+    scope: str = "stage"
+    interval: int = 5
+
+    def reuses(self, decided: Site, site: Site) -> bool:
+        if self.scope == "stage":
+            return site.stage == decided.stage
+        return self.scope == "network" or site.number - decided.number < self.interval
+
+
+SHARING_SCOPES = ("stage", "network", "interval")
+
+
+@dataclass(frozen=True)
+class Protection:
+    """The share of tokens that take no part in merging, by score ("high" for the most detailed).
+
+    Modes are those of `select_tokens`. Not used for a published number.
+    """
+
+    share: float = 0.0
+    mode: str = "high"
+
+    def tokens(self, grid: TokenGrid, ratio: float) -> int:
+        """int(N * share), but never so many that fewer than N * ratio are left."""
+        return min(int(grid.tokens * self.share), grid.tokens - int(grid.tokens * ratio))
+
+
+@dataclass(frozen=True)
+class TokenMerging(Method):
+    """Token merging: L-GTM with destinations "lowest" (paper, Algorithm 2), ToMe with "random".
+
+    "published" is L-GTM with the destination rule of the published code. `ratio` is the share of
+    all tokens that is removed; with one destination per cell x cell square it saturates at
+    1 - 1 / cell**2. `seed` drives random destinations: the same seed, layer and timestep draw the
+    same ones whatever the batch. `proportional` weighs each key by the tokens it stands for.
+    """
+
+    ratio: float = 0.7
+    destinations: str = "lowest"
+    cell: int = 2
+    scorer: str = "laplacian-l1"
+    padding: str = "zeros"
+    seed: int = 0
+    mode: str = "mean"
+    metric: str = "block input"
+    protection: Protection = Protection()
+    sharing: Sharing | None = None
+    proportional: bool = False
+
+    def __post_init__(self):
+        check_ratio(self.ratio)
+
+    @property
+    def name(self) -> str:
+        label = {
+            "lowest": "L-GTM",
+            "published": "L-GTM (published rule)",
+            "random": "ToMe",
+            "top-left": "ToMe (top-left)",
+        }
+        shared = f", assignment cached per {self.sharing.scope}" if self.sharing else ""
+        return f"{label[self.destinations]} {self.ratio:g}{shared}"
+
+    @property
+    def is_identity(self) -> bool:
+        return self.ratio == 0
+
+    def plan(self, metric: Tensor, grid: TokenGrid, moment: Moment, site: int) -> Plan:
+        protected_count = self.protection.tokens(grid, self.ratio)
+        if protected_count and protected_count >= grid.cells(self.cell).tokens * self.cell**2:
+            return IdentityPlan(grid.tokens)  # there may be no destination left
+        scores = metric[..., 0]  # content-free rules only read the shape
+        if self._scored(grid):
+            scores = score_tokens(metric, grid, self.scorer, self.padding)
+        protected = None
+        open_scores = scores
+        if protected_count:
+            protected = select_tokens(scores, protected_count, self.protection.mode)
+            open_scores = scores.scatter(1, protected, torch.inf)
+        generator = seeded_generator(self.seed, moment, site)
+        chosen = choose_destinations(open_scores, grid, self.cell, self.destinations, generator)
+        plan = match_tokens(metric, chosen, self.ratio, protected, self.mode)
+        return replace(plan, proportional=self.proportional)
+
+    def _scored(self, grid: TokenGrid) -> bool:
+        needs = self.destinations in ("lowest", "published")
+        return needs or self.protection.tokens(grid, self.ratio) > 0
+
+    def decision_flops(self, width: int, grid: TokenGrid) -> int:
+        matching = matching_flops(width, grid.tokens, grid.cells(self.cell).tokens)
+        return matching + (scoring_flops(self.scorer, width, grid) if self._scored(grid) else 0)
+
+    def reuses(self, decided: Site, site: Site) -> bool:
+        return self.sharing is not None and self.sharing.reuses(decided, site)
+
+
+def scoring_flops(scorer: str, width: int, grid: TokenGrid) -> int:
+    """Only the Laplacian counts, as the convolution that the published code makes of it."""
+    return laplacian_flops(width, grid.tokens) if scorer.startswith("laplacian") else 0
+
+
+@dataclass(frozen=True)
+class BlockMerging(Method):
+    """Adaptive block merge (paper, Algorithm 3): whole blocks with the lowest aggregate score.
+
+    `ratio` is the share of all tokens that is removed, as in the published code; the paper's text
+    reads as a share of blocks, its operation counts do not.
+    """
+
+    ratio: float = 0.7
+    aggregate: str = "max"
+    cell: int = 2
+    scorer: str = "laplacian-l1"
+    padding: str = "zeros"
+    mode: str = "mean"
+    metric: str = "block input"
+    proportional: bool = False
+
+    def __post_init__(self):
+        check_ratio(self.ratio)
+
+    @property
+    def name(self) -> str:
+        return f"adaptive block merge {self.ratio:g} by {self.aggregate}"
+
+    @property
+    def is_identity(self) -> bool:
+        return self.ratio == 0
+
+    def plan(self, metric: Tensor, grid: TokenGrid, moment: Moment, site: int) -> Plan:
+        scores = score_tokens(metric, grid, self.scorer, self.padding)
+        plan = rank_blocks(scores, grid, self.cell, self.ratio, self.aggregate, self.mode)
+        return replace(plan, proportional=self.proportional)
+
+    def decision_flops(self, width: int, grid: TokenGrid) -> int:
+        return scoring_flops(self.scorer, width, grid)
+
+    def blocks(self, grid: TokenGrid) -> int:
+        """How many blocks are merged."""
+        return merged_blocks(grid, self.cell, self.ratio)
+
+
+@dataclass(frozen=True)
+class SimilarityPruning(Method):
+    """SiTo: drop the tokens most alike a destination, the token most alike all others of a cell.
+
+    score = similarity * sum of cosines with all tokens + noise * xi, xi ~ N(0, 1) per token from
+    its own generator and shared by the batch. Published: similarity 1, noise 0.1, ratio 0.7 in the
+    comparison. The sum of cosines is one product with the summed tokens, not an N x N matrix.
+    """
+
+    ratio: float = 0.7
+    similarity: float = 1.0
+    noise: float = 0.1
+    cell: int = 2
+    seed: int = 0
+    metric: str = "block input"
+
+    def __post_init__(self):
+        check_ratio(self.ratio)
+
+    @property
+    def name(self) -> str:
+        return f"SiTo {self.ratio:g}"
+
+    @property
+    def is_identity(self) -> bool:
+        return self.ratio == 0
+
+    def plan(self, metric: Tensor, grid: TokenGrid, moment: Moment, site: int) -> Plan:
+        unit = functional.normalize(metric.float(), dim=-1)
+        score = self.similarity * (unit @ unit.sum(1, keepdim=True).mT).squeeze(-1)
+        generator = seeded_generator(self.seed, moment, site)
+        xi = torch.randn(1, grid.tokens, generator=generator).to(score.device)
+        chosen = choose_destinations(-(score + self.noise * xi), grid, self.cell)
+        return prune_tokens(metric, chosen, self.ratio)
+
+    def decision_flops(self, width: int, grid: TokenGrid) -> int:
+        tokens, cells = grid.tokens, grid.cells(self.cell).tokens
+        dropped = min(int(tokens * self.ratio), tokens - cells) if cells else 0
+        restoring = 2 * dropped * (tokens - dropped) * width
+        return 2 * tokens * width + matching_flops(width, tokens, cells) + restoring

@@ -1,0 +1,32 @@
+"""The compressing nodes with the defaults of their schemas, as a user meets them."""
+
+from bigain.nodes.compression import BiGainAuto, BiGainReport
+from bigain.nodes.keys_and_values import BiGainAlphaSchedule, BiGainKVDownsampling
+from bigain.nodes.merging import BiGainTokenMerging
+
+
+def with_defaults(node, model, **changes):
+    """The first output of a node whose widgets are as in a fresh graph but for the changes."""
+    widgets = (item for item in node.define_schema().inputs if hasattr(item, "default"))
+    fresh = {widget.id: widget.default for widget in widgets if not widget.optional}
+    return node.execute(model, **(fresh | changes)).args[0]
+
+
+def merge(model, ratio=0.7, method="L-GTM", **changes):
+    return with_defaults(BiGainTokenMerging, model, ratio=ratio, method=method, **changes)
+
+
+def pool(model, factor=2, method="IE-KVD", **changes):
+    return with_defaults(BiGainKVDownsampling, model, factor=factor, method=method, **changes)
+
+
+def alpha_curve(text):
+    return BiGainAlphaSchedule.execute(text).args[0]
+
+
+def preset(model, name):
+    return BiGainAuto.execute(model, name).args[0]
+
+
+def report(model):
+    return BiGainReport.execute(model, None).args[0]
