@@ -13,9 +13,18 @@ from bigain.bigain_core import scoring
 from bigain.bigain_core.comfyui.attach import attach, attached_to
 from bigain.bigain_core.comfyui.unet import sites
 from bigain.bigain_core.compression import Compression, Rule, RunLog
-from bigain.bigain_core.methods import KVDownsampling, TokenMerging
+from bigain.bigain_core.methods import (
+    BlockMerging,
+    KVCellSelection,
+    KVDownsampling,
+    KVSelection,
+    Sharing,
+    SimilarityPruning,
+    TokenMerging,
+)
 from bigain.bigain_core.models.unet_outline import PROMPT_TOKENS, SD_1, SD_2, SD_XL, unet_outline
 from bigain.bigain_core.placement import Placement
+from bigain.bigain_core.presets import PRESETS
 from comfy.ldm.modules.attention import attention_pytorch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch.nn import functional
@@ -23,6 +32,22 @@ from torch.utils.flop_counter import FlopCounterMode
 
 CONFIGS = {"SD 1.5": SD_1, "SD 2": SD_2, "SD XL": SD_XL}
 LATENT = (64, 64)
+PUBLISHED = [name for name in PRESETS if "Table 3" in name or "encoder" in name]
+METHODS = [
+    TokenMerging(0.7),
+    TokenMerging(0.7, sharing=Sharing("network")),
+    BlockMerging(0.5),
+    SimilarityPruning(0.7),
+    KVDownsampling(3),
+    KVSelection(),
+    KVCellSelection(),
+]
+TWO_LEVELS = [Compression((Rule(method, Placement(levels=2)),)) for method in METHODS]
+ATTACHED = {
+    **{f"SD 2, {name}": ("SD 2", LATENT, PRESETS[name]) for name in PUBLISHED},
+    **{f"SD 1.5, {c.rules[0].method.name}": ("SD 1.5", (17, 40), c) for c in TWO_LEVELS},
+    **{f"SD XL, {name}": ("SD XL", LATENT, PRESETS[name]) for name in PUBLISHED[-2:]},
+}
 
 
 def meta(*shape):
@@ -115,20 +140,12 @@ def laplacian_as_convolution(monkeypatch):
     monkeypatch.setattr(scoring, "laplacian", convolved)
 
 
-@pytest.mark.parametrize(
-    "method",
-    [TokenMerging(0.7), TokenMerging(0.7, "random"), KVDownsampling(2)],
-    ids=lambda method: method.name,
-)
-@pytest.mark.parametrize(
-    ("name", "latent", "levels"),
-    [("SD 2", LATENT, 1), ("SD 1.5", (17, 40), 2), ("SD XL", LATENT, 1)],
-)
+@pytest.mark.parametrize("case", ATTACHED)
 @pytest.mark.usefixtures("laplacian_as_convolution")
-def test_an_attached_method_equals_the_count_of_torch(name, latent, levels, method):
-    rule = Rule(method, Placement(levels=levels))
+def test_an_attached_method_equals_the_count_of_torch(case):
+    name, latent, compression = ATTACHED[case]
     outline = unet_outline(CONFIGS[name], *latent)
-    counted, log = count(name, latent, rules=[rule])
+    counted, log = count(name, latent, rules=compression.rules)
     assert log.sites_compressed > 0
-    assert log == outline.log(Compression((rule,)))
+    assert log == outline.log(compression)
     assert outline.flops - log.flops_saved == counted
