@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from pathspec import PathSpec
 
 from benchmarks.host import enter_host, import_pack
@@ -38,6 +39,12 @@ def pytest_collection_modifyitems(items):
 def pytest_terminal_summary(terminalreporter):
     if left_out := os.environ.get("BIGAIN_LEFT_OUT"):
         terminalreporter.write_line(left_out)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Tensors this small are slower on several threads, far slower on busy ones."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

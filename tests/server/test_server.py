@@ -5,6 +5,8 @@ import pytest
 PRIMARY = {  # what a bypassed node passes on, or what it is about
     "BiGainTokenMerging": "model",
     "BiGainKVDownsampling": "model",
+    "BiGainAlphaSchedule": "curve",
+    "BiGainAuto": "model",
     "BiGainReport": "model",
     "BiGainPrompts": "clip",
     "BiGainDiffusionClassifier": "model",

@@ -1,0 +1,157 @@
+"""Every choice of the compressing nodes on the host's own models."""
+
+import pytest
+import torch
+from bigain.bigain_core.comfyui import unet
+from bigain.bigain_core.compression import Compression, NetworkCall, Rule, RunLog, replaced_forwards
+from bigain.bigain_core.methods import TokenMerging
+from bigain.bigain_core.schedules import Moment
+from bigain.nodes.compression import PAPER
+from bigain.nodes.keys_and_values import FIXED_ALPHA, SELECTING, SELECTING_IN_CELLS
+from bigain.nodes.merging import BLOCKS, CACHED, DESTINATIONS, SITO
+
+from tests.host.compressing import alpha_curve, merge, pool, preset, report
+
+NAMES = ("sd15", "sd2v", "sdxl", "dit")
+MERGING = (*DESTINATIONS, CACHED, BLOCKS, SITO)
+SHRINKING = ("IE-KVD", *FIXED_ALPHA, *SELECTING, *SELECTING_IN_CELLS)
+
+
+def layers(model):
+    """What the report says of each compressed layer, by its number."""
+    lines = report(model).splitlines()[1:]
+    return {int(line.split()[1]): line.split(": ", 1)[1] for line in lines if "layer" in line[:5]}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("method", MERGING)
+def test_every_way_to_merge_runs_and_is_reported(models, sample, name, method):
+    model = merge(models[name], 0.5, method)
+    assert sample(name, model, size=(12, 18), batch=2).isfinite().all()
+    assert layers(model) and "left alone" not in report(model)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("method", SHRINKING)
+def test_every_way_to_shrink_keys_runs_and_is_reported(models, sample, name, method):
+    model = pool(models[name], 2, method)
+    assert sample(name, model, size=(12, 18), batch=2).isfinite().all()
+    assert layers(model) and "left alone" not in report(model)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_method_at_ratio_0_or_factor_1_is_bit_identical(models, sample, name):
+    plain = sample(name, models[name])
+    for method in MERGING:
+        assert torch.equal(sample(name, merge(models[name], 0.0, method)), plain)
+    for method in SHRINKING:
+        assert torch.equal(sample(name, pool(models[name], 1, method)), plain)
+
+
+def test_to_do_is_alpha_1_and_average_alpha_0(models, sample):
+    for method, alpha in FIXED_ALPHA.items():
+        named = sample("sd15", pool(models["sd15"], method=method))
+        by_alpha = pool(models["sd15"], alpha_start=alpha, alpha_end=alpha)
+        assert torch.equal(named, sample("sd15", by_alpha))
+
+
+def test_a_curve_takes_the_place_of_the_line(models, sample):
+    line = pool(models["sd15"], alpha_start=0.8, alpha_end=1.2)
+    curve = pool(models["sd15"], alpha=alpha_curve("0: 1.2, 999: 0.8"))
+    assert torch.equal(sample("sd15", curve), sample("sd15", line))
+    bent = pool(models["sd15"], alpha=alpha_curve("0: 1.2, 500: 0, 999: 0.8"))
+    assert not torch.equal(sample("sd15", bent), sample("sd15", line))
+
+
+def test_the_second_level_has_its_own_factor(models, sample):
+    model = pool(models["sd15"], 4, levels=2, level_2_factor=2)
+    sample("sd15", model)
+    found = {text.split(", alpha")[0] for text in layers(model).values()}
+    assert found == {"IE-KVD factor 4", "IE-KVD factor 2"}
+    finest = [text for text in layers(model).values() if "256 tokens" in text]
+    assert finest and all(text.startswith("IE-KVD factor 4") for text in finest)
+
+
+def test_an_assignment_is_cached_for_each_stage(models, sample):
+    """A layer alone is L-GTM; the decoder's second layer reuses the plan of its first."""
+    first, second = 5, 6  # the two finest layers of the decoder
+
+    def picture(method, blocks):
+        return sample("sd15", merge(models["sd15"], method=method, blocks=blocks))
+
+    assert torch.equal(picture(CACHED, f"{first}"), picture("L-GTM", f"{first}"))
+    both = f"{first}, {second}"
+    assert not torch.equal(picture(CACHED, both), picture("L-GTM", both))
+
+
+def test_min_tokens_leaves_small_layers_alone(models, sample):
+    model = merge(models["sd15"], levels=2, min_tokens=100)
+    sample("sd15", model)
+    assert all("256 tokens" in text for text in layers(model).values())
+    assert "64 tokens, fewer than the 100 asked for" in report(model)
+
+
+def test_blocks_pick_single_layers(models, sample):
+    model = merge(models["sd15"], levels=2, blocks="0-1, 6")
+    sample("sd15", model)
+    assert set(layers(model)) == {0, 1, 6}
+
+
+def test_blocks_that_do_not_exist_are_refused(models):
+    with pytest.raises(ValueError, match="covers none of them"):
+        merge(models["dit"], blocks="40-50")
+    with pytest.raises(ValueError, match="BiGain: expected attention layers as numbers.*'first'"):
+        merge(models["dit"], blocks="first")
+
+
+def test_the_metric_can_be_the_normed_state(models, sample):
+    published, normed = (
+        sample("sd15", merge(models["sd15"], metric=metric)) for metric in ("block input", "normed")
+    )
+    assert not torch.equal(published, normed)
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd2v", "sdxl"])
+def test_proportional_attention_is_exact_where_merged_tokens_are_equal(models, name):
+    """Four different tokens, 16 times each: merging them loses nothing if keys carry weights."""
+    network = models[name].model.diffusion_model
+    _, block = unet.sites(network)[0]
+    width = block.attn1.to_q.in_features
+    kinds = torch.randn(1, 4, width, generator=torch.Generator().manual_seed(1))
+    tokens = kinds.repeat(1, 16, 1)
+    plain = block.attn1(tokens)
+    outcomes = []
+    for proportional in (True, False):
+        method = TokenMerging(0.5, "random", proportional=proportional)
+        call = NetworkCall(Compression((Rule(method),)), Moment(0.5), RunLog(), False)
+        with replaced_forwards(unet.replacements(network, tokens, call)):
+            block.norm1(tokens)
+            options = {"activations_shape": [1, width, 8, 8]}
+            outcomes.append(block.attn1(tokens, transformer_options=options))
+    torch.testing.assert_close(outcomes[0], plain, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(outcomes[1], plain, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_proportional_attention_runs_everywhere(models, sample, name):
+    model = merge(models[name], proportional=True)
+    assert not torch.equal(sample(name, model), sample(name, merge(models[name])))
+
+
+def test_a_hybrid_preset_is_two_nodes_in_a_chain(models, sample):
+    chained = pool(merge(models["sd15"], placement="encoder"), placement="decoder")
+    row = preset(models["sd15"], PAPER + "Table 9: L-GTM encoder, IE-KVD decoder")
+    assert torch.equal(sample("sd15", row), sample("sd15", chained))
+    assert report(row) == report(chained)
+
+
+def test_the_preset_off_hands_the_model_on(models):
+    assert preset(models["sd15"], "off") is models["sd15"]
+
+
+def test_presets_meet_a_dit_that_lacks_their_layers(models, sample):
+    row = preset(models["dit"], PAPER + "DiT: L-GTM 0.7, published blocks")
+    sample("dit", row)
+    assert set(layers(row)) == {1}  # of its two blocks
+    with pytest.raises(ValueError, match="covers none"):
+        preset(models["dit"], PAPER + "Table 9: L-GTM encoder, IE-KVD decoder")
