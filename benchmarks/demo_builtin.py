@@ -9,14 +9,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.demo_backend import CallFlops
 from benchmarks.methods import BUNDLED_PLACEMENT
 from bigain_core.classification import Classification, TrialPlan, classify
 from bigain_core.compression import Compression
 from bigain_core.models.checkpoint import class_indices, load_dit, read_checkpoint
-from bigain_core.models.dit import DiT, DiTConfig
+from bigain_core.models.dit_outline import dit_outline
 from bigain_core.models.runner import DiTRunner
 
 GUIDANCE = 2.5
@@ -30,15 +29,6 @@ def processor() -> str:
         fields = (line.partition(":") for line in CPU_INFO.read_text().splitlines())
         name = next((value for key, _, value in fields if key.strip() == "model name"), name)
     return f"{name.strip()}, {torch.get_num_threads()} threads"
-
-
-def network_flops(config: DiTConfig) -> int:
-    """One call of a plain DiT for one sample, counted without computing anything."""
-    shape = (1, config.in_channels, config.input_size, config.input_size)
-    one = torch.zeros(1, dtype=torch.long, device="meta")
-    with FlopCounterMode(display=False) as counter:
-        DiT(config, device="meta")(torch.empty(shape, device="meta"), one, one)
-    return counter.get_total_flops()
 
 
 class BuiltinBackend:
@@ -64,9 +54,9 @@ class BuiltinBackend:
     def flops(self, compression: Compression) -> CallFlops:
         runner = DiTRunner(self.dit, compression)
         config = self.dit.config
-        blank = torch.zeros(1, config.in_channels, config.input_size, config.input_size)
-        runner.predict_noise(blank, 500, torch.tensor([0]))
-        return CallFlops.from_log(network_flops(config), runner.log)
+        side = config.input_size
+        runner.predict_noise(torch.zeros(1, config.in_channels, side, side), 500, torch.tensor([0]))
+        return CallFlops.from_log(dit_outline(config, side, side).flops, runner.log)
 
     def pictures(
         self,

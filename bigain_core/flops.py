@@ -1,6 +1,19 @@
-"""Closed-form FLOPs, a multiply and an add counted as two (paper, Tables 3 and 10)."""
+"""Closed-form FLOPs, a multiply and an add counted as two (paper, Tables 3 and 10).
+
+Matrix products and convolutions are counted, as torch's counter does; norms, activations, sums and
+softmax are not. All counts are for one sample.
+"""
 
 from __future__ import annotations
+
+
+def linear_flops(inputs: int, outputs: int, rows: int = 1) -> int:
+    return 2 * rows * inputs * outputs
+
+
+def convolution_flops(inputs: int, outputs: int, kernel: int, pixels: int) -> int:
+    """A kernel x kernel convolution of channels with `pixels` positions in its output."""
+    return 2 * kernel**2 * inputs * outputs * pixels
 
 
 def self_attention_flops(width: int, tokens: int, context: int, projected: int) -> int:
@@ -12,6 +25,12 @@ def self_attention_flops(width: int, tokens: int, context: int, projected: int) 
     attention = 4 * tokens * context * width
     projections = 4 * (tokens + projected) * width**2  # to_q and to_out, to_k and to_v
     return attention + projections
+
+
+def cross_attention_flops(width: int, tokens: int, context: int, context_width: int) -> int:
+    """`tokens` queries attend to `context` keys projected from another width."""
+    attention = 4 * tokens * context * width
+    return attention + 4 * tokens * width**2 + 4 * context * context_width * width
 
 
 def matching_flops(width: int, tokens: int, destinations: int) -> int:

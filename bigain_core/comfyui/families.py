@@ -31,7 +31,7 @@ class Family:
 
 
 def _dit_replacements(model: DiT, latent: Tensor, call: NetworkCall) -> Iterator[Replacement]:
-    grid = compressed_dit.token_grid(model, *latent.shape[-2:])
+    grid = compressed_dit.token_grid(model.config, *latent.shape[-2:])
     return compressed_dit.replacements(model, grid, call)
 
 

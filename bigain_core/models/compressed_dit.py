@@ -11,16 +11,16 @@ from ..compression import NetworkCall, Replacement
 from ..grid import TokenGrid
 from ..placement import Site
 from ..plans import IdentityPlan, MergePlan
-from .dit import Attention, DiT, SelfAttention
+from .dit import Attention, DiT, DiTConfig, SelfAttention
 
 
 def sites(model: DiT) -> list[tuple[Site, SelfAttention]]:
     return [(Site(number, "transformer"), block.attn) for number, block in enumerate(model.blocks)]
 
 
-def token_grid(model: DiT, height: int, width: int) -> TokenGrid:
+def token_grid(config: DiTConfig, height: int, width: int) -> TokenGrid:
     """Grid of tokens of an input of height x width."""
-    patch = model.config.patch_size
+    patch = config.patch_size
     return TokenGrid(-(-height // patch), -(-width // patch))
 
 

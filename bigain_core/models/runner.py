@@ -29,7 +29,7 @@ class DiTRunner:
         """x (B, C, H, W) at one timestep, labels (B,) -> noise (B, C, H, W)."""
         moment = Moment.at_timestep(timestep)
         call = NetworkCall(self.compression, moment, self.log, pools_after_projection=True)
-        grid = token_grid(self.model, *x.shape[-2:])
+        grid = token_grid(self.model.config, *x.shape[-2:])
         with replaced_forwards(replacements(self.model, grid, call)):
             return self.model(x, torch.full((len(x),), timestep), labels)
 

@@ -27,7 +27,7 @@ def inputs(randn):
 
 def compressed(model, inputs, *rules, log=None):
     call = NetworkCall(Compression(rules), Moment(0.5), log or RunLog(), True)
-    grid = token_grid(model, *inputs[0].shape[-2:])
+    grid = token_grid(model.config, *inputs[0].shape[-2:])
     with replaced_forwards(replacements(model, grid, call)):
         return model(*inputs)
 
@@ -62,7 +62,7 @@ def test_sites_are_the_blocks_in_order(model):
     ("height", "width", "grid"), [(8, 8, (4, 4)), (7, 12, (4, 6)), (1, 3, (1, 2))]
 )
 def test_the_token_grid_counts_padded_patches(model, height, width, grid):
-    assert token_grid(model, height, width) == TokenGrid(*grid)
+    assert token_grid(model.config, height, width) == TokenGrid(*grid)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.9, 1.2])

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from benchmarks import demo
 from benchmarks.data import CLASS_NAMES
 from benchmarks.demo_backend import CallFlops
-from benchmarks.demo_builtin import GUIDANCE, BuiltinBackend, network_flops
+from benchmarks.demo_builtin import GUIDANCE, BuiltinBackend
 from benchmarks.demo_drawing import to_image
 from benchmarks.demo_images import demo_images
 from benchmarks.methods import BUNDLED_PLACEMENT, methods
@@ -134,21 +134,20 @@ def test_ceiling_is_plain_by_compressed_operations():
     assert flops.layers_ceiling == 6.0
 
 
-def test_network_operations_equal_the_sum_over_layers(dit):
+def test_network_operations_equal_the_sum_over_layers(backend):
     C, N, depth, patch = 128, 64, 3, 2 * 2 * 3
     block = 24 * N * C**2 + 4 * N * N * C + 12 * C**2  # projections and MLP, attention, modulation
     ends = 2 * N * C * patch * 2 + 2 * (256 * C + C**2) + 4 * C**2  # patches, timestep, modulation
-    assert network_flops(dit.config) == depth * block + ends
+    assert backend.flops(METHODS["off"]).network == depth * block + ends
 
 
-def test_pooled_attention_has_the_ceiling_of_its_smaller_product(backend, dit):
+def test_pooled_attention_has_the_ceiling_of_its_smaller_product(backend):
     C, N, layers = 128, 64, len(BUNDLED_PLACEMENT.numbers)
     flops = backend.flops(METHODS["IE-KVD factor 2, alpha 0.9"])
     assert flops.tokens == N
     assert flops.layers_before == layers * (4 * N * N * C + 8 * N * C**2)
     saved = layers * 4 * N * (N - N // 4) * C
-    network = network_flops(dit.config)
-    assert flops.ceiling == network / (network - saved)
+    assert flops.ceiling == flops.network / (flops.network - saved)
 
 
 def test_plain_calls_have_no_ceiling_above_one(backend):

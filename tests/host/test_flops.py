@@ -1,0 +1,151 @@
+"""Closed-form counts against torch's counter on the host's full-size networks, without weights.
+
+Tensors on the meta device have shapes and no data, so that counting costs no computation.
+"""
+
+from functools import cache
+
+import comfy.model_detection
+import comfy.model_patcher
+import pytest
+import torch
+from bigain.bigain_core import scoring
+from bigain.bigain_core.comfyui.attach import attach, attached_to
+from bigain.bigain_core.comfyui.unet import sites
+from bigain.bigain_core.compression import Compression, Rule, RunLog
+from bigain.bigain_core.methods import (
+    BlockMerging,
+    KVCellSelection,
+    KVDownsampling,
+    KVSelection,
+    Sharing,
+    SimilarityPruning,
+    TokenMerging,
+)
+from bigain.bigain_core.models.unet_outline import PROMPT_TOKENS, SD_1, SD_2, SD_XL, unet_outline
+from bigain.bigain_core.placement import Placement
+from bigain.bigain_core.presets import PRESETS
+from comfy.ldm.modules.attention import attention_pytorch
+from comfy.patcher_extension import WrapperExecutor, WrappersMP
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+CONFIGS = {"SD 1.5": SD_1, "SD 2": SD_2, "SD XL": SD_XL}
+LATENT = (64, 64)
+PUBLISHED = [name for name in PRESETS if "Table 3" in name or "encoder" in name]
+METHODS = [
+    TokenMerging(0.7),
+    TokenMerging(0.7, sharing=Sharing("network")),
+    BlockMerging(0.5),
+    SimilarityPruning(0.7),
+    KVDownsampling(3),
+    KVSelection(),
+    KVCellSelection(),
+]
+TWO_LEVELS = [Compression((Rule(method, Placement(levels=2)),)) for method in METHODS]
+ATTACHED = {
+    **{f"SD 2, {name}": ("SD 2", LATENT, PRESETS[name]) for name in PUBLISHED},
+    **{f"SD 1.5, {c.rules[0].method.name}": ("SD 1.5", (17, 40), c) for c in TWO_LEVELS},
+    **{f"SD XL, {name}": ("SD XL", LATENT, PRESETS[name]) for name in PUBLISHED[-2:]},
+}
+
+
+def meta(*shape):
+    return torch.empty(shape, device="meta")
+
+
+def diffusers_keys(config):
+    """Keys by which the host finds its own description of a UNet."""
+    keys = {"conv_in.weight": meta(config.widths[0], 4, 3, 3)}
+    for level, depth in enumerate(config.depths):
+        for stack in range(2):
+            block = f"down_blocks.{level}.attentions.{stack}.transformer_blocks."
+            keys[f"down_blocks.{level}.resnets.{stack}.conv1.weight"] = meta(1)
+            for number in range(depth):
+                keys[f"{block}{number}.attn2.to_k.weight"] = meta(1, config.context_width)
+    if config.vector_width:
+        keys["add_embedding.linear_1.weight"] = meta(1, config.vector_width)
+    return keys
+
+
+@cache
+def on_meta(name):
+    """The host's model of that shape, built from the host's own description."""
+    found = comfy.model_detection.model_config_from_diffusers_unet(diffusers_keys(CONFIGS[name]))
+    found.set_inference_dtype(torch.float32, None)
+    model = found.get_model({}, device="meta")
+    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+
+
+def fused(function, *args, **kwargs):
+    """Attention that the counter knows, whatever the host would choose on this machine."""
+    return attention_pytorch(*args, **kwargs)
+
+
+def count(name, latent, context_tokens=PROMPT_TOKENS, rules=()):
+    """FLOPs of a network call behind the wrappers that nodes install, and the log of the call."""
+    patcher, config = on_meta(name), CONFIGS[name]
+    for rule in rules:
+        patcher = attach(patcher, rule)
+    options = {
+        **patcher.model_options["transformer_options"],
+        "optimized_attention_override": fused,
+    }
+    context = meta(1, context_tokens, config.context_width)
+    vector = meta(1, config.vector_width) if config.vector_width else None
+
+    def call(x, sigma, concat, context, control, transformer_options):
+        network, steps = patcher.model.diffusion_model, sigma.to("meta")
+        network(x, steps, context, vector, transformer_options=transformer_options)
+
+    wrappers = patcher.get_all_wrappers(WrappersMP.APPLY_MODEL)
+    executor = WrapperExecutor.new_class_executor(call, patcher.model, wrappers)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        executor.execute(meta(1, 4, *latent), torch.ones(1), None, context, None, options)
+    attached = attached_to(patcher)
+    return counter.get_total_flops(), attached.log if attached else RunLog()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    ("latent", "context_tokens"),
+    [(LATENT, PROMPT_TOKENS), ((17, 40), PROMPT_TOKENS), (LATENT, 2 * PROMPT_TOKENS)],
+)
+def test_a_plain_call_equals_the_count_of_torch(name, latent, context_tokens):
+    counted, _ = count(name, latent, context_tokens)
+    assert unet_outline(CONFIGS[name], *latent, context_tokens).flops == counted
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_layers_are_those_of_the_network(name):
+    found = sites(on_meta(name).model.diffusion_model)
+    assert [(layer.site, layer.width) for layer in unet_outline(CONFIGS[name], *LATENT).layers] == [
+        (site, block.attn1.to_q.in_features) for site, block in found
+    ]
+
+
+@pytest.fixture
+def laplacian_as_convolution(monkeypatch):
+    """The Laplacian as the paper computes and counts it, a depth-wise convolution.
+
+    Ours is a sum of shifted copies, in which torch counts no operation.
+    """
+
+    def convolved(x, grid, padding):
+        channels = x.shape[-1]
+        image = x.movedim(-1, 1).unflatten(2, (grid.height, grid.width))
+        kernel = meta(channels, 1, 3, 3)
+        return functional.conv2d(image, kernel, padding=1, groups=channels).movedim(1, -1)
+
+    monkeypatch.setattr(scoring, "laplacian", convolved)
+
+
+@pytest.mark.parametrize("case", ATTACHED)
+@pytest.mark.usefixtures("laplacian_as_convolution")
+def test_an_attached_method_equals_the_count_of_torch(case):
+    name, latent, compression = ATTACHED[case]
+    outline = unet_outline(CONFIGS[name], *latent)
+    counted, log = count(name, latent, rules=compression.rules)
+    assert log.sites_compressed > 0
+    assert log == outline.log(compression)
+    assert outline.flops - log.flops_saved == counted
