@@ -61,6 +61,7 @@ class Stage:
 STAGES = (
     Stage(7000, 1.5e-3, (0.08, 0.20), digit_share=0.25, crowding=2, weight_limit=1.0),
     Stage(4800, 1.2e-3, (0.04, 0.12), digit_share=0.7, crowding=1, weight_limit=50.0),
+    Stage(1200, 8e-4, (0.04, 0.12), digit_share=0.8, crowding=1, weight_limit=50.0),
 )
 WARMUP = 200
 
