@@ -109,12 +109,12 @@ class TokenMerging(Method):
         if self._scored(grid):
             scores = score_tokens(metric, grid, self.scorer, self.padding)
         protected = None
-        open_scores = scores
         if protected_count:
             protected = select_tokens(scores, protected_count, self.protection.mode)
-            open_scores = scores.scatter(1, protected, torch.inf)
         generator = seeded_generator(self.seed, moment, site)
-        chosen = choose_destinations(open_scores, grid, self.cell, self.destinations, generator)
+        chosen = choose_destinations(
+            scores, grid, self.cell, self.destinations, generator, protected
+        )
         plan = match_tokens(metric, chosen, self.ratio, protected, self.mode)
         return replace(plan, proportional=self.proportional)
 
