@@ -125,6 +125,15 @@ def test_merge_keeps_the_dtype_and_its_precision(randn, dtype, mode):
     torch.testing.assert_close(merged.double(), slow_merge(x, plan, mode), **tolerance)
 
 
+@pytest.mark.parametrize("mode", MERGE_MODES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_large_group_does_not_overflow(dtype, mode):
+    """A flat image merges into few groups, whose sum is beyond fp16 while their mean is not."""
+    x = torch.full((1, 4096, 2), 1000.0, dtype=dtype)
+    plan = MergePlan.from_target(torch.zeros(1, 4096, dtype=torch.long), 1)
+    torch.testing.assert_close(plan.merge(x, mode), x[:, :1], atol=0, rtol=1e-3)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_mlerp_of_opposite_tokens_is_zero(dtype):
     x = torch.tensor([[[1.0, -2.0], [-1.0, 2.0]]], dtype=dtype)
