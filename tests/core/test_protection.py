@@ -169,6 +169,15 @@ def test_where_no_destination_may_be_left_nothing_merges(randn, rule, side, shar
 
 
 @pytest.mark.parametrize("rule", DESTINATION_RULES)
+def test_as_long_as_a_destination_is_left_tokens_merge(randn, rule):
+    """15 protected tokens of a 5 x 5 grid leave at least one of the 16 in cells."""
+    for seed in range(10):
+        method = TokenMerging(0.08, rule, seed=seed, protection=Protection(0.6))
+        plan = method.plan(randn(1, 25, 8, seed=seed), TokenGrid(5, 5), MIDDLE, 0)
+        assert plan.query_tokens == 23
+
+
+@pytest.mark.parametrize("rule", DESTINATION_RULES)
 @pytest.mark.parametrize("seed", range(10))
 def test_the_two_free_tokens_of_a_cell_merge_with_each_other(randn, rule, seed):
     metric = randn(1, 4, 8, seed=seed)
