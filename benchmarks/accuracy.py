@@ -77,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL)
     parser.add_argument("--shapes", type=int, default=150, help="images; 5 per class by default")
-    parser.add_argument("--digits", type=int, default=200, help="images; 449 are held out")
+    parser.add_argument("--digits", type=int, default=449, help="images; 449 are held out")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     args = parser.parse_args()

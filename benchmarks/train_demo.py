@@ -1,4 +1,4 @@
-"""Train the bundled model: `python -m benchmarks.train_demo` (two hours on two cores at most).
+"""Train the bundled model: `python -m benchmarks.train_demo` (about two hours on two cores, --bf16).
 
 Interrupt it whenever you like: the same command resumes from the last saved step and draws the same
 batches as an uninterrupted run.

@@ -19,6 +19,7 @@ def choose_destinations(
     cell: int = 2,
     rule: str = "lowest",
     generator: torch.Generator | None = None,
+    protected: Tensor | None = None,
 ) -> Tensor:
     """One destination per cell x cell square: scores (B, N) -> token indices (B, cells).
 
@@ -29,24 +30,33 @@ def choose_destinations(
     shared by the whole batch, so that it does not depend on the batch split. Rows and columns that
     fill no square hold no destination; a grid smaller than one square has none.
 
+    A square whose choice is among the `protected` (B, P) tokens takes the next one that is not: the
+    next lowest, or the next in raster order from the top left or, wrapping round, from the drawn
+    one. A square of protected tokens alone yields one of them.
+
     Raises ValueError for an unknown rule, or "random" without a generator.
     """
     cells = grid.cells(cell)
-    batch = scores.shape[0]
+    offsets = torch.arange(cell * cell, device=scores.device)
     if rule == "lowest":
-        offset = _first_minimum(cell_squares(scores, grid, cell))
+        order = cell_squares(scores, grid, cell)
     elif rule == "published":
-        offset = _first_minimum(_row_band_strips(scores, grid, cell))
+        order = _row_band_strips(scores, grid, cell)
     elif rule == "top-left":
-        offset = torch.zeros(batch, cells.tokens, dtype=torch.long, device=scores.device)
+        order = offsets.float().expand(scores.shape[0], cells.tokens, -1)
     elif rule == "random" and generator is not None:
-        drawn = torch.randint(cell * cell, (1, cells.tokens), generator=generator)
-        offset = drawn.to(scores.device).expand(batch, -1)
+        drawn = torch.randint(cell * cell, (1, cells.tokens, 1), generator=generator)
+        distance = (offsets - drawn.to(scores.device)) % (cell * cell)
+        order = distance.float().expand(scores.shape[0], -1, -1)
     else:
         raise ValueError(
             f"BiGain: expected a destination rule of {DESTINATION_RULES} ('random' with a "
             f"generator), got {rule!r}."
         )
+    if protected is not None:
+        is_protected = _marked(protected, grid.tokens)
+        order = order.masked_fill(cell_squares(is_protected, grid, cell), torch.inf)
+    offset = _first_minimum(order)  # (B, cells)
     return _squares_first(grid, cell, scores.device) + offset // cell * grid.width + offset % cell
 
 
@@ -93,8 +103,9 @@ def match_tokens(
 
     metric (B, N, C), destinations (B, D) of distinct indices per row; every other token is a
     source, but for those `protected` (B, P), which are neither: a destination among them takes no
-    source. Similarity is the cosine in fp32; each source goes to its best destination, and no more
-    merge than N - D - P. Sources that are equally alike are taken in raster order.
+    source (but one per sample must not be among them). Similarity is the cosine in fp32; each
+    source goes to its best destination, and no more merge than N - D - P. Sources that are equally
+    alike are taken in raster order.
 
     Raises ValueError unless 0 <= ratio <= 1.
     """
@@ -160,7 +171,7 @@ def prune_tokens(metric: Tensor, destinations: Tensor, ratio: float) -> MergePla
     As `match_tokens`, but a dropped token receives the output of the kept token, source or
     destination, that is most alike.
     """
-    matched = match_tokens(metric, destinations, ratio, mode="prune")
+    matched = match_tokens(metric, destinations, ratio)
     if matched.query_tokens == metric.shape[1]:
         return matched
     unit = functional.normalize(metric.float(), dim=-1)

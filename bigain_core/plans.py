@@ -175,6 +175,8 @@ class MergePlan:
 
     def _group_mean(self, x: Tensor) -> Tensor:
         """Mean over groups as bags of sorted tokens: summed in a fixed order on every device."""
+        if x.dtype == torch.float16 and x.device.type == "cpu":  # the sum of a bag would overflow
+            return self._group_mean(x.float()).half()
         batch, count, channels = x.shape
         groups = self.kept.shape[1]
         offset = torch.arange(batch, device=x.device)[:, None]

@@ -25,6 +25,8 @@ from ..scoring import score_tokens
 from ..selection import select_tokens
 from .base import Method, seeded_generator
 
+SHARING_SCOPES = ("stage", "network", "interval")
+
 
 @dataclass(frozen=True)
 class Sharing:
@@ -37,13 +39,17 @@ class Sharing:
     scope: str = "stage"
     interval: int = 5
 
+    def __post_init__(self):
+        if self.scope not in SHARING_SCOPES or self.interval < 1:
+            raise ValueError(
+                f"BiGain: expected a scope of {SHARING_SCOPES} and an interval of at least 1 block "
+                f"for the cached assignment, got {self.scope!r} and {self.interval}."
+            )
+
     def reuses(self, decided: Site, site: Site) -> bool:
         if self.scope == "stage":
             return site.stage == decided.stage
         return self.scope == "network" or site.number - decided.number < self.interval
-
-
-SHARING_SCOPES = ("stage", "network", "interval")
 
 
 @dataclass(frozen=True)
@@ -109,12 +115,12 @@ class TokenMerging(Method):
         if self._scored(grid):
             scores = score_tokens(metric, grid, self.scorer, self.padding)
         protected = None
-        open_scores = scores
         if protected_count:
             protected = select_tokens(scores, protected_count, self.protection.mode)
-            open_scores = scores.scatter(1, protected, torch.inf)
         generator = seeded_generator(self.seed, moment, site)
-        chosen = choose_destinations(open_scores, grid, self.cell, self.destinations, generator)
+        chosen = choose_destinations(
+            scores, grid, self.cell, self.destinations, generator, protected
+        )
         plan = match_tokens(metric, chosen, self.ratio, protected, self.mode)
         return replace(plan, proportional=self.proportional)
 

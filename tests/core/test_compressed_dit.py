@@ -4,8 +4,17 @@ import pytest
 import torch
 
 from bigain_core.compression import Compression, NetworkCall, Rule, RunLog, replaced_forwards
+from bigain_core.flops import self_attention_flops
 from bigain_core.grid import TokenGrid
-from bigain_core.methods import KVDownsampling, TokenMerging
+from bigain_core.methods import (
+    BlockMerging,
+    KVCellSelection,
+    KVDownsampling,
+    KVSelection,
+    Sharing,
+    SimilarityPruning,
+    TokenMerging,
+)
 from bigain_core.models.compressed_dit import replacements, sites, token_grid
 from bigain_core.models.dit import scaled_dot_product_attention
 from bigain_core.placement import Placement, Site, named_placement
@@ -122,6 +131,80 @@ def test_a_model_of_constant_tokens_loses_nothing(make_dit, inputs, method):
     torch.testing.assert_close(out, model(*flat), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("method", [BlockMerging, TokenMerging])
+def test_proportional_merging_of_equal_tokens_loses_nothing(make_dit, randn, method):
+    """Latents of four equal patches per cell, of which only some merge: groups of 1 to 4 tokens."""
+    model = make_dit()
+    model.pos_embed.zero_()
+    patches = randn(2, 4, 2, 2).repeat(1, 1, 4, 4)  # the same patch everywhere
+    cells = randn(2, 4, 2, 2, seed=1).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    inputs = patches * cells, torch.tensor([500, 500]), torch.tensor([1, 4])
+    plain = model(*inputs)
+    exact, coarse = (
+        compressed(model, inputs, Rule(method(0.4, proportional=proportional)))
+        for proportional in (True, False)
+    )
+    torch.testing.assert_close(exact, plain, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(coarse, plain, atol=1e-3)
+
+
+def test_proportional_merging_adds_the_log_of_sizes_to_the_logits(model, inputs):
+    method = TokenMerging(0.6, proportional=True)
+
+    def merged(layer, x):
+        plan = method.plan(x, GRID, Moment(0.5), 1)
+        out = torch.empty_like(x)
+        for sample in range(len(x)):
+            kept, place, sizes = plan.target[sample].unique(return_inverse=True, return_counts=True)
+            means = torch.stack([x[sample, place == group].mean(0) for group in range(len(kept))])
+            q, k, v = layer.qkv(means).unflatten(-1, (3, layer.num_heads, -1)).permute(1, 2, 0, 3)
+            logits = q @ k.mT / q.shape[-1] ** 0.5 + sizes.log()
+            y = (logits.softmax(-1) @ v).transpose(0, 1).flatten(1)
+            out[sample] = layer.proj(y)[place]
+        return out
+
+    expected = with_attention(model, inputs, 1, merged)
+    out = compressed(model, inputs, Rule(method, only(1)))
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", [KVSelection("high", 0.5), KVCellSelection("low", 2, 0.5)])
+def test_chosen_keys_and_values_may_be_chosen_before_the_projection(model, inputs, method):
+    def chosen_first(layer, x):
+        return attend(layer, x, method.plan(x, GRID, Moment(0.5), 1).context(x))
+
+    expected = with_attention(model, inputs, 1, chosen_first)
+    out = compressed(model, inputs, Rule(method, only(1)))
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(out, model(*inputs), atol=1e-3)
+
+
+@pytest.mark.parametrize(("interval", "deciding"), [(1, [1, 2, 4, 5]), (2, [1, 4]), (5, [1])])
+def test_blocks_share_an_assignment_for_an_interval(make_dit, inputs, interval, deciding):
+    """By hand, blocks 1, 2, 4 and 5 carry out the plan of the last of them that decided."""
+    model, blocks, plans = make_dit(depth=6), (1, 2, 4, 5), []
+
+    def merged(block, original):
+        def forward(x, attention):
+            if block in deciding:
+                plans.append(MERGING.plan(x, GRID, Moment(0.5), block))
+            return plans[-1].restore(original(plans[-1].queries(x), attention))
+
+        return forward
+
+    layers = {block: model.blocks[block].attn for block in blocks}
+    by_hand = [(layer, merged(block, layer.forward)) for block, layer in layers.items()]
+    with replaced_forwards(by_hand):
+        expected = model(*inputs)
+    log = RunLog()
+    method = TokenMerging(0.5, sharing=Sharing("interval", interval))
+    out = compressed(model, inputs, Rule(method, Placement(numbers=blocks)), log=log)
+    assert torch.equal(out, expected)
+    layer_alone = self_attention_flops(128, 8, 8, 8)
+    spent = {site.number: record.flops_after for site, record in log.sites.items()}
+    assert [block for block in blocks if spent[block] > layer_alone] == deciding
+
+
 @pytest.mark.parametrize("method", [MERGING, POOLING])
 @pytest.mark.parametrize(("height", "width"), [(7, 9), (4, 12), (16, 10)])
 def test_any_size_is_compressed(model, randn, method, height, width):
@@ -131,7 +214,20 @@ def test_any_size_is_compressed(model, randn, method, height, width):
     assert log.sites_compressed == 3 and not log.left_alone
 
 
-@pytest.mark.parametrize("method", [MERGING, POOLING, TokenMerging(0.5, "random")])
+@pytest.mark.parametrize(
+    "method",
+    [
+        MERGING,
+        POOLING,
+        TokenMerging(0.5, "random"),
+        TokenMerging(0.5, sharing=Sharing("network"), proportional=True),
+        BlockMerging(0.5),
+        SimilarityPruning(0.5),
+        KVSelection(),
+        KVCellSelection(),
+    ],
+    ids=lambda method: method.name,
+)
 def test_a_sample_is_compressed_as_if_alone_and_the_same_every_time(model, inputs, method):
     together = compressed(model, inputs, Rule(method))
     assert torch.equal(together, compressed(model, inputs, Rule(method)))

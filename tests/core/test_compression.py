@@ -15,7 +15,14 @@ from bigain_core.compression import (
     replaced_forwards,
 )
 from bigain_core.grid import TokenGrid
-from bigain_core.methods import KVDownsampling, TokenMerging
+from bigain_core.methods import (
+    BlockMerging,
+    KVCellSelection,
+    KVDownsampling,
+    KVSelection,
+    SimilarityPruning,
+    TokenMerging,
+)
 from bigain_core.placement import Placement, Site, named_placement
 from bigain_core.plans import IdentityPlan, MergePlan, PoolPlan
 from bigain_core.schedules import ActiveRange, Moment
@@ -121,6 +128,81 @@ def test_an_unexpected_token_count_does_not_matter_where_no_rule_acts(randn):
     call = network_call(Rule(MERGING, Placement(stages=("decoder",))))
     assert call.plan(ENCODER, randn(1, 65, 16), GRID) == IdentityPlan(65)
     assert not call.log.left_alone
+
+
+@pytest.mark.parametrize(("least", "acts"), [(0, True), (64, True), (65, False), (4096, False)])
+def test_a_layer_of_too_few_tokens_is_left_alone_and_logged(randn, least, acts):
+    call = network_call(Rule(POOLING, Placement(min_tokens=least)))
+    x = randn(1, 64, 16)
+    plan = call.plan(ENCODER, x, GRID)
+    assert isinstance(plan, PoolPlan if acts else IdentityPlan)
+    reason = f"64 tokens, fewer than the {least} asked for"
+    assert call.log.left_alone == ({} if acts else {reason: 1})
+
+
+@pytest.mark.parametrize(
+    ("method", "side"),
+    [
+        (MERGING, 1),
+        (TokenMerging(0.05), 4),
+        (TokenMerging(0.5, cell=5), 4),
+        (BlockMerging(0.1), 5),
+        (SimilarityPruning(0.7), 1),
+        (KVDownsampling(4), 1),
+        (KVSelection("low", 0.0), 4),
+        (KVCellSelection("low", 1), 4),
+    ],
+)
+def test_a_plan_that_keeps_every_token_is_logged_as_left_alone(randn, method, side):
+    call = network_call(Rule(method))
+    x = randn(1, side**2, 16)
+    assert call.plan(ENCODER, x, TokenGrid(side, side)) == IdentityPlan(side**2)
+    assert call.log.left_alone == {f"{method.name} keeps every token of {side} x {side}": 1}
+    assert call.log.sites == {ENCODER: SiteRecord(calls=1)}
+
+
+SCORED = [TokenMerging, BlockMerging, SimilarityPruning, KVSelection, KVCellSelection]
+
+
+def same(plan, other, x):
+    """Whether two plans shorten x alike."""
+    return torch.equal(plan.queries(x), other.queries(x)) and torch.equal(
+        plan.context(x), other.context(x)
+    )
+
+
+@pytest.mark.parametrize("method", SCORED)
+def test_the_normed_state_is_for_methods_that_ask_for_it(randn, method):
+    block_input, normed = randn(2, 64, 16), randn(2, 64, 16, seed=1)
+    for metric, wanted in {"block input": block_input, "normed": normed}.items():
+        asking = method(metric=metric)
+        plan = network_call(Rule(asking)).plan(ENCODER, block_input, GRID, normed)
+        assert same(plan, asking.plan(wanted, GRID, Moment(0.5), 0), normed)
+
+
+@pytest.mark.parametrize("method", SCORED)
+def test_without_a_normed_state_of_its_own_the_metric_is_it(randn, method):
+    metric = randn(2, 64, 16)
+    asking = method(metric="normed")
+    plan = network_call(Rule(asking)).plan(ENCODER, metric, GRID)
+    assert same(plan, asking.plan(metric, GRID, Moment(0.5), 0), metric)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder"),
+    [(MERGING, POOLING), (POOLING, MERGING), (BlockMerging(0.7), KVSelection())],
+)
+def test_a_hybrid_is_each_operator_alone_on_its_half(randn, encoder, decoder):
+    sites = [Site(n, "encoder" if n < 2 else "decoder") for n in range(5)]
+    hybrid = network_call(
+        Rule(encoder, named_placement("encoder")), Rule(decoder, named_placement("decoder"))
+    )
+    alone = {"encoder": network_call(Rule(encoder)), "decoder": network_call(Rule(decoder))}
+    for site in sites:
+        x = randn(2, 64, 16, seed=site.number)
+        expected = {stage: call.plan(site, x, GRID) for stage, call in alone.items()}
+        assert same(hybrid.plan(site, x, GRID), expected[site.stage], x)
+        assert hybrid.log.sites[site] == alone[site.stage].log.sites[site]
 
 
 def test_forwards_are_replaced_and_restored():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bigain_core.placement import PLACEMENTS, Placement, Site, named_placement
+from bigain_core.placement import PLACEMENTS, Placement, Site, named_placement, parse_blocks
 
 TRANSFORMER = [Site(number, "transformer") for number in range(28)]
 UNET = [
@@ -71,6 +71,67 @@ def test_stage_number_and_level_must_all_match():
 
 def test_an_empty_choice_covers_nothing():
     assert covered(Placement(stages=()), UNET) == covered(Placement(numbers=()), UNET) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("", ()),
+        (" , \n", ()),
+        ("0", (0,)),
+        ("7-7", (7,)),
+        ("1-5, 7-11", (1, 2, 3, 4, 5, 7, 8, 9, 10, 11)),
+        ("9 3,3\n1-2", (1, 2, 3, 9)),
+        ("2-4,3-5,", (2, 3, 4, 5)),
+        ("10,9", (9, 10)),
+    ],
+)
+def test_blocks_are_numbers_and_ranges_with_both_ends(text, numbers):
+    assert parse_blocks(text) == numbers
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("5-1", "5-1"),
+        ("1-5, x", "x"),
+        ("-3", "-3"),
+        ("1-", "1-"),
+        ("1 - 5", "-"),
+        ("1..5", "1..5"),
+        ("1-2-3", "1-2-3"),
+        ("2, 1.5", "1.5"),
+    ],
+)
+def test_blocks_of_another_form_are_refused(text, part):
+    expected = "BiGain: expected attention layers as numbers and ascending ranges"
+    with pytest.raises(ValueError, match=expected) as error:
+        parse_blocks(text)
+    assert f"got {part!r} in {text!r}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks", "numbers"),
+    [
+        ("everywhere", "0, 27-30", [0, 27]),
+        ("blocks 0-5 (early)", "20-21", [20, 21]),
+        ("blocks 0-5 (early)", " ", [0, 1, 2, 3, 4, 5]),
+        ("encoder", "0-27", []),
+    ],
+)
+def test_blocks_replace_those_of_a_preset_but_not_its_stages(name, blocks, numbers):
+    assert covered(named_placement(name, blocks=blocks), TRANSFORMER) == numbers
+
+
+def test_blocks_are_numbers_of_attention_layers_in_a_unet():
+    assert covered(named_placement("everywhere", 4, blocks="1, 4-6"), UNET) == [1, 4, 5, 6]
+    assert covered(named_placement("decoder", 2, blocks="1, 4-6"), UNET) == [5, 6]
+
+
+def test_a_named_placement_carries_the_least_number_of_tokens():
+    placement = named_placement("encoder", 2, "0-1", 256)
+    assert placement == Placement(("encoder",), (0, 1), 2, 256)
+    assert Placement().min_tokens == 0
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():

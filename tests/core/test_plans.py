@@ -1,12 +1,21 @@
 """Carrying out a plan: merging, unmerging and pooling tokens."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bigain_core.grid import TokenGrid
-from bigain_core.plans import MERGE_MODES, IdentityPlan, MergePlan, PoolPlan
+from bigain_core.plans import (
+    MERGE_MODES,
+    IdentityPlan,
+    MergePlan,
+    PoolPlan,
+    SelectPlan,
+    indices_of,
+)
 
 
 def random_plan(count, kept, seed, batch=2):
@@ -47,6 +56,15 @@ def slow_merge(x, plan, mode):
 plans = st.integers(1, 24).flatmap(
     lambda count: st.builds(random_plan, st.just(count), st.integers(1, count), st.integers(0, 999))
 )
+
+
+@given(count=st.integers(1, 30), marked=st.integers(0, 30), seed=st.integers(0, 99))
+def test_indices_are_those_of_the_true_entries(count, marked, seed):
+    generator = torch.Generator().manual_seed(seed)
+    marked = min(marked, count)
+    mask = torch.rand(3, count, generator=generator).argsort(1) < marked
+    expected = [[n for n, true in enumerate(row) if true] for row in mask.tolist()]
+    assert indices_of(mask, marked).tolist() == expected
 
 
 @pytest.mark.parametrize("mode", MERGE_MODES)
@@ -107,6 +125,15 @@ def test_merge_keeps_the_dtype_and_its_precision(randn, dtype, mode):
     torch.testing.assert_close(merged.double(), slow_merge(x, plan, mode), **tolerance)
 
 
+@pytest.mark.parametrize("mode", MERGE_MODES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_large_group_does_not_overflow(dtype, mode):
+    """A flat image merges into few groups, whose sum is beyond fp16 while their mean is not."""
+    x = torch.full((1, 4096, 2), 1000.0, dtype=dtype)
+    plan = MergePlan.from_target(torch.zeros(1, 4096, dtype=torch.long), 1)
+    torch.testing.assert_close(plan.merge(x, mode), x[:, :1], atol=0, rtol=1e-3)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_mlerp_of_opposite_tokens_is_zero(dtype):
     x = torch.tensor([[[1.0, -2.0], [-1.0, 2.0]]], dtype=dtype)
@@ -137,6 +164,60 @@ def test_a_merge_plan_treats_queries_and_context_alike(randn):
 
 
 @pytest.mark.parametrize("mode", MERGE_MODES)
+def test_queries_and_context_follow_the_mode_of_the_plan(randn, mode):
+    target, x = random_plan(12, 5, seed=3).target, randn(2, 12, 4)
+    plan = MergePlan.from_target(target, 5, mode)
+    expected = slow_merge(x, plan, mode)
+    for merged in (plan.queries(x), plan.context(x)):
+        torch.testing.assert_close(merged.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@given(plan=plans)
+def test_sizes_count_the_tokens_of_each_group(plan):
+    for sample, sizes in enumerate(plan.sizes.tolist()):
+        assert sizes == [len(members) for members in groups(plan, sample).values()]
+
+
+@given(plan=plans)
+def test_a_proportional_plan_weighs_keys_by_the_tokens_they_stand_for(plan):
+    bias = replace(plan, proportional=True).key_bias
+    assert bias.shape == plan.kept.shape and bias.dtype == torch.float32
+    count = torch.full((2,), float(plan.target.shape[1]))
+    torch.testing.assert_close(bias.exp().sum(1), count)
+    torch.testing.assert_close(bias.exp(), plan.sizes.float())
+    assert plan.key_bias is None
+
+
+def attention(q, k, v, bias=None):
+    """One head, in double precision."""
+    logits = q.double() @ k.double().mT / q.shape[-1] ** 0.5
+    if bias is not None:
+        logits = logits + bias.double()[:, None]
+    return logits.softmax(-1) @ v.double()
+
+
+@pytest.mark.parametrize("mode", MERGE_MODES)
+@given(plan=plans)
+def test_proportional_attention_loses_nothing_where_merged_tokens_are_identical(randn, mode, plan):
+    count = plan.target.shape[1]
+    q, k, v = (x.gather(1, plan.target[..., None].expand(-1, -1, 4)) for x in randn(3, 2, count, 4))
+    plan = replace(plan, mode=mode, proportional=True)
+    merged = attention(plan.queries(q), plan.context(k), plan.context(v), plan.key_bias)
+    torch.testing.assert_close(plan.restore(merged), attention(q, k, v), atol=1e-6, rtol=1e-6)
+
+
+def test_without_it_a_large_group_counts_as_one_token():
+    """Three tokens of value 1 and one of value 0, all equally wanted."""
+    x = torch.tensor([[[1.0], [1.0], [1.0], [0.0]]])
+    plan = MergePlan.from_target(torch.tensor([[0, 0, 0, 3]]), 2)
+    q = torch.zeros(1, 1, 1)
+    values = plan.context(x)
+    assert attention(q, values, values).item() == pytest.approx(0.5)
+    bias = replace(plan, proportional=True).key_bias
+    assert attention(q, values, values, bias).item() == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("mode", MERGE_MODES)
 def test_a_plan_that_merges_nothing_returns_its_arguments(randn, mode):
     x = randn(2, 7, 3)
     plan = MergePlan.from_target(torch.arange(7).expand(2, -1), 7)
@@ -156,6 +237,48 @@ def test_pooling_leaves_queries_and_outputs_whole(randn):
     assert plan.queries(x) is x and plan.restore(x) is x
     assert plan.query_tokens == 35
     assert plan.context_tokens == plan.context(x).shape[1] == 2 * 3
+
+
+def test_no_other_plan_has_a_bias():
+    grid = TokenGrid(2, 2)
+    for plan in (IdentityPlan(4), PoolPlan(grid, 2, 1.0), SelectPlan(grid, torch.tensor([[1]]))):
+        assert plan.key_bias is None
+
+
+def test_selection_takes_the_chosen_rows_and_leaves_queries_whole(randn):
+    x, chosen = randn(2, 12, 3), torch.tensor([[0, 3, 11], [2, 5, 7]])
+    plan = SelectPlan(TokenGrid(3, 4), chosen)
+    for sample, tokens in enumerate(chosen.tolist()):
+        assert torch.equal(plan.context(x)[sample], x[sample, tokens])
+    assert plan.queries(x) is x and plan.restore(x) is x
+    assert (plan.query_tokens, plan.context_tokens) == (12, 3)
+
+
+@pytest.mark.parametrize("blend", [-0.5, 0.0, 0.3, 1.0, 1.5])
+def test_a_selection_is_blended_with_its_average(randn, blend):
+    x, chosen = randn(2, 16, 3), torch.tensor([[0, 3, 12, 15], [5, 6, 9, 10]])
+    plan = SelectPlan(TokenGrid(4, 4), chosen, PoolPlan(TokenGrid(4, 4), 2, 0.0), blend)
+    out = plan.context(x)
+    for sample, tokens in enumerate(chosen.tolist()):
+        for place, token in enumerate(tokens):
+            corner = place // 2 * 8 + place % 2 * 2
+            average = x[sample, [corner, corner + 1, corner + 4, corner + 5]].mean(0)
+            expected = blend * x[sample, token] + (1 - blend) * average
+            torch.testing.assert_close(out[sample, place], expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", MERGE_MODES)
+def test_plans_have_shapes_without_values(mode):
+    x = torch.empty(2, 12, 3, device="meta")
+    target = torch.empty(2, 12, device="meta", dtype=torch.long)
+    plan = replace(MergePlan.from_target(target, 5, mode), proportional=True)
+    assert plan.queries(x).shape == plan.context(x).shape == (2, 5, 3)
+    assert plan.restore(plan.queries(x)).shape == (2, 12, 3)
+    assert plan.sizes.shape == plan.key_bias.shape == plan.kept.shape == (2, 5)
+    grid = TokenGrid(3, 4)
+    for average in (None, PoolPlan(grid, 2, 0.0)):
+        select = SelectPlan(grid, target[:, :2], average, 0.5)
+        assert select.context(x).shape == (2, 2, 3)
 
 
 def test_an_unknown_mode_is_refused():

@@ -1,0 +1,136 @@
+"""What holds for every method: any grid, batch and dtype, each sample as if alone."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bigain_core.grid import TokenGrid
+from bigain_core.matching import AGGREGATES, DESTINATION_RULES
+from bigain_core.methods import (
+    BlockMerging,
+    KVCellSelection,
+    KVDownsampling,
+    KVSelection,
+    Protection,
+    SimilarityPruning,
+    TokenMerging,
+)
+from bigain_core.plans import MERGE_MODES
+from bigain_core.schedules import AlphaCurve, AlphaSchedule, Moment
+from bigain_core.scoring import SCORERS
+from bigain_core.selection import CELL_MODES, SELECTION_MODES
+
+MIDDLE = Moment(0.5)
+sides = st.integers(1, 9)
+METHODS = [
+    *(TokenMerging(0.7, rule) for rule in DESTINATION_RULES),
+    *(TokenMerging(0.6, mode=mode, proportional=True) for mode in MERGE_MODES),
+    *(TokenMerging(0.5, protection=Protection(0.3, mode)) for mode in SELECTION_MODES),
+    *(TokenMerging(0.5, rule, protection=Protection(0.6)) for rule in DESTINATION_RULES),
+    TokenMerging(1.0, cell=3, scorer="variance", padding="replicate"),
+    *(BlockMerging(0.7, aggregate) for aggregate in AGGREGATES),
+    *(BlockMerging(0.4, cell=3, mode=mode, proportional=True) for mode in MERGE_MODES),
+    SimilarityPruning(0.7),
+    SimilarityPruning(1.0, noise=0.0, cell=3),
+    KVDownsampling(2, AlphaSchedule(0.8, 1.2)),
+    KVDownsampling(4, AlphaCurve(((999, 0.0), (300, 1.0), (0, 1.2)))),
+    *(KVSelection(choice) for choice in SELECTION_MODES),
+    *(KVCellSelection(choice) for choice in CELL_MODES),
+    KVCellSelection("high", 3, 1.0),
+]
+every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+
+
+def carried_out(plan, x):
+    """(queries, context, restored queries) of x."""
+    queries = plan.queries(x)
+    return queries, plan.context(x), plan.restore(queries)
+
+
+@every_method
+@settings(max_examples=40)
+@given(
+    height=sides,
+    width=sides,
+    batch=st.integers(1, 3),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+)
+def test_any_grid_batch_and_dtype_gives_finite_tokens(randn, method, height, width, batch, dtype):
+    x = randn(batch, height * width, 8, seed=height).to(dtype)
+    plan = method.plan(x, TokenGrid(height, width), MIDDLE, 0)
+    queries, context, restored = carried_out(plan, x)
+    assert queries.shape == (batch, plan.query_tokens, 8)
+    assert context.shape == (batch, plan.context_tokens, 8)
+    assert restored.shape == x.shape
+    for out in (queries, context, restored):
+        assert out.dtype == dtype and out.isfinite().all()
+    if plan.key_bias is not None:
+        assert plan.key_bias.shape == context.shape[:2] and plan.key_bias.isfinite().all()
+    for k in range(batch):
+        alone = method.plan(x[k : k + 1], TokenGrid(height, width), MIDDLE, 0)
+        for together, single in zip(
+            (queries, context, restored), carried_out(alone, x[k : k + 1]), strict=True
+        ):
+            assert torch.equal(together[k], single[0])
+
+
+@every_method
+def test_every_grid_up_to_9_x_9_has_a_shape_without_values(method):
+    for height, width in product(range(1, 10), repeat=2):
+        x = torch.empty(2, height * width, 4, device="meta")
+        plan = method.plan(x, TokenGrid(height, width), MIDDLE, 0)
+        queries, context, restored = carried_out(plan, x)
+        assert queries.shape == (2, plan.query_tokens, 4)
+        assert context.shape == (2, plan.context_tokens, 4)
+        assert restored.shape == x.shape
+        assert 1 <= plan.query_tokens <= height * width
+        assert 1 <= plan.context_tokens <= height * width
+
+
+@every_method
+def test_the_number_of_tokens_does_not_depend_on_their_values(randn, method):
+    grid, counts = TokenGrid(9, 7), set()
+    for x in (randn(2, 63, 4), torch.zeros(2, 63, 4), torch.ones(1, 63, 4), -1e4 * randn(1, 63, 4)):
+        plan = method.plan(x, grid, MIDDLE, 0)
+        counts.add((plan.query_tokens, plan.context_tokens))
+        assert all(out.isfinite().all() for out in carried_out(plan, x))
+    assert len(counts) == 1
+
+
+@every_method
+def test_a_uniform_image_is_left_as_it_is(method):
+    """Whatever stands for equal tokens must be that token."""
+    x = torch.tensor([1.0, -2.0, 0.5]).expand(1, 63, 3)
+    plan = method.plan(x, TokenGrid(9, 7), MIDDLE, 0)
+    for out in carried_out(plan, x):
+        torch.testing.assert_close(out, x[:, : out.shape[1]], atol=1e-5, rtol=0)
+
+
+@every_method
+def test_a_plan_repeats_and_leaves_the_global_random_state_alone(randn, method):
+    x, grid = randn(2, 63, 8), TokenGrid(9, 7)
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
+    first, second = (carried_out(method.plan(x, grid, MIDDLE, 0), x) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state[1])
+    assert np.random.get_state()[2] == numpy_state[2]
+
+
+@every_method
+def test_a_method_can_be_compared_and_kept_in_a_set(method):
+    assert {method, type(method)(**vars(method))} == {method}
+    assert method.name and not method.is_identity
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("method", [TokenMerging, BlockMerging, KVSelection, KVCellSelection])
+def test_every_scorer_serves_every_method_that_scores(randn, method, scorer):
+    x = randn(2, 35, 4).half()
+    plan = method(scorer=scorer).plan(x, TokenGrid(5, 7), MIDDLE, 0)
+    assert all(out.isfinite().all() for out in carried_out(plan, x))
+    assert plan.context_tokens < 35

@@ -1,0 +1,152 @@
+"""Operation counts of deciding: closed forms against torch's counter and the published figures."""
+
+import pytest
+import torch
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+from bigain_core.compression import Compression, NetworkCall, Rule, RunLog
+from bigain_core.grid import TokenGrid
+from bigain_core.methods import (
+    BlockMerging,
+    KVCellSelection,
+    KVDownsampling,
+    KVSelection,
+    Protection,
+    Sharing,
+    SimilarityPruning,
+    TokenMerging,
+)
+from bigain_core.placement import Site
+from bigain_core.schedules import Moment
+
+BASELINE = 804.26e9  # Stable Diffusion 2.0, one network call at 512 x 512
+FULL_RESOLUTION = [Site(n, "encoder" if n < 2 else "decoder") for n in range(5)]
+WIDTH, TOKENS, CELLS = 320, 4096, 1024
+CACHED = TokenMerging(0.7, sharing=Sharing())
+
+
+def counted(function):
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+def tokens(count, width=WIDTH):
+    return torch.empty(1, count, width, device="meta")
+
+
+def convolution(side=64, width=WIDTH):
+    """The Laplacian as the published code makes it."""
+    kernel = torch.empty(width, 1, 3, 3, device="meta")
+    functional.conv2d(
+        torch.empty(1, width, side, side, device="meta"), kernel, groups=width, padding=1
+    )
+
+
+def run(method, sites=FULL_RESOLUTION):
+    log = RunLog()
+    call = NetworkCall(Compression((Rule(method),)), Moment(0.5), log, False)
+    for site in sites:
+        call.plan(site, tokens(TOKENS), TokenGrid(64, 64))
+    assert log.sites_compressed == len(sites)
+    return log
+
+
+def total_gflops(method):
+    return (BASELINE - run(method).flops_saved) / 1e9
+
+
+@pytest.mark.parametrize(
+    ("scope", "gflops"), [("stage", 698.88), ("network", 696.85), ("interval", 696.85)]
+)
+def test_published_totals_of_cached_assignment(scope, gflops):
+    """Per stage 2 of 5 assignments are computed, as printed; once per call it would be 1."""
+    method = TokenMerging(0.7, sharing=Sharing(scope))
+    assert total_gflops(method) == pytest.approx(gflops, abs=0.011)
+
+
+def test_block_merge_saves_the_second_laplacian_of_the_published_count():
+    laplacian = counted(convolution) / 1e9
+    assert total_gflops(BlockMerging(0.7)) + 5 * laplacian == pytest.approx(695.08, abs=0.011)
+
+
+def test_pruning_saves_the_whole_cosine_matrix_of_the_published_count():
+    """The published count holds that matrix alone, which serves for all steps of the decision."""
+    matrix = counted(lambda: tokens(TOKENS) @ tokens(TOKENS).mT)
+    assert matrix == 2 * TOKENS**2 * WIDTH
+    method = SimilarityPruning(0.7)
+    decision = method.decision_flops(WIDTH, TokenGrid(64, 64))
+    assert decision < matrix / 2
+    published = total_gflops(method) + 5 * (matrix - decision) / 1e9
+    assert published == pytest.approx(748.49, abs=0.011)
+
+
+def slow_pruning():
+    tokens(TOKENS) @ tokens(1).mT  # all tokens with their sum
+    tokens(TOKENS - CELLS) @ tokens(CELLS).mT  # sources with destinations
+    tokens(2867) @ tokens(TOKENS - 2867).mT  # dropped with kept
+
+
+def slow_merging():
+    convolution()
+    tokens(TOKENS - CELLS) @ tokens(CELLS).mT
+
+
+@pytest.mark.parametrize(
+    ("method", "slow"),
+    [
+        (SimilarityPruning(0.7), slow_pruning),
+        (BlockMerging(0.7), convolution),
+        (BlockMerging(0.7, scorer="variance"), lambda: None),
+        (TokenMerging(0.7), slow_merging),
+        (TokenMerging(0.7, "published"), slow_merging),
+        (TokenMerging(0.7, "random", protection=Protection(0.1)), slow_merging),
+        (TokenMerging(0.7, "random"), lambda: tokens(TOKENS - CELLS) @ tokens(CELLS).mT),
+        (KVSelection(), convolution),
+        (KVCellSelection(), convolution),
+        (KVCellSelection(scorer="l2-norm"), lambda: None),
+        (KVDownsampling(2), lambda: None),
+    ],
+)
+def test_a_decision_equals_the_count_of_torch(method, slow):
+    assert method.decision_flops(WIDTH, TokenGrid(64, 64)) == counted(slow)
+
+
+@pytest.mark.parametrize("method", [SimilarityPruning(0.7), TokenMerging(0.7), CACHED])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (9, 7), (5, 12)])
+def test_what_a_decision_multiplies_is_what_it_counts(method, height, width):
+    """Of the real decision torch sees the matrix products, but no convolution in the Laplacian."""
+    grid = TokenGrid(height, width)
+    products = counted(lambda: method.plan(tokens(grid.tokens, 8), grid, Moment(0.5), 0))
+    laplacian = 18 * 8 * grid.tokens if isinstance(method, TokenMerging) else 0
+    assert method.decision_flops(8, grid) == products + laplacian
+
+
+@pytest.mark.parametrize(
+    ("method", "slow"),
+    [
+        (SimilarityPruning(0.7), slow_pruning),
+        (BlockMerging(0.7), convolution),
+        (CACHED, slow_merging),
+        (KVSelection(), convolution),
+    ],
+)
+def test_a_layer_costs_its_decision_and_its_attention(method, slow):
+    to_q, to_k, to_v, to_out = (torch.nn.Linear(WIDTH, WIDTH, device="meta") for _ in range(4))
+    [record] = run(method, FULL_RESOLUTION[:1]).sites.values()
+
+    def layer():
+        slow()
+        queries, context = tokens(record.query_tokens), tokens(record.context_tokens)
+        weights = (to_q(queries) @ to_k(context).mT).softmax(-1)
+        to_out(weights @ to_v(context))
+
+    assert record.flops_after == counted(layer)
+
+
+def test_a_reused_assignment_costs_no_decision():
+    decided = [True, False, True, False, False]
+    spent = [record.flops_after for record in run(CACHED).sites.values()]
+    decision = counted(slow_merging)
+    assert [flops - min(spent) for flops in spent] == [decision * again for again in decided]

@@ -1,0 +1,174 @@
+"""Cached assignment: layers of one network call that share a decision."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bigain_core.compression import Compression, NetworkCall, Rule, RunLog
+from bigain_core.flops import laplacian_flops, matching_flops, self_attention_flops
+from bigain_core.grid import TokenGrid
+from bigain_core.methods import BlockMerging, Sharing, SimilarityPruning, TokenMerging
+from bigain_core.placement import Placement, Site, named_placement
+from bigain_core.schedules import Moment
+
+GRID = TokenGrid(8, 8)
+UNET = [Site(n, stage) for n, stage in enumerate(["encoder"] * 2 + ["middle"] + ["decoder"] * 3)]
+TRANSFORMER = [Site(n, "transformer") for n in range(28)]
+
+
+def shared(scope, interval=5, ratio=0.5):
+    return TokenMerging(ratio, sharing=Sharing(scope, interval))
+
+
+def network_call(*rules, log=None):
+    return NetworkCall(Compression(rules), Moment(0.5), log or RunLog(), False)
+
+
+def plans(call, sites, randn, grid=GRID, batch=1):
+    """Plans of layers whose tokens all differ."""
+    return {
+        site: call.plan(site, randn(batch, grid.tokens, 8, seed=site.number), grid)
+        for site in sites
+    }
+
+
+def deciders(found, method, randn):
+    """The layer that decided for each: the one whose own tokens give the same plan, by number."""
+    own = {
+        site: method.plan(randn(1, 64, 8, seed=site.number), GRID, Moment(0.5), site.number)
+        for site in found
+    }
+    return {
+        site.number: next(s.number for s in own if torch.equal(own[s].target, plan.target))
+        for site, plan in found.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("scope", "expected"),
+    [
+        ("stage", {0: 0, 1: 0, 2: 2, 3: 3, 4: 3, 5: 3}),
+        ("network", dict.fromkeys(range(6), 0)),
+        ("interval", {0: 0, 1: 0, 2: 2, 3: 2, 4: 4, 5: 4}),
+    ],
+)
+def test_layers_take_over_the_decision_of_their_scope(randn, scope, expected):
+    method = shared(scope, 2)
+    assert deciders(plans(network_call(Rule(method)), UNET, randn), method, randn) == expected
+
+
+def test_without_sharing_every_layer_decides(randn):
+    method = TokenMerging(0.5)
+    found = plans(network_call(Rule(method)), UNET, randn)
+    assert deciders(found, method, randn) == {n: n for n in range(6)}
+
+
+def test_the_published_blocks_of_a_dit_decide_at_1_and_7(randn):
+    method = shared("interval", 5)
+    rule = Rule(method, named_placement("blocks 1-5 and 7-11 (published)"))
+    found = plans(network_call(rule), TRANSFORMER, randn)
+    found = {site: plan for site, plan in found.items() if plan.query_tokens < 64}
+    expected = dict.fromkeys([1, 2, 3, 4, 5], 1) | dict.fromkeys([7, 8, 9, 10, 11], 7)
+    assert deciders(found, method, randn) == expected
+
+
+@given(numbers=st.sets(st.integers(0, 27), min_size=1), interval=st.integers(1, 12))
+def test_an_interval_counts_from_the_last_decision(randn, numbers, interval):
+    method, expected, last = shared("interval", interval), {}, None
+    for number in sorted(numbers):
+        if last is None or number - last >= interval:
+            last = number
+        expected[number] = last
+    call = network_call(Rule(method, Placement(numbers=tuple(numbers))))
+    found = plans(call, [site for site in TRANSFORMER if site.number in numbers], randn)
+    first = {number: found[TRANSFORMER[number]] for number in expected}
+    assert all(first[number] is first[decider] for number, decider in expected.items())
+    assert len({id(plan) for plan in first.values()}) == len(set(expected.values()))
+
+
+@pytest.mark.parametrize("rule", ["lowest", "published", "random"])
+def test_a_single_layer_shares_with_none(randn, rule):
+    """Cached assignment differs from L-GTM, or ToMe, by reuse alone."""
+    cached = TokenMerging(0.7, rule, sharing=Sharing("network"))
+    found = (
+        plans(network_call(Rule(m)), UNET[:1], randn) for m in (cached, TokenMerging(0.7, rule))
+    )
+    one, other = (plan[UNET[0]] for plan in found)
+    assert torch.equal(one.target, other.target)
+
+
+def test_a_shared_decision_acts_on_the_tokens_of_each_layer(randn):
+    found = plans(network_call(Rule(shared("network"))), UNET, randn)
+    target = found[UNET[0]].target[0]
+    x = randn(1, 64, 8, seed=3)
+    merged = found[UNET[3]].queries(x)[0]
+    for row, token in enumerate(target.unique()):
+        torch.testing.assert_close(merged[row], x[0, target == token].mean(0))
+
+
+def test_nothing_is_carried_over_to_another_call(randn):
+    log, rule = RunLog(), Rule(shared("network"))
+    first = network_call(rule, log=log)
+    second = network_call(rule, log=log)
+    before = first.plan(UNET[0], randn(1, 64, 8), GRID)
+    after = second.plan(UNET[0], randn(1, 64, 8, seed=1), GRID)
+    assert not torch.equal(before.target, after.target)
+
+
+@pytest.mark.parametrize(
+    ("grid", "batch"), [(TokenGrid(4, 16), 1), (TokenGrid(16, 16), 1), (GRID, 2)]
+)
+def test_another_grid_or_batch_is_decided_anew(randn, grid, batch):
+    method = shared("network")
+    call = network_call(Rule(method))
+    first = call.plan(UNET[0], randn(1, 64, 8), GRID)
+    metric = randn(batch, grid.tokens, 8, seed=1)
+    other = call.plan(UNET[1], metric, grid)
+    assert torch.equal(other.target, method.plan(metric, grid, Moment(0.5), 1).target)
+    assert call.plan(UNET[2], randn(1, 64, 8, seed=2), GRID) is first
+
+
+def test_stages_of_a_unet_share_on_each_resolution_of_their_own(randn):
+    """Down 8 x 8 and 4 x 4, up 4 x 4 and 8 x 8, two layers each."""
+    coarse, method = TokenGrid(4, 4), shared("stage")
+    layout = [GRID, GRID, coarse, coarse, coarse, coarse, GRID, GRID]
+    call, found = network_call(Rule(method, Placement(levels=2))), []
+    for number, grid in enumerate(layout):
+        site = Site(number, "encoder" if number < 4 else "decoder", 1 if grid == GRID else 2)
+        found.append(call.plan(site, randn(1, grid.tokens, 8, seed=number), grid))
+    for first, second in (found[0:2], found[2:4], found[4:6], found[6:8]):
+        assert first is second
+    assert len({id(plan) for plan in found}) == 4
+
+
+def test_methods_of_other_settings_do_not_share(randn):
+    half, most = shared("network"), shared("network", ratio=0.7)
+    rules = Rule(half, named_placement("encoder")), Rule(most, named_placement("decoder"))
+    found = plans(network_call(*rules), UNET, randn)
+    assert [found[site].query_tokens for site in UNET] == [32, 32, 64, 20, 20, 20]
+    assert found[UNET[0]] is found[UNET[1]] and found[UNET[3]] is found[UNET[5]]
+
+
+@pytest.mark.parametrize("method", [BlockMerging(0.5), SimilarityPruning(0.5), TokenMerging(0.5)])
+def test_methods_that_do_not_share_keep_no_assignment(randn, method):
+    call = network_call(Rule(method))
+    found = plans(call, UNET, randn)
+    assert len({id(plan) for plan in found.values()}) == len(UNET)
+    assert not call.assignments
+
+
+def test_a_reused_decision_costs_nothing(randn):
+    call = network_call(Rule(shared("stage")))
+    plans(call, UNET, randn)
+    layer = self_attention_flops(8, 32, 32, 32)
+    decision = matching_flops(8, 64, 16) + laplacian_flops(8, 64)
+    spent = [record.flops_after - layer for record in call.log.sites.values()]
+    assert spent == [decision, 0, decision, decision, 0, 0]
+    assert all(record.compressed == 1 for record in call.log.sites.values())
+
+
+@pytest.mark.parametrize(("scope", "interval"), [("image", 5), ("interval", 0)])
+def test_an_unknown_scope_or_interval_is_refused(scope, interval):
+    with pytest.raises(ValueError, match=f"BiGain: expected a scope of .*got '{scope}' and"):
+        Sharing(scope, interval)
