@@ -158,7 +158,8 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         print(f"demo: {str(error).removeprefix('BiGain: ')}", file=sys.stderr)
         return 2
-    outcomes = run(backend, job)
+    with torch.inference_mode():  # as ComfyUI runs its nodes
+        outcomes = run(backend, job)
     command = shlex.join(["python", "dev.py", "demo", *arguments])
     paths = write(args.out, backend, job, outcomes, command)
     for title, text in (

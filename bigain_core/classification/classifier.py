@@ -29,6 +29,7 @@ def mean_error(residuals: Tensor, loss: str) -> Tensor:
     ).mean(1)
 
 
+@torch.no_grad()
 def classify(
     denoiser: Denoiser,
     latents: Tensor,

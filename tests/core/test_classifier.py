@@ -138,6 +138,17 @@ def test_noise_does_not_depend_on_the_batch_split(split):
     assert all(map(torch.equal, whole.noises, parts.noises))
 
 
+def test_no_graph_is_kept_for_a_trainable_model():
+    """One that is would hold the activations of every call."""
+    weight = torch.nn.Parameter(torch.ones(()))
+
+    def denoiser(latent, timestep, noise, prompts):
+        return weight * noise.expand(len(prompts), *noise.shape)
+
+    ranking = classify(denoiser, torch.zeros(1, 1, 4, 4), ["a", "b"], TrialPlan((2,))).rankings[0]
+    assert not ranking.errors.requires_grad
+
+
 def test_classification_leaves_the_global_random_state_alone():
     state = torch.get_rng_state()
     classify(Recorder(2), torch.zeros(1, 1, 2, 2), ["a", "b"], TrialPlan((2,)))
