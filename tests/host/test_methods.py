@@ -1,5 +1,7 @@
 """Every choice of the compressing nodes on the host's own models."""
 
+from functools import partial
+
 import pytest
 import torch
 from bigain.bigain_core.comfyui import unet
@@ -15,6 +17,8 @@ from tests.host.compressing import alpha_curve, merge, pool, preset, report
 NAMES = ("sd15", "sd2v", "sdxl", "dit")
 MERGING = (*DESTINATIONS, CACHED, BLOCKS, SITO)
 SHRINKING = ("IE-KVD", *FIXED_ALPHA, *SELECTING, *SELECTING_IN_CELLS)
+WAYS = {method: partial(merge, method=method) for method in MERGING}
+WAYS |= {method: partial(pool, method=method) for method in SHRINKING}
 
 
 def layers(model):
@@ -24,17 +28,9 @@ def layers(model):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("method", MERGING)
-def test_every_way_to_merge_runs_and_is_reported(models, sample, name, method):
-    model = merge(models[name], 0.5, method)
-    assert sample(name, model, size=(12, 18), batch=2).isfinite().all()
-    assert layers(model) and "left alone" not in report(model)
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("method", SHRINKING)
-def test_every_way_to_shrink_keys_runs_and_is_reported(models, sample, name, method):
-    model = pool(models[name], 2, method)
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_runs_and_is_reported(models, sample, name, way):
+    model = WAYS[way](models[name])
     assert sample(name, model, size=(12, 18), batch=2).isfinite().all()
     assert layers(model) and "left alone" not in report(model)
 

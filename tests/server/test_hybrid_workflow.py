@@ -46,20 +46,14 @@ def test_the_preset_acts_everywhere(as_shipped):
     assert layers(as_shipped[1]) == dict.fromkeys(range(BLOCKS), "IE-KVD factor 2")
 
 
-def test_every_way_to_merge_runs(reports, object_info):
-    methods = choices(object_info, "BiGainTokenMerging", "method")
-    assert len(methods) == 7
+@pytest.mark.parametrize(
+    ("node", "count"), [("BiGainTokenMerging", 7), ("BiGainKVDownsampling", 10)]
+)
+def test_every_method_runs(reports, object_info, node, count):
+    methods = choices(object_info, node, "method")
+    assert len(methods) == count
     for method in methods:
-        done = layers(reports(BiGainTokenMerging={"method": method})[0])
-        assert set(done) == {1, 2, 3, 4}, method
-
-
-def test_every_way_to_shrink_keys_and_values_runs(reports, object_info):
-    methods = choices(object_info, "BiGainKVDownsampling", "method")
-    assert len(methods) == 10
-    for method in methods:
-        done = layers(reports(BiGainKVDownsampling={"method": method})[0])
-        assert set(done) == {1, 2, 3, 4}, method
+        assert set(layers(reports(**{node: {"method": method}})[0])) == {1, 2, 3, 4}, method
 
 
 @pytest.mark.parametrize(
