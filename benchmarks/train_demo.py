@@ -1,4 +1,4 @@
-"""Train the bundled model: `python -m benchmarks.train_demo --bf16` (two hours on two cores).
+"""Train the bundled model: `python -m benchmarks.train_demo --bf16`, two hours or a little more.
 
 Interrupt it whenever you like: the same command resumes from the last saved step and draws the same
 batches as an uninterrupted run.
