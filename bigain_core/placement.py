@@ -23,23 +23,27 @@ class Site:
 class Placement:
     """Sites by stage, number and level; None stands for all.
 
-    A covered site with fewer than `min_tokens` tokens in a call is left alone.
+    Levels from `finest_level` to `levels` are covered. A covered site with fewer than `min_tokens`
+    tokens in a call is left alone.
     """
 
     stages: tuple[str, ...] | None = None
     numbers: tuple[int, ...] | None = None
     levels: int = 1
     min_tokens: int = 0
+    finest_level: int = 1
 
     def covers(self, site: Site) -> bool:
         return (
             (self.stages is None or site.stage in self.stages)
             and (self.numbers is None or site.number in self.numbers)
-            and site.level <= self.levels
+            and self.finest_level <= site.level <= self.levels
         )
 
 
-def named_placement(name: str, levels: int = 1, blocks: str = "", min_tokens: int = 0) -> Placement:
+def named_placement(
+    name: str, levels: int = 1, blocks: str = "", min_tokens: int = 0, finest_level: int = 1
+) -> Placement:
     """A placement by name; transformer presets count blocks from zero (paper, section "DiT").
 
     `blocks` such as "1-5, 7-11" replaces the numbers of a preset.
@@ -49,7 +53,8 @@ def named_placement(name: str, levels: int = 1, blocks: str = "", min_tokens: in
     if name not in PLACEMENTS:
         raise ValueError(f"BiGain: expected a placement of {tuple(PLACEMENTS)}, got {name!r}.")
     stages, numbers = PLACEMENTS[name]
-    return Placement(stages, parse_blocks(blocks) or numbers, levels, min_tokens)
+    numbers = parse_blocks(blocks) or numbers
+    return Placement(stages, numbers, levels, min_tokens, finest_level)
 
 
 def parse_blocks(text: str) -> tuple[int, ...]:

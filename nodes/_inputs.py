@@ -84,10 +84,11 @@ def where_and_when_exactly() -> list[io.Input]:
 
 
 def patched(
-    model, method, placement, levels, start_percent, end_percent, blocks, min_tokens, strict_end
-):
+    model, method, placement, levels, start_percent, end_percent, blocks, min_tokens, strict_end,
+    finest_level=1,
+):  # fmt: skip
     """The model with one more rule."""
-    where = named_placement(placement, levels, blocks, min_tokens)
+    where = named_placement(placement, levels, blocks, min_tokens, finest_level)
     return attach(model, Rule(method, where, ActiveRange(start_percent, end_percent, strict_end)))
 
 

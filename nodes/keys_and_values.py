@@ -122,8 +122,8 @@ class BiGainKVDownsampling(io.ComfyNode):
             return KVDownsampling(by, given if fixed is None else AlphaSchedule(fixed, fixed))
 
         if levels > 1 and level_2_factor:
-            # The later rule decides: all levels by their factor, then the finest by its own.
-            model = patched(model, shrinking(level_2_factor), levels=levels, **where_and_when)
+            coarser = {"levels": levels, "finest_level": 2}
+            model = patched(model, shrinking(level_2_factor), **coarser, **where_and_when)
             levels = 1
         return io.NodeOutput(patched(model, shrinking(factor), levels=levels, **where_and_when))
 

@@ -68,6 +68,12 @@ def test_the_second_level_has_its_own_factor(models, sample):
     assert finest and all(text.startswith("IE-KVD factor 4") for text in finest)
 
 
+def test_the_finest_level_can_be_off_alone(models, sample):
+    model = pool(models["sd15"], 1, levels=2, level_2_factor=2)
+    sample("sd15", model)
+    assert layers(model) and all("64 tokens -> 64 queries" in t for t in layers(model).values())
+
+
 def test_an_assignment_is_cached_for_each_stage(models, sample):
     """A layer alone is L-GTM; the decoder's second layer reuses the plan of its first."""
     first, second = 5, 6  # the two finest layers of the decoder
