@@ -30,7 +30,7 @@ class CallFlops:
     @classmethod
     def from_log(cls, network: int, log: RunLog) -> CallFlops:
         """The average call of those in `log`."""
-        records = log.sites.values()
+        records = [record for record in log.sites.values() if record.compressed]
         before = sum(record.flops_before // record.calls for record in records)
         after = sum(record.flops_after // record.calls for record in records)
         return cls(network, before, after, max((record.tokens for record in records), default=0))

@@ -16,6 +16,7 @@ from benchmarks.demo_backend import CallFlops
 from benchmarks.demo_report import Row, table
 from benchmarks.methods import OFF, methods
 from bigain_core.compression import Compression, Rule
+from bigain_core.flops import projections_shortened
 from bigain_core.grid import TokenGrid
 from bigain_core.methods import BlockMerging, SimilarityPruning
 from bigain_core.models.dit_outline import DIT_XL_2, dit_outline
@@ -83,8 +84,9 @@ def count(outline: Outline, compression: Compression) -> CallFlops:
 
 def published_count(outline: Outline, name: str) -> CallFlops:
     """The count of a preset with the work of the published code."""
-    placed = replace(outline, pools_after_projection=name in POOLED_AFTER_PROJECTION)
-    return count(placed, DEARER.get(name, PRESETS[name]))
+    if name in POOLED_AFTER_PROJECTION:
+        outline = replace(outline, layer_flops=projections_shortened)
+    return count(outline, DEARER.get(name, PRESETS[name]))
 
 
 def published_rows() -> Iterator[Row]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from .flops import self_attention_flops
+from .flops import attention_flops, self_attention_flops
 from .grid import TokenGrid
 from .methods import Method
 from .placement import Placement, Site
@@ -19,9 +19,16 @@ from .schedules import ActiveRange, Moment
 
 @dataclass(frozen=True)
 class Rule:
+    """A method, where and when it acts.
+
+    Queries and keys that carry rotary positions keep to positions that exist unless
+    `blends_rotary`; the average of keys turned by different angles loses what tells near from far.
+    """
+
     method: Method
     placement: Placement = Placement()
     active: ActiveRange = ActiveRange()
+    blends_rotary: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,11 @@ class Compression:
 
 @dataclass
 class SiteRecord:
-    """What happened at one site in a run; token counts are those of the last compressed call."""
+    """What happened at one site in a run.
+
+    Token counts are those of the image in the last compressed call, beside `others` (text) that no
+    method touches. FLOPs are of all calls, per sample.
+    """
 
     method: str = ""
     calls: int = 0
@@ -52,23 +63,42 @@ class SiteRecord:
     context_tokens: int = 0
     flops_before: int = 0
     flops_after: int = 0
+    others: int = 0
 
 
 @dataclass
 class RunLog:
-    """Sites visited in a run, and calls left alone with the reason. FLOPs are per sample."""
+    """Sites of a model that were visited in a run, and calls left alone with the reason.
+
+    FLOPs are per sample. `networks` holds, by the shape of the latent, those of a plain network
+    call and the number of calls; it is empty where nobody counted.
+    """
+
+    family: str = "a model"
 
     sites: dict[Site, SiteRecord] = field(default_factory=dict)
     left_alone: Counter[str] = field(default_factory=Counter)
+    networks: dict[Hashable, tuple[int, int]] = field(default_factory=dict)
 
     def clear(self) -> None:
         self.sites.clear()
         self.left_alone.clear()
+        self.networks.clear()
+
+    @property
+    def flops_before(self) -> int:
+        """Of all self-attention layers visited in the run."""
+        return sum(record.flops_before for record in self.sites.values())
 
     @property
     def flops_saved(self) -> int:
-        """Per sample, summed over all compressed calls of the run."""
-        return sum(record.flops_before - record.flops_after for record in self.sites.values())
+        """Summed over all calls of the run."""
+        return self.flops_before - sum(record.flops_after for record in self.sites.values())
+
+    @property
+    def network_flops(self) -> int:
+        """Of all network calls of the run without compression, 0 where nobody counted."""
+        return sum(flops * calls for flops, calls in self.networks.values())
 
     @property
     def sites_compressed(self) -> int:
@@ -76,51 +106,86 @@ class RunLog:
 
 
 Assignment = tuple[Site, Plan]
+LayerFlops = Callable[[int, int, int, int], int]  # of width, tokens, queries and context
 
 
-@dataclass(frozen=True)
+@dataclass
 class NetworkCall:
     """The compression of one call of the network.
 
-    `pools_after_projection` tells where keys and values are pooled, for the count of FLOPs.
-    `assignments` holds the last plan of each method that shares plans between layers; nothing is
-    carried over to another call.
+    `layer_flops` is the cost of a layer whose queries and context are shortened. `assignments`
+    holds the last plan of each method that shares plans between layers; nothing is carried over to
+    another call. `products` are the FLOPs that the layers spent outside of projections, `saved`
+    what they spared, both for one sample.
     """
 
     compression: Compression
     moment: Moment
     log: RunLog
-    pools_after_projection: bool
+    layer_flops: LayerFlops
     assignments: dict[Hashable, Assignment] = field(default_factory=dict)
+    products: int = 0
+    saved: int = 0
 
     def plan(
-        self, site: Site, metric: Tensor, grid: TokenGrid, normed: Tensor | None = None
+        self,
+        site: Site,
+        x: Tensor,
+        grid: TokenGrid,
+        normed: Tensor | None = None,
+        width: int | None = None,
     ) -> Plan:
-        """Plan for metric (B, N, C); the identity where no rule matches or N is unexpected.
+        """Plan for the image of a sequence x (B, N, C), which is the metric; see `TokenGrid.image`.
 
-        `normed` (B, N, C) is for methods that ask for it; where it is None, `metric` is that state.
+        It is the identity where no rule matches or N is unexpected. `normed` (B, N, C) is for
+        methods that ask for it; where it is None, x is that state. `width` is that of the queries,
+        where it is not C.
         """
-        record = self.log.sites.setdefault(site, SiteRecord())
-        record.calls += 1
-        tokens, width = metric.shape[1:]
+        tokens = x.shape[1]
+        width = width or x.shape[-1]
+        record = self._visit(site, tokens, width)
         rule = self.compression.rule_at(site, self.moment)
         if rule is None:
-            return IdentityPlan(tokens)
+            return self._whole(tokens, width)
         if reason := _why_not(rule, tokens, grid):
-            return self.leave_alone(tokens, reason)
-        wanted = normed if rule.method.metric == "normed" and normed is not None else metric
-        plan, deciding = self._assign(rule.method, wanted, grid, site)
-        if plan.query_tokens == plan.context_tokens == tokens:
-            return self.leave_alone(
-                tokens, f"{rule.method.name} keeps every token of {grid.height} x {grid.width}"
-            )
-        record.method = rule.method.describe(grid)
+            return self._whole(tokens, width, reason)
+        wanted = normed if rule.method.metric == "normed" and normed is not None else x
+        plan, deciding = self._assign(rule.method, grid.image(wanted), grid.frame, site)
+        if plan.query_tokens == plan.context_tokens == grid.frame.tokens:
+            reason = f"{rule.method.name} keeps every token of {grid.height} x {grid.width}"
+            return self._whole(tokens, width, reason)
+        queries = grid.others + grid.frames * plan.query_tokens
+        context = grid.others + grid.frames * plan.context_tokens
+        record.method = rule.method.describe(grid.frame)
         record.compressed += 1
-        record.tokens = tokens
-        record.query_tokens, record.context_tokens = plan.query_tokens, plan.context_tokens
-        record.flops_before += self_attention_flops(width, tokens, tokens, tokens)
-        record.flops_after += deciding + self._layer_flops(width, plan)
+        record.tokens, record.others = grid.tokens, grid.others
+        record.query_tokens, record.context_tokens = queries - grid.others, context - grid.others
+        deciding *= grid.frames
+        after = deciding + self.layer_flops(width, tokens, queries, context)
+        saved = self_attention_flops(width, tokens, tokens, tokens) - after
+        record.flops_after -= saved
+        self.saved += saved
+        self.products += deciding + attention_flops(width, queries, context)
         return plan
+
+    def leave_alone(self, site: Site, x: Tensor, reason: str) -> IdentityPlan:
+        """For a layer called with x (B, N, C) that no plan can be made for."""
+        self._visit(site, *x.shape[1:])
+        return self._whole(*x.shape[1:], reason)
+
+    def _visit(self, site: Site, tokens: int, width: int) -> SiteRecord:
+        record = self.log.sites.setdefault(site, SiteRecord())
+        plain = self_attention_flops(width, tokens, tokens, tokens)
+        record.calls += 1
+        record.flops_before += plain
+        record.flops_after += plain
+        return record
+
+    def _whole(self, tokens: int, width: int, reason: str = "") -> IdentityPlan:
+        if reason:
+            self.log.left_alone[reason] += 1
+        self.products += attention_flops(width, tokens, tokens)
+        return IdentityPlan(tokens)
 
     def _assign(
         self, method: Method, metric: Tensor, grid: TokenGrid, site: Site
@@ -136,22 +201,13 @@ class NetworkCall:
             self.assignments[key] = (site, plan)
         return plan, method.decision_flops(metric.shape[-1], grid)
 
-    def _layer_flops(self, width: int, plan: Plan) -> int:
-        queries, context = plan.query_tokens, plan.context_tokens
-        projected = queries if self.pools_after_projection else context
-        return self_attention_flops(width, queries, context, projected)
-
-    def leave_alone(self, tokens: int, reason: str) -> IdentityPlan:
-        self.log.left_alone[reason] += 1
-        return IdentityPlan(tokens)
-
 
 def _why_not(rule: Rule, tokens: int, grid: TokenGrid) -> str:
     """Why a rule leaves a layer with so many tokens alone; empty if it does not."""
-    if tokens != grid.tokens:
+    if tokens != grid.others + grid.tokens:
         return f"{tokens} tokens where the image has {grid.height} x {grid.width}"
-    if tokens < rule.placement.min_tokens:
-        return f"{tokens} tokens, fewer than the {rule.placement.min_tokens} asked for"
+    if grid.tokens < rule.placement.min_tokens:
+        return f"{grid.tokens} tokens, fewer than the {rule.placement.min_tokens} asked for"
     return ""
 
 

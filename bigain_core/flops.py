@@ -16,21 +16,40 @@ def convolution_flops(inputs: int, outputs: int, kernel: int, pixels: int) -> in
     return 2 * kernel**2 * inputs * outputs * pixels
 
 
+def attention_flops(width: int, queries: int, context: int) -> int:
+    """The two products of attention, without projections."""
+    return 4 * queries * context * width
+
+
 def self_attention_flops(width: int, tokens: int, context: int, projected: int) -> int:
     """One self-attention layer for one sample.
 
     `tokens` queries attend to `context` keys; keys and values are projected from `projected` tokens
     (`context` when pooling comes before the projection, `tokens` when it comes after).
     """
-    attention = 4 * tokens * context * width
     projections = 4 * (tokens + projected) * width**2  # to_q and to_out, to_k and to_v
-    return attention + projections
+    return attention_flops(width, tokens, context) + projections
+
+
+def input_shortened(width: int, tokens: int, queries: int, context: int) -> int:
+    """A layer of `tokens` that shortens what it projects to queries, keys and values (UNet)."""
+    return self_attention_flops(width, queries, context, context)
+
+
+def projections_shortened(width: int, tokens: int, queries: int, context: int) -> int:
+    """A layer that projects all three from `queries` tokens and pools keys and values then."""
+    return self_attention_flops(width, queries, context, queries)
+
+
+def attention_shortened(width: int, tokens: int, queries: int, context: int) -> int:
+    """A layer that projects every token and shortens between projection and attention."""
+    return attention_flops(width, queries, context) + 8 * tokens * width**2
 
 
 def cross_attention_flops(width: int, tokens: int, context: int, context_width: int) -> int:
     """`tokens` queries attend to `context` keys projected from another width."""
-    attention = 4 * tokens * context * width
-    return attention + 4 * tokens * width**2 + 4 * context * context_width * width
+    projections = 4 * tokens * width**2 + 4 * context * context_width * width
+    return attention_flops(width, tokens, context) + projections
 
 
 def matching_flops(width: int, tokens: int, destinations: int) -> int:

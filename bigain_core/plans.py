@@ -10,7 +10,7 @@ asks to be added to the attention logits of its keys is `key_bias` (B, Nk), None
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import torch
@@ -50,6 +50,10 @@ class Plan(Protocol):
 
     def restore(self, y: Tensor) -> Tensor: ...
 
+    def unblended(self) -> Plan:
+        """The same decision with tokens that exist in place of blends (rotary positions)."""
+        ...
+
 
 class _WholeQueries:
     """Every token asks and receives its own result."""
@@ -80,6 +84,9 @@ class IdentityPlan(_WholeQueries):
     def context(self, x: Tensor) -> Tensor:
         return x
 
+    def unblended(self) -> IdentityPlan:
+        return self
+
 
 @dataclass(frozen=True)
 class PoolPlan(_WholeQueries):
@@ -99,6 +106,9 @@ class PoolPlan(_WholeQueries):
 
     def context(self, x: Tensor) -> Tensor:
         return downsample_tokens(x, self.grid, self.factor, self.alpha)
+
+    def unblended(self) -> PoolPlan:
+        return replace(self, alpha=1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +137,9 @@ class SelectPlan(_WholeQueries):
         if self.average is None or self.blend == 1:
             return chosen
         return self.average.context(x).lerp(chosen, self.blend)
+
+    def unblended(self) -> SelectPlan:
+        return replace(self, blend=1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,3 +234,6 @@ class MergePlan:
 
     def restore(self, y: Tensor) -> Tensor:
         return self.unmerge(y)
+
+    def unblended(self) -> MergePlan:
+        return replace(self, mode="prune")

@@ -5,20 +5,57 @@ from __future__ import annotations
 from .compression import RunLog, SiteRecord
 from .placement import Site
 
+NOTICEABLE = 1.05  # a gain in operations below this is lost in what deciding and moving data cost
+
 
 def summary(log: RunLog) -> str:
-    """One line: layers compressed of those present, and the floating point operations saved."""
-    if not log.sites:
+    """One line: layers compressed of those present, operations saved, and what that can gain."""
+    if not log.sites and not log.left_alone:
         return "BiGain: no network call was seen; connect the report behind the sampler."
     if not log.sites_compressed:
-        return f"BiGain CHANGED NOTHING: 0 of {len(log.sites)} self-attention layers compressed."
-    before = sum(record.flops_before for record in log.sites.values())
-    after = before - log.flops_saved
+        reasons = f" Reason: {_most_common_reason(log)}." if log.left_alone else ""
+        return (
+            f"BiGain CHANGED NOTHING on {log.family}: 0 of {len(log.sites)} self-attention layers "
+            f"compressed.{reasons}"
+        )
+    after = log.flops_before - log.flops_saved
     return (
-        f"BiGain: {log.sites_compressed} of {len(log.sites)} self-attention layers compressed, "
-        f"{before / 1e9:.4g} -> {after / 1e9:.4g} GFLOP in them per sample of the run "
-        f"({1 - after / before:.0%} saved)."
+        f"BiGain on {log.family}: {log.sites_compressed} of {len(log.sites)} self-attention layers "
+        f"compressed, {_tokens(log)}; {_flops(log.flops_before)} -> {_flops(after)} in all of them "
+        f"per sample of the run ({1 - after / log.flops_before:.0%} saved). {_gain(log)}"
+    ).rstrip()
+
+
+def _most_common_reason(log: RunLog) -> str:
+    return log.left_alone.most_common(1)[0][0]
+
+
+def _tokens(log: RunLog) -> str:
+    """Of the layer with the most tokens; the report has a line for each."""
+    largest = max(log.sites.values(), key=lambda record: record.tokens)
+    return (
+        f"{largest.tokens} tokens -> {largest.query_tokens} queries and {largest.context_tokens} "
+        "keys"
     )
+
+
+def _flops(flops: int) -> str:
+    return f"{flops / 1e12:.4g} TFLOP" if flops >= 1e12 else f"{flops / 1e9:.4g} GFLOP"
+
+
+def _gain(log: RunLog) -> str:
+    """The bound that the saved operations set, beside that of self-attention for nothing."""
+    if not log.network_flops:
+        return ""
+    whole = log.network_flops
+    gain, ceiling = whole / (whole - log.flops_saved), whole / (whole - log.flops_before)
+    text = (
+        f"Of about {_flops(whole)} for the whole network this leaves {1 / gain:.0%}: at most "
+        f"{gain:.2f}x as fast, where {ceiling:.2f}x is the ceiling of self-attention at no cost."
+    )
+    if gain < NOTICEABLE:
+        text += " At this size NO GAIN in time can be expected."
+    return text
 
 
 def report(log: RunLog) -> str:
@@ -30,8 +67,9 @@ def report(log: RunLog) -> str:
 
 
 def _site_line(site: Site, record: SiteRecord) -> str:
+    others = f" beside {record.others} of text or references" if record.others else ""
     return (
         f"layer {site.number} ({site.stage}, level {site.level}): {record.method}, "
-        f"{record.tokens} tokens -> {record.query_tokens} queries, {record.context_tokens} keys, "
-        f"in {record.compressed} of {record.calls} calls"
+        f"{record.tokens} tokens{others} -> {record.query_tokens} queries, {record.context_tokens} "
+        f"keys, in {record.compressed} of {record.calls} calls"
     )

@@ -21,8 +21,8 @@ def where_and_when() -> list[io.Input]:
             options=list(PLACEMENTS),
             default="everywhere",
             tooltip="Which self-attention layers. Encoder, middle and decoder are parts of a UNet; "
-            "blocks are those of a DiT, counted from 0. Chain two BiGain nodes to treat parts "
-            "differently: where both apply, the later node decides.",
+            "blocks are those of a transformer, counted from 0. Chain two BiGain nodes to treat "
+            "parts differently: where both apply, the later node decides.",
         ),
         advanced(
             io.Int,
@@ -31,7 +31,7 @@ def where_and_when() -> list[io.Input]:
             min=1,
             max=4,
             tooltip="How many attention resolutions, from the finest. 1 as in the paper: the "
-            "finest level holds nearly all of the cost. A DiT has one level only.",
+            "finest level holds nearly all of the cost. A transformer has one level only.",
         ),
         advanced(
             io.Float,
@@ -80,16 +80,25 @@ def where_and_when_exactly() -> list[io.Input]:
             tooltip="Spares the end of the range itself, as the published gate does: a run that "
             "ends at timestep 0 leaves its last step alone.",
         ),
+        advanced(
+            io.Boolean,
+            "blend_rotary",
+            default=False,
+            tooltip="For models with rotary positions (Flux, Qwen-Image, Wan and most newer ones): "
+            "also blends queries and keys. Off: they keep to positions that exist, only values "
+            "are blended.",
+        ),
     ]
 
 
 def patched(
     model, method, placement, levels, start_percent, end_percent, blocks, min_tokens, strict_end,
-    finest_level=1,
+    blend_rotary, finest_level=1,
 ):  # fmt: skip
     """The model with one more rule."""
     where = named_placement(placement, levels, blocks, min_tokens, finest_level)
-    return attach(model, Rule(method, where, ActiveRange(start_percent, end_percent, strict_end)))
+    when = ActiveRange(start_percent, end_percent, strict_end)
+    return attach(model, Rule(method, where, when, blend_rotary))
 
 
 def score_inputs() -> list[io.Input]:
@@ -117,6 +126,7 @@ def score_inputs() -> list[io.Input]:
             options=list(METRICS),
             default="block input",
             tooltip="What tokens are compared by in a UNet: the input of the block, as published, "
-            "or its normed state. A DiT always takes the state that enters attention.",
+            "or its normed state. A transformer always takes the state that enters attention, or "
+            "its values where text shares the attention.",
         ),
     ]

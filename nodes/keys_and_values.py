@@ -95,6 +95,15 @@ class BiGainKVDownsampling(io.ComfyNode):
                     "average of the square. The published default is 0.5.",
                 ),
                 *where_and_when_exactly(),
+                advanced(
+                    io.Boolean,
+                    "proportional",
+                    default=False,
+                    tooltip="For models in which text and image share their attention (SD3, Flux, "
+                    "Qwen-Image and others): each pooled key weighs as much as the tokens it "
+                    "stands for, so that the text does not gain attention. Costs some time, as "
+                    "attention then needs a mask.",
+                ),
                 Alpha.Input(
                     "alpha",
                     optional=True,
@@ -108,9 +117,10 @@ class BiGainKVDownsampling(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, method, factor, alpha_start, alpha_end, level_2_factor, scorer, padding, metric,
-        blend, levels, alpha=None, **where_and_when,
+        blend, levels, proportional, alpha=None, **where_and_when,
     ) -> io.NodeOutput:  # fmt: skip
-        scored = {"scorer": scorer, "padding": padding, "metric": metric}
+        weighing = {"proportional": proportional}
+        scored = {"scorer": scorer, "padding": padding, "metric": metric, **weighing}
 
         def shrinking(by):
             if method in SELECTING:
@@ -119,7 +129,8 @@ class BiGainKVDownsampling(io.ComfyNode):
                 return KVCellSelection(SELECTING_IN_CELLS[method], by, blend, **scored)
             fixed = FIXED_ALPHA.get(method)
             given = alpha or AlphaSchedule(alpha_start, alpha_end)
-            return KVDownsampling(by, given if fixed is None else AlphaSchedule(fixed, fixed))
+            chosen = given if fixed is None else AlphaSchedule(fixed, fixed)
+            return KVDownsampling(by, chosen, **weighing)
 
         if levels > 1 and level_2_factor:
             coarser = {"levels": levels, "finest_level": 2}

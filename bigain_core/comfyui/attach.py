@@ -10,17 +10,24 @@ run, which starts a fresh log. Nothing stays on the model between calls.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
+from torch import Tensor, nn
 
 from ..compression import Compression, NetworkCall, Rule, RunLog, replaced_forwards
+from ..counting import counted_layers
 from ..report import summary
-from .families import FAMILIES, Family, find_family
+from .families import FAMILIES, Family, find_family, plain
 from .progress import moment_at_sigma
+from .reach import Inputs, Layers
 
 KEY = "bigain"
+COMPILED = "torch.compile"  # the host's key for its own wrapper
 
 
 @dataclass
@@ -29,11 +36,18 @@ class Attached:
 
     family: Family
     compression: Compression
-    log: RunLog = field(default_factory=RunLog)
+    log: RunLog
+    layers_of: WeakKeyDictionary[nn.Module, Layers] = field(default_factory=WeakKeyDictionary)
 
     def __deepcopy__(self, memo):
         # Older hosts deep-copy model options in clone(); the report needs this very log.
         return self
+
+    def layers(self, network: nn.Module) -> Layers:
+        """Looked for once for each network: the host may have one for every device."""
+        if network not in self.layers_of:
+            self.layers_of[network] = self.family.reach.layers(network)
+        return self.layers_of[network]
 
 
 def attached_to(model: ModelPatcher) -> Attached | None:
@@ -55,7 +69,7 @@ def attach(model: ModelPatcher, rule: Rule) -> ModelPatcher:
     before = attached_to(model)
     compression = before.compression if before else Compression()
     options = clone.model_options["transformer_options"]
-    options[KEY] = Attached(family, compression.followed_by(rule))
+    options[KEY] = Attached(family, compression.followed_by(rule), RunLog(family.name))
     for kind, wrapper in _WRAPPERS.items():
         clone.remove_wrappers_with_key(kind, KEY)
         clone.add_wrapper_with_key(kind, KEY, wrapper)
@@ -65,16 +79,17 @@ def attach(model: ModelPatcher, rule: Rule) -> ModelPatcher:
 def _family_of(model: ModelPatcher) -> Family:
     family = find_family(model.get_model_object("diffusion_model"))
     if family is None:
+        covered = "; ".join(family.name for family in FAMILIES)
         raise ValueError(
-            f"BiGain: expected one of {[f.name for f in FAMILIES]}, got a "
-            f"{type(model.model).__name__} model, which is not covered yet. Bypass this node for "
-            "it."
+            f"BiGain: expected a model of one of these families: {covered}; got a "
+            f"{type(model.model).__name__} model, which is not covered. Bypass this node for it."
         )
     return family
 
 
 def _check_placement(rule: Rule, family: Family, model: ModelPatcher) -> None:
-    present = [site for site, _ in family.sites(model.get_model_object("diffusion_model"))]
+    network = plain(model.get_model_object("diffusion_model"))
+    present = [site for site, _ in family.reach.layers(network)]
     if not any(rule.placement.covers(site) for site in present):
         stages = sorted({site.stage for site in present})
         raise ValueError(
@@ -85,23 +100,63 @@ def _check_placement(rule: Rule, family: Family, model: ModelPatcher) -> None:
 
 
 def compress_network_call(executor, x, t, *args, **kwargs):
-    """APPLY_MODEL wrapper: x (B, C, H, W) is the noisy latent, t (B,) its sigma."""
-    model = executor.class_obj
-    attached = _attached_in(args, kwargs)
-    network = getattr(model.diffusion_model, "_orig_mod", model.diffusion_model)
-    if attached is None or not isinstance(network, attached.family.model_class):
+    """APPLY_MODEL wrapper: x (B, C, [T,] H, W) is the noisy latent, t (B,) its sigma."""
+    model, given = executor.class_obj, _Arguments(args, kwargs)
+    attached = given["transformer_options"].get(KEY)
+    network = plain(model.diffusion_model)
+    if attached is None:
         return executor(x, t, *args, **kwargs)
+    if not attached.family.has(network) or x.ndim not in (4, 5):
+        kind = f"a {type(network).__name__} called with a latent of {x.ndim} dimensions"
+        attached.log.left_alone[f"{kind} is not a {attached.family.name} with 4 or 5"] += 1
+        return executor(x, t, *args, **kwargs)
+    log, reach, layers = attached.log, attached.family.reach, attached.layers(network)
     moment = moment_at_sigma(model.model_sampling, float(t.flatten()[0]))
-    after = attached.family.pools_after_projection
-    call = NetworkCall(attached.compression, moment, attached.log, after)
-    with replaced_forwards(attached.family.replacements(network, x, call)):
-        return executor(x, t, *args, **kwargs)
+    call = NetworkCall(attached.compression, moment, log, reach.layer_flops)
+    options = given["transformer_options"]
+    inputs = Inputs(x, given["c_crossattn"], kwargs, options)
+    intercepted = reach.intercept(network, layers, call, inputs)
+    given["transformer_options"] = {**options, **intercepted.options}
+    with replaced_forwards(intercepted.replacements), _counted(network, call, x, options):
+        return executor(x, t, *given.args, **given.kwargs)
 
 
-def _attached_in(args, kwargs) -> Attached | None:
-    """From transformer_options, the sixth positional argument of the host or a keyword."""
-    options = kwargs.get("transformer_options", args[3] if len(args) > 3 else {})
-    return options.get(KEY)
+class _Arguments:
+    """The arguments of a network call behind x and t, by name, however they were passed."""
+
+    NAMES = ("c_concat", "c_crossattn", "control", "transformer_options")
+
+    def __init__(self, args, kwargs):
+        self.args, self.kwargs = list(args), dict(kwargs)
+
+    def __getitem__(self, name: str):
+        position = self.NAMES.index(name)
+        if position < len(self.args):
+            return self.args[position]
+        return self.kwargs.get(name, {} if name == "transformer_options" else None)
+
+    def __setitem__(self, name: str, value) -> None:
+        position = self.NAMES.index(name)
+        if position < len(self.args):
+            self.args[position] = value
+        else:
+            self.kwargs[name] = value
+
+
+@contextmanager
+def _counted(network: nn.Module, call: NetworkCall, x: Tensor, options) -> Iterator[None]:
+    """Note the work of a plain call with such a latent; counted once, and not when compiled."""
+    shape, networks = tuple(x.shape[1:]), call.log.networks
+    if shape in networks:
+        flops, calls = networks[shape]
+        networks[shape] = (flops, calls + 1)
+        yield
+    elif COMPILED in options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {}):
+        yield
+    else:
+        with counted_layers(network) as count:
+            yield
+        networks[shape] = (count.flops // x.shape[0] + call.products + call.saved, 1)
 
 
 def log_sampling_run(executor, *args, **kwargs):

@@ -2,57 +2,142 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from torch import Tensor, nn
+from torch import nn
 
-from ..compression import NetworkCall, Replacement
-from ..models import compressed_dit
-from ..models.dit import DiT
-from ..placement import Site
-from . import unet
+from .joint import (
+    JointAttention,
+    hunyuan_video,
+    image_alone,
+    image_first,
+    image_last,
+    text_image_references,
+)
+from .own_attention import BlockAttention, ClassConditionalDiT, hunyuan_dit, pixart
+from .reach import Reach
+from .unet import UNet
 
 
 @dataclass(frozen=True)
 class Family:
-    """How to reach the self-attention of a class of diffusion models.
+    """A class of networks, by its dotted path, and the way to its self-attention.
 
-    `sites` lists its layers in order of execution, `replacements(model, latent, call)` compresses
-    them for one call with a noisy latent (B, C, H, W).
+    A path instead of the class itself lets a row name what only newer hosts have.
     """
 
     name: str
-    model_class: type[nn.Module]
-    sites: Callable[[nn.Module], list[tuple[Site, nn.Module]]]
-    replacements: Callable[[nn.Module, Tensor, NetworkCall], Iterator[Replacement]]
-    pools_after_projection: bool
+    network: str
+    reach: Reach
+
+    def has(self, network: nn.Module) -> bool:
+        """Whether the network is of this class or one that inherits from it."""
+        paths = (f".{kind.__module__}.{kind.__qualname__}" for kind in type(network).__mro__)
+        return any(path.endswith(f".{self.network}") for path in paths)
 
 
-def _dit_replacements(model: DiT, latent: Tensor, call: NetworkCall) -> Iterator[Replacement]:
-    grid = compressed_dit.token_grid(model.config, *latent.shape[-2:])
-    return compressed_dit.replacements(model, grid, call)
-
+MULTIMODAL_BLOCKS = r"(double|single)_blocks\.\d+"
 
 FAMILIES = (
     Family(
-        "Stable Diffusion UNet (1.x, 2.x, XL)",
-        UNetModel,
-        unet.sites,
-        unet.replacements,
-        pools_after_projection=False,
+        "Stable Diffusion UNet (1.x, 2.x, XL, SVD)",
+        "comfy.ldm.modules.diffusionmodules.openaimodel.UNetModel",
+        UNet(),
+    ),
+    Family("class-conditional DiT", "bigain_core.models.dit.DiT", ClassConditionalDiT()),
+    Family("PixArt", "comfy.ldm.pixart.pixartms.PixArtMS", BlockAttention("attn", pixart)),
+    Family(
+        "HunyuanDiT",
+        "comfy.ldm.hydit.models.HunYuanDiT",
+        BlockAttention("attn1", hunyuan_dit),
     ),
     Family(
-        "class-conditional DiT",
-        DiT,
-        compressed_dit.sites,
-        _dit_replacements,
-        pools_after_projection=True,
+        "Stable Diffusion 3",
+        "comfy.ldm.modules.diffusionmodules.mmdit.MMDiT",
+        JointAttention(r"joint_blocks\.\d+", text_image_references, rotary=False),
+    ),
+    Family(
+        "Flux",
+        "comfy.ldm.flux.model.Flux",
+        JointAttention(MULTIMODAL_BLOCKS, text_image_references),
+    ),
+    Family(
+        "Chroma",
+        "comfy.ldm.chroma.model.Chroma",
+        JointAttention(MULTIMODAL_BLOCKS, text_image_references),
+    ),
+    Family(
+        "AuraFlow",
+        "comfy.ldm.aura.mmdit.MMDiT",
+        JointAttention(r"(double|single)_layers\.\d+\.attn", image_last, rotary=False),
+    ),
+    Family(
+        "Lumina 2, Z-Image",
+        "comfy.ldm.lumina.model.NextDiT",
+        JointAttention(r"(noise_refiner|layers)\.\d+\.attention", image_last),
+    ),
+    Family(
+        "Qwen-Image",
+        "comfy.ldm.qwen_image.model.QwenImageTransformer2DModel",
+        JointAttention(r"transformer_blocks\.\d+\.attn", text_image_references),
+    ),
+    Family(
+        "Wan",
+        "comfy.ldm.wan.model.WanModel",
+        JointAttention(r"blocks\.\d+\.self_attn", image_alone),
+    ),
+    Family(
+        "Cosmos Predict2",
+        "comfy.ldm.cosmos.predict2.MiniTrainDIT",
+        JointAttention(
+            r"blocks\.\d+\.self_attn",
+            image_alone,
+            patch=attrgetter("patch_temporal", "patch_spatial", "patch_spatial"),
+        ),
+    ),
+    Family(
+        "HiDream",
+        "comfy.ldm.hidream.model.HiDreamImageTransformer2DModel",
+        JointAttention(r"(double|single)_stream_blocks\.\d+\.block\.attn1", image_first),
+    ),
+    Family(
+        "LTX-Video",
+        "comfy.ldm.lightricks.model.LTXVModel",
+        JointAttention(
+            r"transformer_blocks\.\d+\.attn1",
+            image_alone,
+            patch=attrgetter("patchifier.patch_size"),
+        ),
+    ),
+    Family(
+        "HunyuanVideo, HunyuanImage",
+        "comfy.ldm.hunyuan_video.model.HunyuanVideo",
+        JointAttention(MULTIMODAL_BLOCKS, hunyuan_video),
+    ),
+    Family(
+        "OmniGen2",
+        "comfy.ldm.omnigen.omnigen2.OmniGen2Transformer2DModel",
+        JointAttention(r"(noise_refiner|layers)\.\d+\.attn", image_last),
+    ),
+    Family(
+        "Kandinsky 5",
+        "comfy.ldm.kandinsky5.model.Kandinsky5",
+        JointAttention(r"visual_transformer_blocks\.\d+\.self_attention", image_alone),
+    ),
+    Family(
+        "Krea 2",
+        "comfy.ldm.krea2.model.SingleStreamDiT",
+        JointAttention(r"blocks\.\d+\.attn", text_image_references, patch=attrgetter("patch")),
     ),
 )
 
 
-def find_family(diffusion_model: nn.Module) -> Family | None:
-    compiled_from = getattr(diffusion_model, "_orig_mod", diffusion_model)
-    return next((f for f in FAMILIES if isinstance(compiled_from, f.model_class)), None)
+def plain(network: nn.Module) -> nn.Module:
+    """The network itself where torch.compile has wrapped it."""
+    return getattr(network, "_orig_mod", network)
+
+
+def find_family(network: nn.Module) -> Family | None:
+    """The family of a network, compiled or not."""
+    return next((family for family in FAMILIES if family.has(plain(network))), None)

@@ -6,15 +6,17 @@ from collections.abc import Iterator
 
 from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel, Upsample
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..compression import NetworkCall, Replacement
+from ..flops import input_shortened
 from ..grid import TokenGrid
 from ..placement import Site
 from ..plans import IdentityPlan, MergePlan
+from .reach import Inputs, Interception, Layers
 
 
-def sites(model: UNetModel) -> list[tuple[Site, nn.Module]]:
+def sites(model: UNetModel) -> Layers:
     """Spatial self-attention layers in order of execution, each with its transformer block.
 
     The temporal stacks of video models and layers that attend to text only are not among them.
@@ -51,13 +53,27 @@ def _spatial_transformers(model: UNetModel) -> Iterator[tuple[str, int, SpatialT
                     yield stage, factor, layer
 
 
-def replacements(model: UNetModel, latent: Tensor, call: NetworkCall) -> Iterator[Replacement]:
-    """Forwards that compress the layers of `model` for one network call.
+class UNet:
+    """Both operators work before the projections, where `attn1` gets its input."""
+
+    layer_flops = staticmethod(input_shortened)
+
+    def layers(self, network: UNetModel) -> Layers:
+        return sites(network)
+
+    def intercept(
+        self, network: UNetModel, layers: Layers, call: NetworkCall, inputs: Inputs
+    ) -> Interception:
+        return Interception(list(replacements(layers, call)))
+
+
+def replacements(layers: Layers, call: NetworkCall) -> Iterator[Replacement]:
+    """Forwards that compress transformer blocks for one network call.
 
     The published metric is the block's input before its norm, so the norm's forward notes it. The
     grid comes from the activations of the call: odd sizes and Deep Shrink change it.
     """
-    for site, block in sites(model):
+    for site, block in layers:
         layer = _CompressedAttention(site, block.norm1.forward, block.attn1.forward, call)
         yield block.norm1, layer.norm
         yield block.attn1, layer.attention
@@ -97,8 +113,8 @@ class _CompressedAttention:
         grid = TokenGrid(*options.get("activations_shape", (0, 0))[-2:])
         others = (metric, source) if value is None else (metric, source, value)
         if mask is not None:
-            return self.call.leave_alone(x.shape[1], "an attention mask is in use")
+            return self.call.leave_alone(self.site, x, "an attention mask is in use")
         if any(t is None or t.shape[:2] != x.shape[:2] for t in others):
             reason = "another patch changed the number of tokens or the batch of this layer"
-            return self.call.leave_alone(x.shape[1], reason)
+            return self.call.leave_alone(self.site, x, reason)
         return self.call.plan(self.site, metric, grid, normed=x)

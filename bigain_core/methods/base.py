@@ -25,6 +25,7 @@ class Method(ABC):
     """
 
     metric: ClassVar[str] = "block input"
+    proportional: ClassVar[bool] = False  # keys weigh as much as the tokens they stand for
 
     @property
     @abstractmethod

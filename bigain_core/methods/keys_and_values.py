@@ -26,10 +26,15 @@ def check_factor(factor: int) -> None:
 
 @dataclass(frozen=True)
 class KVDownsampling(Method):
-    """IE-KVD: keys and values pooled by D(alpha, factor); alpha 1 is ToDo, alpha 0 the average."""
+    """IE-KVD: keys and values pooled by D(alpha, factor); alpha 1 is ToDo, alpha 0 the average.
+
+    `proportional` matters where text shares the attention: a pooled key then weighs as much as the
+    tokens it stands for.
+    """
 
     factor: int = 2
     alpha: Alpha = AlphaSchedule(0.9, 0.9)
+    proportional: bool = False
 
     def __post_init__(self):
         check_factor(self.factor)
@@ -61,6 +66,7 @@ class KVSelection(Method):
     scorer: str = "laplacian-l1"
     padding: str = "zeros"
     metric: str = "block input"
+    proportional: bool = False
 
     def __post_init__(self):
         if not 0 <= self.ratio < 1:
@@ -100,6 +106,7 @@ class KVCellSelection(Method):
     scorer: str = "laplacian-l1"
     padding: str = "zeros"
     metric: str = "block input"
+    proportional: bool = False
 
     def __post_init__(self):
         check_factor(self.factor)

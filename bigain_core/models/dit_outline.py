@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from ..flops import convolution_flops, linear_flops, self_attention_flops
+from ..flops import (
+    convolution_flops,
+    linear_flops,
+    projections_shortened,
+    self_attention_flops,
+)
 from ..placement import Site
 from .compressed_dit import token_grid
 from .dit import FREQUENCY_EMBEDDING_SIZE, DiTConfig
@@ -20,7 +25,7 @@ def dit_outline(config: DiTConfig, height: int, width: int) -> Outline:
     )
     flops = config.depth * _block_flops(config.hidden_size, grid.tokens)
     flops += _ends_flops(config, grid.tokens)
-    return Outline(flops, tuple(layers), pools_after_projection=True)
+    return Outline(flops, tuple(layers), layer_flops=projections_shortened)
 
 
 def _block_flops(width: int, tokens: int) -> int:

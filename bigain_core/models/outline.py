@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..compression import Compression, NetworkCall, RunLog
+from ..compression import Compression, LayerFlops, NetworkCall, RunLog
 from ..grid import TokenGrid
 from ..placement import Site
 from ..schedules import Moment
@@ -30,11 +30,11 @@ class Outline:
 
     flops: int
     layers: tuple[AttentionLayer, ...]
-    pools_after_projection: bool
+    layer_flops: LayerFlops
 
     def log(self, compression: Compression, progress: float = 0.5) -> RunLog:
         """What a call at this progress would log: every layer plans on a tensor without data."""
-        call = NetworkCall(compression, Moment(progress), RunLog(), self.pools_after_projection)
+        call = NetworkCall(compression, Moment(progress), RunLog(), self.layer_flops)
         for layer in self.layers:
             metric = torch.empty(1, layer.grid.tokens, layer.width, device="meta")
             call.plan(layer.site, metric, layer.grid)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..classification.noise import TIMESTEPS, alphas_cumprod
 from ..compression import Compression, NetworkCall, RunLog, replaced_forwards
+from ..flops import projections_shortened
 from ..schedules import Moment
 from .compressed_dit import replacements, token_grid
 from .dit import DiT
@@ -28,7 +29,7 @@ class DiTRunner:
     def predict_noise(self, x: Tensor, timestep: int, labels: Tensor) -> Tensor:
         """x (B, C, H, W) at one timestep, labels (B,) -> noise (B, C, H, W)."""
         moment = Moment.at_timestep(timestep)
-        call = NetworkCall(self.compression, moment, self.log, pools_after_projection=True)
+        call = NetworkCall(self.compression, moment, self.log, layer_flops=projections_shortened)
         grid = token_grid(self.model.config, *x.shape[-2:])
         with replaced_forwards(replacements(self.model, grid, call)):
             return self.model(x, torch.full((len(x),), timestep), labels)

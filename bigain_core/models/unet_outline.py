@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..flops import convolution_flops, cross_attention_flops, linear_flops, self_attention_flops
+from ..flops import (
+    convolution_flops,
+    cross_attention_flops,
+    input_shortened,
+    linear_flops,
+    self_attention_flops,
+)
 from ..grid import TokenGrid
 from ..placement import Site
 from .outline import AttentionLayer, Outline
@@ -59,7 +65,7 @@ def unet_outline(
         for _ in range(depth):
             site = Site(len(layers), stage, level - finest + 1)
             layers.append(AttentionLayer(site, grid, channels))
-    return Outline(flops, tuple(layers), pools_after_projection=False)
+    return Outline(flops, tuple(layers), layer_flops=input_shortened)
 
 
 def _stacks(config: UNetConfig) -> Iterator[tuple[str, int, int]]:

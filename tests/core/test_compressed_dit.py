@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bigain_core.compression import Compression, NetworkCall, Rule, RunLog, replaced_forwards
-from bigain_core.flops import self_attention_flops
+from bigain_core.flops import projections_shortened, self_attention_flops
 from bigain_core.grid import TokenGrid
 from bigain_core.methods import (
     BlockMerging,
@@ -35,7 +35,7 @@ def inputs(randn):
 
 
 def compressed(model, inputs, *rules, log=None):
-    call = NetworkCall(Compression(rules), Moment(0.5), log or RunLog(), True)
+    call = NetworkCall(Compression(rules), Moment(0.5), log or RunLog(), projections_shortened)
     grid = token_grid(model.config, *inputs[0].shape[-2:])
     with replaced_forwards(replacements(model, grid, call)):
         return model(*inputs)

@@ -14,6 +14,7 @@ from bigain_core.compression import (
     SiteRecord,
     replaced_forwards,
 )
+from bigain_core.flops import input_shortened, projections_shortened, self_attention_flops
 from bigain_core.grid import TokenGrid
 from bigain_core.methods import (
     BlockMerging,
@@ -39,8 +40,8 @@ class Named:
     name: str
 
 
-def network_call(*rules, progress=0.5, after_projection=False):
-    return NetworkCall(Compression(rules), Moment(progress), RunLog(), after_projection)
+def network_call(*rules, progress=0.5, layer_flops=input_shortened):
+    return NetworkCall(Compression(rules), Moment(progress), RunLog(), layer_flops)
 
 
 def test_without_rules_nothing_acts():
@@ -88,12 +89,13 @@ def test_the_log_holds_the_closed_form_of_merging(randn):
     }
 
 
-@pytest.mark.parametrize("after_projection", [False, True])
-def test_the_log_holds_the_closed_form_of_pooling(randn, after_projection):
-    call = network_call(Rule(POOLING), after_projection=after_projection)
+@pytest.mark.parametrize(
+    ("layer_flops", "projected"), [(input_shortened, 16), (projections_shortened, 64)]
+)
+def test_the_log_holds_the_closed_form_of_pooling(randn, layer_flops, projected):
+    call = network_call(Rule(POOLING), layer_flops=layer_flops)
     call.plan(ENCODER, randn(2, 64, 16), GRID)
     before = 4 * 64 * 64 * 16 + 8 * 64 * 16**2
-    projected = 64 if after_projection else 16
     after = 4 * 64 * 16 * 16 + 4 * 64 * 16**2 + 4 * projected * 16**2
     assert call.log.sites == {
         ENCODER: SiteRecord("IE-KVD factor 2, alpha 0.9", 1, 1, 64, 64, 16, before, after)
@@ -103,7 +105,7 @@ def test_the_log_holds_the_closed_form_of_pooling(randn, after_projection):
 def test_the_log_adds_up_the_calls_of_a_run(randn):
     log, compression = RunLog(), Compression((Rule(POOLING, active=ActiveRange(0.5, 1)),))
     for progress in (0.0, 0.25, 0.5, 0.75, 1.0):
-        call = NetworkCall(compression, Moment(progress), log, pools_after_projection=True)
+        call = NetworkCall(compression, Moment(progress), log, layer_flops=projections_shortened)
         call.plan(ENCODER, randn(1, 64, 16), GRID)
     record = log.sites[ENCODER]
     assert (record.calls, record.compressed) == (5, 3)
@@ -120,7 +122,9 @@ def test_an_unexpected_token_count_is_left_alone_and_logged(randn, method):
         plan = call.plan(ENCODER, x, GRID)
         assert plan.queries(x) is x and plan.context(x) is x and plan.restore(x) is x
     assert call.log.left_alone == {"65 tokens where the image has 8 x 8": 2}
-    assert call.log.sites == {ENCODER: SiteRecord(calls=2)}
+    plain = 2 * self_attention_flops(16, 65, 65, 65)
+    untouched = SiteRecord(calls=2, flops_before=plain, flops_after=plain)
+    assert call.log.sites == {ENCODER: untouched}
     assert call.log.flops_saved == call.log.sites_compressed == 0
 
 
@@ -158,7 +162,9 @@ def test_a_plan_that_keeps_every_token_is_logged_as_left_alone(randn, method, si
     x = randn(1, side**2, 16)
     assert call.plan(ENCODER, x, TokenGrid(side, side)) == IdentityPlan(side**2)
     assert call.log.left_alone == {f"{method.name} keeps every token of {side} x {side}": 1}
-    assert call.log.sites == {ENCODER: SiteRecord(calls=1)}
+    plain = self_attention_flops(16, side**2, side**2, side**2)
+    untouched = SiteRecord(calls=1, flops_before=plain, flops_after=plain)
+    assert call.log.sites == {ENCODER: untouched}
 
 
 SCORED = [TokenMerging, BlockMerging, SimilarityPruning, KVSelection, KVCellSelection]

@@ -25,6 +25,7 @@ from bigain_core.flops import (
     cross_attention_flops,
     laplacian_flops,
     matching_flops,
+    projections_shortened,
     self_attention_flops,
 )
 from bigain_core.grid import TokenGrid
@@ -115,7 +116,7 @@ def dit_call(config, height, width, *rules):
     model, grid = DiT(config, device="meta"), token_grid(config, height, width)
     x = torch.empty(1, config.in_channels, height, width, device="meta")
     one = torch.zeros(1, dtype=torch.long, device="meta")
-    call = NetworkCall(Compression(rules), Moment(0.5), RunLog(), pools_after_projection=True)
+    call = NetworkCall(Compression(rules), Moment(0.5), RunLog(), layer_flops=projections_shortened)
     with replaced_forwards(replacements(model, grid, call)):
         model(x, one, one)
     return call.log

@@ -6,6 +6,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from bigain_core.compression import Compression, NetworkCall, Rule, RunLog
+from bigain_core.flops import input_shortened
 from bigain_core.grid import TokenGrid
 from bigain_core.methods import (
     BlockMerging,
@@ -46,7 +47,7 @@ def convolution(side=64, width=WIDTH):
 
 def run(method, sites=FULL_RESOLUTION):
     log = RunLog()
-    call = NetworkCall(Compression((Rule(method),)), Moment(0.5), log, False)
+    call = NetworkCall(Compression((Rule(method),)), Moment(0.5), log, input_shortened)
     for site in sites:
         call.plan(site, tokens(TOKENS), TokenGrid(64, 64))
     assert log.sites_compressed == len(sites)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from bigain_core.compression import NetworkCall, RunLog
+from bigain_core.flops import input_shortened
 from bigain_core.grid import TokenGrid
 from bigain_core.placement import Site
 from bigain_core.presets import PRESETS
@@ -30,7 +31,7 @@ OF_UNETS = [name for name in PRESETS if not name.startswith("DiT")]
 
 def run(name, sites, side, progress=0.5):
     """The log of one network call, and the plans by layer, on tokens without values."""
-    call = NetworkCall(PRESETS[name], Moment(progress), RunLog(), False)
+    call = NetworkCall(PRESETS[name], Moment(progress), RunLog(), input_shortened)
     plans = {}
     for site in sites:
         grid = TokenGrid(side >> site.level - 1, side >> site.level - 1)

@@ -1,5 +1,7 @@
 """The report of a run in words."""
 
+from collections import Counter
+
 import pytest
 
 from bigain_core.compression import RunLog, SiteRecord
@@ -7,24 +9,43 @@ from bigain_core.placement import Site
 from bigain_core.report import report, summary
 
 ENCODER = SiteRecord("L-GTM 0.7", 20, 20, 4096, 1229, 1229, int(8e9), int(1e9))
-DECODER = SiteRecord("IE-KVD factor 2, alpha 0.9", 20, 10, 4096, 4096, 1024, int(4e9), int(2e9))
+MIDDLE = SiteRecord(calls=20, flops_before=int(2e9), flops_after=int(2e9))
+DECODER = SiteRecord("IE-KVD factor 2, alpha 0.9", 20, 10, 4095, 4095, 1023, int(4e9), int(2e9), 77)
 
 
 @pytest.fixture
 def log():
-    sites = {Site(0, "encoder"): ENCODER, Site(1, "middle", 2): SiteRecord(calls=20)}
-    return RunLog(sites | {Site(2, "decoder"): DECODER})
+    sites = {Site(0, "encoder"): ENCODER, Site(1, "middle", 2): MIDDLE, Site(2, "decoder"): DECODER}
+    return RunLog("a UNet", sites)
 
 
 def test_the_summary_counts_layers_and_operations(log):
     text = summary(log)
-    assert "2 of 3 self-attention layers compressed" in text
-    assert "12 -> 3 GFLOP" in text and "75% saved" in text
+    assert text.startswith("BiGain on a UNet: 2 of 3 self-attention layers compressed")
+    assert "4096 tokens -> 1229 queries and 1229 keys" in text
+    assert "14 GFLOP -> 5 GFLOP in all of them" in text and "64% saved" in text
+
+
+def test_the_summary_bounds_the_gain_by_the_work_of_the_whole_network(log):
+    log.networks[4, 64, 64] = (int(2e9), 10)  # 20 GFLOP in the run, of which 9 are saved
+    assert "about 20 GFLOP for the whole network this leaves 55%" in summary(log)
+    assert "at most 1.82x as fast, where 3.33x is the ceiling" in summary(log)
+    assert "NO GAIN" not in summary(log)
+
+
+def test_a_gain_too_small_to_notice_is_called_none(log):
+    log.networks[4, 64, 64] = (int(30e9), 10)
+    assert "At this size NO GAIN in time can be expected" in summary(log)
 
 
 def test_a_run_that_compressed_nothing_says_so():
-    text = summary(RunLog({Site(0, "encoder"): SiteRecord(calls=3)}))
-    assert "CHANGED NOTHING" in text and "0 of 1" in text
+    text = summary(RunLog("a DiT", {Site(0, "encoder"): SiteRecord(calls=3)}))
+    assert text.startswith("BiGain CHANGED NOTHING on a DiT: 0 of 1")
+
+
+def test_a_run_that_compressed_nothing_gives_the_commonest_reason():
+    log = RunLog(left_alone=Counter({"rare": 1, "a mask": 3}))
+    assert summary(log).endswith("Reason: a mask.")
 
 
 def test_a_run_that_never_called_the_network_says_what_to_do():
@@ -39,5 +60,6 @@ def test_the_report_has_a_line_per_compressed_layer_and_per_reason(log):
     assert len(lines) == 4
     assert "layer 0 (encoder, level 1): L-GTM 0.7" in lines[1]
     assert "4096 tokens -> 1229 queries, 1229 keys" in lines[1]
+    assert "4095 tokens beside 77 of text or references -> 4095 queries, 1023 keys" in lines[2]
     assert "in 10 of 20 calls" in lines[2]
     assert lines[3] == "left alone 4 times: 65 tokens where the image has 8 x 8"

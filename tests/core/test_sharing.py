@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigain_core.compression import Compression, NetworkCall, Rule, RunLog
-from bigain_core.flops import laplacian_flops, matching_flops, self_attention_flops
+from bigain_core.flops import input_shortened, laplacian_flops, matching_flops, self_attention_flops
 from bigain_core.grid import TokenGrid
 from bigain_core.methods import BlockMerging, Sharing, SimilarityPruning, TokenMerging
 from bigain_core.placement import Placement, Site, named_placement
@@ -22,7 +22,7 @@ def shared(scope, interval=5, ratio=0.5):
 
 
 def network_call(*rules, log=None):
-    return NetworkCall(Compression(rules), Moment(0.5), log or RunLog(), False)
+    return NetworkCall(Compression(rules), Moment(0.5), log or RunLog(), input_shortened)
 
 
 def plans(call, sites, randn, grid=GRID, batch=1):

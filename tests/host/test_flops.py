@@ -13,6 +13,7 @@ from bigain.bigain_core import scoring
 from bigain.bigain_core.comfyui.attach import attach, attached_to
 from bigain.bigain_core.comfyui.unet import sites
 from bigain.bigain_core.compression import Compression, Rule, RunLog
+from bigain.bigain_core.flops import attention_flops
 from bigain.bigain_core.methods import (
     BlockMerging,
     KVCellSelection,
@@ -147,5 +148,18 @@ def test_an_attached_method_equals_the_count_of_torch(case):
     outline = unet_outline(CONFIGS[name], *latent)
     counted, log = count(name, latent, rules=compression.rules)
     assert log.sites_compressed > 0
-    assert log == outline.log(compression)
+    predicted = outline.log(compression)
+    assert (log.sites, log.left_alone) == (predicted.sites, predicted.left_alone)
     assert outline.flops - log.flops_saved == counted
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.usefixtures("laplacian_as_convolution")
+def test_the_work_of_the_network_is_counted_but_for_attention_to_text(name):
+    """Counted while a compressed call runs: what the plain call would have cost."""
+    outline = unet_outline(CONFIGS[name], *LATENT)
+    _, log = count(name, LATENT, rules=PRESETS["Table 9: L-GTM encoder, IE-KVD decoder"].rules)
+    text = sum(
+        attention_flops(layer.width, layer.grid.tokens, PROMPT_TOKENS) for layer in outline.layers
+    )
+    assert log.networks == {(4, *LATENT): (outline.flops - text, 1)}

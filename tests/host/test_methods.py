@@ -6,6 +6,7 @@ import pytest
 import torch
 from bigain.bigain_core.comfyui import unet
 from bigain.bigain_core.compression import Compression, NetworkCall, Rule, RunLog, replaced_forwards
+from bigain.bigain_core.flops import input_shortened
 from bigain.bigain_core.methods import TokenMerging
 from bigain.bigain_core.schedules import Moment
 from bigain.nodes.compression import PAPER
@@ -131,8 +132,8 @@ def test_proportional_attention_is_exact_where_merged_tokens_are_equal(models, n
     outcomes = []
     for proportional in (True, False):
         method = TokenMerging(0.5, "random", proportional=proportional)
-        call = NetworkCall(Compression((Rule(method),)), Moment(0.5), RunLog(), False)
-        with replaced_forwards(unet.replacements(network, tokens, call)):
+        call = NetworkCall(Compression((Rule(method),)), Moment(0.5), RunLog(), input_shortened)
+        with replaced_forwards(unet.replacements(unet.sites(network), call)):
             block.norm1(tokens)
             options = {"activations_shape": [1, width, 8, 8]}
             outcomes.append(block.attn1(tokens, transformer_options=options))

@@ -1,0 +1,79 @@
+"""A plan for the image in a sequence that also holds text, frames or reference images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .grid import TokenGrid
+from .plans import Plan
+
+
+@dataclass(frozen=True, eq=False)
+class JointPlan:
+    """Shortens the image of a sequence, frame by frame, and passes all other tokens unchanged.
+
+    `plan` is for a batch of B * frames. Values follow it; queries and keys follow `positions`, the
+    same plan or, where they carry rotary positions, the one that keeps to positions that exist.
+    With `proportional` keys weigh as much as the tokens they stand for, so that text does not gain
+    attention from a shorter image.
+    """
+
+    grid: TokenGrid
+    plan: Plan
+    positions: Plan
+    proportional: bool = False
+
+    def queries(self, q: Tensor) -> Tensor:
+        """(B, N, C) -> (B, Nq, C)"""
+        return self._shorten(q, self.positions.queries)
+
+    def keys(self, k: Tensor) -> Tensor:
+        """(B, N, C) -> (B, Nk, C)"""
+        return self._shorten(k, self.positions.context)
+
+    def values(self, v: Tensor) -> Tensor:
+        """(B, N, C) -> (B, Nk, C)"""
+        return self._shorten(v, self.plan.context)
+
+    def restore(self, y: Tensor) -> Tensor:
+        """(B, Nq, C) -> (B, N, C)"""
+        return self._around(y, self.plan.query_tokens, self.plan.restore)
+
+    def _shorten(self, x: Tensor, step: Callable[[Tensor], Tensor]) -> Tensor:
+        return self._around(x, self.grid.frame.tokens, step)
+
+    def _around(self, x: Tensor, per_frame: int, step: Callable[[Tensor], Tensor]) -> Tensor:
+        """`step` on the frames of `per_frame` tokens each, the rest as it is."""
+        grid = self.grid
+        before, image, behind = x.split((grid.before, grid.frames * per_frame, grid.behind), dim=1)
+        frames = image.unflatten(1, (grid.frames, per_frame)).flatten(0, 1)
+        stepped = step(frames)
+        if stepped is frames:
+            return x
+        stepped = stepped.unflatten(0, (-1, grid.frames)).flatten(1, 2)
+        return torch.cat((before, stepped, behind), dim=1)
+
+    def key_mask(self, mask: Tensor) -> Tensor:
+        """Columns (..., N) -> (..., Nk) of a mask that treats all keys of the image alike."""
+        grid, kept = self.grid, self.grid.frames * self.plan.context_tokens
+        before, image, behind = mask.split((grid.before, grid.tokens, grid.behind), dim=-1)
+        return torch.cat((before, image[..., :kept], behind), dim=-1)
+
+    def key_bias(self, k: Tensor) -> Tensor | None:
+        """(B, Nk) for shortened keys k (B, Nk, C): log of the tokens that each stands for.
+
+        None where keys are to weigh alike, and for a pool of keys that are all of one kind.
+        """
+        bias = self.plan.key_bias  # (B * frames, per frame)
+        if bias is None:
+            if not (self.proportional and self.grid.others):
+                return None
+            shrinking = self.grid.frame.tokens / self.plan.context_tokens
+            frames = k.shape[0] * self.grid.frames
+            bias = torch.full((frames, self.plan.context_tokens), shrinking, device=k.device).log()
+        image = bias.unflatten(0, (-1, self.grid.frames)).flatten(1, 2)
+        return torch.nn.functional.pad(image, (self.grid.before, self.grid.behind))
