@@ -1,0 +1,281 @@
+"""What the attention of each family sees, measured: the ground on which its compression stands.
+
+Nothing here is taken from the pack. One network call of a real sampling run is repeated with the
+picture, the text or the reference images changed, and the keys of its attention layers tell which
+of them are tokens of what.
+"""
+
+import importlib
+import re
+from dataclasses import dataclass
+
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from tests.host.families import every_case, sample
+
+OVERRIDE = "optimized_attention_override"
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One call of the host's attention.
+
+    `site` is the module that owns it, with ":2" behind it if it is the second one there. `mask` is
+    of any shape with the keys last, `options` tells if the transformer options were passed to it.
+    """
+
+    site: str
+    keys: Tensor  # (B, N, C)
+    mask: Tensor | None
+    options: bool
+
+
+class Watch:
+    """Records the attention calls of a network; one site may be given its keys in reverse."""
+
+    def __init__(self, network, blind, reversed_at):
+        self.network = network
+        self.blind = blind and importlib.import_module(blind)
+        self.reversed_at = reversed_at
+        self.running = []  # [name, attention calls so far] of the modules that run, the inner last
+        self.calls = []
+
+    def __enter__(self):
+        self.hooks = []
+        for name, module in self.network.named_modules():
+            self.hooks += [
+                module.register_forward_pre_hook(lambda *_, name=name: self.enter(name)),
+                module.register_forward_hook(lambda *_: self.leave()),
+            ]
+        if self.blind:
+            self.attention = self.blind.optimized_attention
+            self.blind.optimized_attention = self.without_options
+        return self
+
+    def __exit__(self, *_):
+        for hook in self.hooks:
+            hook.remove()
+        if self.blind:
+            self.blind.optimized_attention = self.attention
+
+    def enter(self, name):
+        self.running.append([name, 0])
+
+    def leave(self):
+        self.running.pop()
+
+    def override(self, function, *args, **kwargs):
+        return self.note(function, args, kwargs, options=True)
+
+    def without_options(self, *args, **kwargs):
+        return self.note(self.attention, args, kwargs, options=False)
+
+    def note(self, function, args, kwargs, options):
+        self.running[-1][1] += 1
+        name, number = self.running[-1]
+        site = name if number == 1 else f"{name}:{number}"
+        queries, keys, *others = args
+        tokens = 2 if kwargs.get("skip_reshape") else 1  # (B, H, N, D) or (B, N, H * D)
+        mask = others[2] if len(others) > 2 else kwargs.get("mask")
+        recorded = keys.movedim(tokens, 1).flatten(2).clone()  # (B, N, H * D)
+        self.calls.append(Attention(site, recorded, mask, options))
+        if site == self.reversed_at:
+            keys = keys.flip(tokens)
+        return function(queries, keys, *others, **kwargs)
+
+
+def first_network_call(case, size, experiment):
+    """`experiment(run)` in the first network call of a sampling run.
+
+    `run(change, reversed_at)` makes that call with what `change` makes of its inputs, a dict by name,
+    and returns the prediction and the attention calls.
+    """
+    results = []
+
+    def network_call(executor, x, t, c_concat, c_crossattn, control, transformer_options, **conds):
+        def run(change=dict, reversed_at=None):
+            inputs = {"x": x, "c_concat": c_concat, "c_crossattn": c_crossattn, **conds}
+            inputs = change({name: copied(value) for name, value in inputs.items()})
+            with Watch(executor.class_obj.diffusion_model, case.blind, reversed_at) as watch:
+                options = {**transformer_options, OVERRIDE: watch.override}
+                latents, *others = (inputs.pop(name) for name in ("x", "c_concat", "c_crossattn"))
+                return executor(latents, t, *others, control, options, **inputs), watch.calls
+
+        if not results:
+            results.append(experiment(run))
+        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **conds)
+
+    model = case.model.clone()
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "watch", network_call)
+    sample(case, model, size, steps=1)
+    return results[0]
+
+
+def copied(value):
+    if isinstance(value, list):
+        return [copied(item) for item in value]
+    return value.clone() if torch.is_tensor(value) else value
+
+
+def other(value):
+    return [other(item) for item in value] if isinstance(value, list) else value.flip(-1) + 1
+
+
+def changing(*names):
+    return lambda inputs: inputs | {k: other(inputs[k]) for k in names if k in inputs}
+
+
+def distance(call, after):
+    """How far each key has moved, in the picture where it moved most: (N,)."""
+    assert call.site == after.site
+    return (call.keys - after.keys).abs().sum(dim=2).amax(dim=0)
+
+
+def has_moved(call, after):
+    return (distance(call, after) > 1e-3).tolist()
+
+
+def layer_of(case, call):
+    """The layer of the case that declares this attention call, None if there is none."""
+    layers = [layer for layer in case.layers if re.fullmatch(layer.modules, call.site)]
+    assert len(layers) <= 1, f"{call.site} is in several layers of the case"
+    return layers[0] if layers else None
+
+
+def first_of_each_layer(case, calls):
+    """(index of the first attention call, layer) for each layer of the case."""
+    found = {}
+    for index, call in enumerate(calls):
+        layer = layer_of(case, call)
+        if layer is not None:
+            found.setdefault(layer.modules, (index, layer))
+    assert found.keys() == {layer.modules for layer in case.layers}
+    return list(found.values())
+
+
+def grid(case, layer, size):
+    """(frames, rows, columns) of the picture's tokens."""
+    return (case.frames or 1, *(-(-length // layer.patch) for length in size))
+
+
+def kinds_of_tokens(case, layer, size):
+    """The kind of each key as the case declares it: a list of N words."""
+    frames, rows, columns = grid(case, layer, size)
+    tokens = frames * rows * columns
+    parts = (
+        *layer.before,
+        ("picture", tokens),
+        ("padding", -tokens % layer.multiple),
+        *layer.after,
+    )
+    return [kind for kind, count in parts for _ in range(count)]
+
+
+every_size = pytest.mark.parametrize("size", [0, 1], ids=["even", "odd"])
+
+
+def size_of(case, number):
+    if number == len(case.sizes):
+        pytest.skip("the host's network fails where its patch does not divide the latent")
+    return case.sizes[number]
+
+
+@every_case
+@every_size
+def test_sampling_gives_the_same_finite_latent_twice(case, size):
+    size = size_of(case, size)
+    first = sample(case, case.model, size)
+    assert first.shape == case.noise(size).shape
+    assert torch.isfinite(first).all()
+    assert torch.equal(first, sample(case, case.model, size))
+
+
+@every_case
+@every_size
+def test_keys_are_of_the_kinds_that_the_case_declares(case, size):
+    """Later layers see tokens that earlier ones have mixed: padding, or all of a UNet's."""
+    size = size_of(case, size)
+    inputs = {"picture": ("x",), "text": case.text, "reference": case.references}
+
+    def experiment(run):
+        return run()[1], {kind: run(changing(*inputs[kind]))[1] for kind in inputs}
+
+    calls, after = first_network_call(case, size, experiment)
+    for place, (index, layer) in enumerate(first_of_each_layer(case, calls)):
+        words = kinds_of_tokens(case, layer, size)
+        assert calls[index].keys.shape[1] == len(words)
+        for kind in inputs:
+            if place and kind not in words:
+                continue
+            moved = has_moved(calls[index], after[kind][index])
+            compared = [n for n, word in enumerate(words) if not (place and word == "padding")]
+            wrong = [(n, words[n]) for n in compared if moved[n] != (words[n] == kind)]
+            assert not wrong, f"{calls[index].site}: {kind} and the keys {wrong}"
+
+
+@every_case
+@every_size
+@pytest.mark.parametrize("spot", [(0.3, 0.27), (0.75, 0.72)], ids=["upper-left", "lower-right"])
+def test_tokens_of_the_picture_are_in_raster_order(case, size, spot):
+    """A pixel of the last frame moves the token of its patch; convolutions may carry it away."""
+    size = size_of(case, size)
+    row, column = (int(length * part) for length, part in zip(size, spot, strict=True))
+
+    def poke(inputs):
+        frame = inputs["x"][:, :, -1] if case.frames else inputs["x"]
+        frame[:, :, row, column] += 1
+        return inputs
+
+    calls, after = first_network_call(case, size, lambda run: (run()[1], run(poke)[1]))
+    for place, (index, layer) in enumerate(first_of_each_layer(case, calls)):
+        frames, rows, columns = grid(case, layer, size)
+        start = sum(count for _, count in layer.before)
+        token = int(distance(calls[index], after[index]).argmax()) - start
+        found = token // (rows * columns), token // columns % rows, token % columns
+        expected = frames - 1, row // layer.patch, column // layer.patch
+        away = max(abs(a - b) for a, b in zip(found, expected, strict=True))
+        assert away <= layer.reach, f"{calls[index].site}: {found}, expected {expected}"
+        if not place and not layer.reach:
+            assert sum(has_moved(calls[index], after[index])) == 1
+
+
+@every_case
+def test_no_other_attention_layer_sees_the_picture(case):
+    calls, after = first_network_call(case, None, lambda run: (run()[1], run(changing("x"))[1]))
+    for call, later in zip(calls, after, strict=True):
+        sees = any(has_moved(call, later))
+        named = layer_of(case, call) is not None or re.fullmatch(case.apart, call.site) is not None
+        assert sees == named, call.site
+
+
+@every_case
+def test_every_layer_reaches_the_prediction(case):
+    def experiment(run):
+        plain, calls = run()
+        sites = [call.site for call in calls if layer_of(case, call)]
+        return plain, {site: run(reversed_at=site)[0] for site in sites}
+
+    plain, after = first_network_call(case, None, experiment)
+    for site in after:
+        assert (plain - after[site]).norm() > 1e-3 * plain.norm(), site
+
+
+@every_case
+def test_attention_is_given_the_transformer_options_unless_the_case_says_not(case):
+    calls = first_network_call(case, None, lambda run: run()[1])
+    assert {call.options for call in calls if layer_of(case, call)} == {case.blind is None}
+
+
+@every_case
+def test_masks_leave_every_token_of_the_picture_alone(case):
+    size = case.sizes[0]
+    for call in first_network_call(case, size, lambda run: run()[1]):
+        layer = layer_of(case, call)
+        if layer is None or call.mask is None:
+            continue
+        words = kinds_of_tokens(case, layer, size)
+        of_picture = call.mask[..., [n for n, word in enumerate(words) if word == "picture"]]
+        assert of_picture.all() if call.mask.dtype == torch.bool else not of_picture.any()
