@@ -57,11 +57,19 @@ class JointPlan:
         stepped = stepped.unflatten(0, (-1, grid.frames)).flatten(1, 2)
         return torch.cat((before, stepped, behind), dim=1)
 
-    def key_mask(self, mask: Tensor) -> Tensor:
-        """Columns (..., N) -> (..., Nk) of a mask that treats all keys of the image alike."""
-        grid, kept = self.grid, self.grid.frames * self.plan.context_tokens
-        before, image, behind = mask.split((grid.before, grid.tokens, grid.behind), dim=-1)
-        return torch.cat((before, image[..., :kept], behind), dim=-1)
+    def mask(self, mask: Tensor) -> Tensor:
+        """Rows and columns (..., N or 1, N) -> (..., Nq or 1, Nk) of a mask.
+
+        The mask must be even over the image, see `even_over_image`.
+        """
+        mask = self._first(mask, -1, self.plan.context_tokens)
+        return mask if mask.shape[-2] == 1 else self._first(mask, -2, self.plan.query_tokens)
+
+    def _first(self, mask: Tensor, dim: int, per_frame: int) -> Tensor:
+        """The mask with the image cut to its first tokens along `dim`."""
+        grid = self.grid
+        before, image, behind = mask.split((grid.before, grid.tokens, grid.behind), dim)
+        return torch.cat((before, image.narrow(dim, 0, grid.frames * per_frame), behind), dim)
 
     def key_bias(self, k: Tensor) -> Tensor | None:
         """(B, Nk) for shortened keys k (B, Nk, C): log of the tokens that each stands for.
@@ -77,3 +85,16 @@ class JointPlan:
             bias = torch.full((frames, self.plan.context_tokens), shrinking, device=k.device).log()
         image = bias.unflatten(0, (-1, self.grid.frames)).flatten(1, 2)
         return torch.nn.functional.pad(image, (self.grid.before, self.grid.behind))
+
+
+def even_over_image(mask: Tensor, grid: TokenGrid) -> bool:
+    """Whether a mask (..., N or 1, N) treats all image tokens alike, as keys and as queries.
+
+    Other tokens may be masked as they like. Waits for the mask's device.
+    """
+    keys = mask.narrow(-1, grid.before, grid.tokens)
+    even = (keys == keys[..., :1]).all()
+    if mask.shape[-2] > 1:
+        queries = mask.narrow(-2, grid.before, grid.tokens)
+        even = even & (queries == queries[..., :1, :]).all()
+    return bool(even)

@@ -14,6 +14,7 @@ from .joint import (
     image_first,
     image_last,
     text_image_references,
+    wan,
 )
 from .own_attention import BlockAttention, ClassConditionalDiT, hunyuan_dit, pixart
 from .reach import Reach
@@ -38,6 +39,16 @@ class Family:
 
 
 MULTIMODAL_BLOCKS = r"(double|single)_blocks\.\d+"
+BOOGU_LAYERS = (
+    r"noise_refiner\.\d+\.attn|single_stream_layers\.\d+\.attn"
+    r"|double_stream_layers\.\d+\.(img_instruct_attn\.processor|img_self_attn)"
+)
+
+
+def packed_already(network: nn.Module) -> int:
+    """The latent comes with patches as channels, whatever the network's own patch says."""
+    return 1
+
 
 FAMILIES = (
     Family(
@@ -85,7 +96,7 @@ FAMILIES = (
     Family(
         "Wan",
         "comfy.ldm.wan.model.WanModel",
-        JointAttention(r"blocks\.\d+\.self_attn", image_alone),
+        JointAttention(r"blocks\.\d+\.self_attn", wan),
     ),
     Family(
         "Cosmos Predict2",
@@ -129,6 +140,36 @@ FAMILIES = (
         "Krea 2",
         "comfy.ldm.krea2.model.SingleStreamDiT",
         JointAttention(r"blocks\.\d+\.attn", text_image_references, patch=attrgetter("patch")),
+    ),
+    Family(
+        "Lens",
+        "comfy.ldm.lens.model.LensTransformer2DModel",
+        JointAttention(r"transformer_blocks\.\d+\.attn", image_first, patch=packed_already),
+    ),
+    Family(
+        "JoyImage",
+        "comfy.ldm.joyimage.model.JoyImageTransformer3DModel",
+        JointAttention(r"double_blocks\.\d+\.attn", image_first),
+    ),
+    Family(
+        "Mage-Flow",
+        "comfy.ldm.mage_flow.model.MageFlowTransformer2DModel",
+        JointAttention(r"transformer_blocks\.\d+\.attn", text_image_references),
+    ),
+    Family(
+        "Ideogram 4",
+        "comfy.ldm.ideogram4.model.Ideogram4Transformer2DModel",
+        JointAttention(r"layers\.\d+\.attention", image_last, patch=packed_already),
+    ),
+    Family(
+        "Boogu",
+        "comfy.ldm.boogu.model.BooguTransformer2DModel",
+        JointAttention(BOOGU_LAYERS, image_last),
+    ),
+    Family(
+        "PixelDiT",
+        "comfy.ldm.pixeldit.model.PixDiT_T2I",
+        JointAttention(r"patch_blocks\.\d+\.attn", text_image_references),
     ),
 )
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..compression import NetworkCall
 from ..flops import attention_shortened
 from ..grid import TokenGrid
-from ..joint import JointPlan
+from ..joint import JointPlan, even_over_image
 from ..placement import Site
 from ..plans import IdentityPlan
 from .reach import Inputs, Interception, Layers, Patch, image_grid, patch_sizes
@@ -46,8 +46,13 @@ def image_alone(called: Called, tokens: int) -> TokenGrid | None:
 
 def image_first(called: Called, tokens: int) -> TokenGrid | None:
     """[image, text]"""
-    others = tokens - called.image.tokens
-    return replace(called.image, behind=others) if others >= 0 else None
+    return _behind(0, called, tokens)
+
+
+def _behind(before: int, called: Called, tokens: int) -> TokenGrid | None:
+    """The image with so many tokens before it and what is left of the sequence behind."""
+    behind = tokens - before - called.image.tokens
+    return replace(called.image, before=before, behind=behind) if behind >= 0 else None
 
 
 def image_last(called: Called, tokens: int) -> TokenGrid | None:
@@ -70,11 +75,24 @@ def text_image_references(called: Called, tokens: int) -> TokenGrid | None:
 
 
 def hunyuan_video(called: Called, tokens: int) -> TokenGrid | None:
-    """[image, text] on older hosts, [text, image] on newer ones; a reference comes between."""
-    if called.inputs.conditions.get("ref_latent") is not None:
-        return None
-    flipped = getattr(called.network.double_blocks[0], "flipped_img_txt", False)
-    return (image_first if flipped else image_last)(called, tokens)
+    """[reference, image, text] on older hosts, [text, reference, image] on newer ones."""
+    if getattr(called.network.double_blocks[0], "flipped_img_txt", False):
+        return _behind(_tokens_of(called, "ref_latent"), called, tokens)
+    return image_last(called, tokens)
+
+
+def wan(called: Called, tokens: int) -> TokenGrid | None:
+    """[reference, image] of a network that has a layer for references, else the image alone."""
+    if getattr(called.network, "ref_conv", None) is None:
+        return image_alone(called, tokens)
+    placed = _behind(_tokens_of(called, "reference_latent"), called, tokens)
+    return placed if placed and not placed.behind else None
+
+
+def _tokens_of(called: Called, condition: str) -> int:
+    """Tokens of a reference image; none where the condition is not given."""
+    latent = called.inputs.conditions.get(condition)
+    return 0 if latent is None else image_grid(latent, called.patch).tokens
 
 
 @dataclass(frozen=True)
@@ -113,7 +131,8 @@ class _Override:
         self.reach, self.call, self.called = reach, call, called
         self.previous = called.inputs.options.get(OVERRIDE)
         self.site: Site | None = None
-        self.masks: dict[int, tuple[Tensor, Tensor | None]] = {}
+        # Verdicts by id, beside the mask itself so that no other one gets its id.
+        self.masks: dict[int, tuple[Tensor, bool]] = {}
 
     def within(self, site: Site, original: Callable) -> Callable:
         """The forward of a module during which attention belongs to `site`."""
@@ -139,21 +158,18 @@ class _Override:
                 return self.previous(function, q, k, v, heads, *args, **kwargs)
             return function(q, k, v, heads, *args, **kwargs)
 
-        if self.site is None:
-            return run(q, k, v, *args, **kwargs)
         by_heads = kwargs.get("skip_reshape", False)
-        flat_q, flat_k, flat_v = (_flat(x, by_heads) for x in (q, k, v))
         mask = args[0] if args else kwargs.get("mask")
-        plan = self._plan(flat_q, flat_k, flat_v, mask)
+        plan = self._plan(q, k, v, by_heads, mask)
         if plan is None:
             return run(q, k, v, *args, **kwargs)
-        short_k = plan.keys(flat_k)
+        short_q, short_k = plan.queries(_flat(q, by_heads)), plan.keys(_flat(k, by_heads))
+        short_v = plan.values(_flat(v, by_heads))
         mask = self._mask(plan, mask, short_k, q.dtype)
         if args:
             args = (mask, *args[1:])
-        else:
+        elif mask is not None:
             kwargs["mask"] = mask
-        short_q, short_v = plan.queries(flat_q), plan.values(flat_v)
         if by_heads:
             short = zip((short_q, short_k, short_v), (q, k, v), strict=True)
             short_q, short_k, short_v = (_by_heads(x, like.shape[1]) for x, like in short)
@@ -162,22 +178,30 @@ class _Override:
         restored = plan.restore(_flat(out, apart))
         return _by_heads(restored, out.shape[1]) if apart else restored
 
-    def _plan(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> JointPlan | None:
-        """For q, k, v (B, N, C); the values, which no rotation has touched, are the metric."""
+    def _plan(
+        self, q: Tensor, k: Tensor, v: Tensor, by_heads: bool, mask: Tensor | None
+    ) -> JointPlan | None:
+        """None to leave a call alone. The metric are values, which no rotation has touched."""
         call, site = self.call, self.site
-        if not q.shape[:2] == k.shape[:2] == v.shape[:2]:
-            call.leave_alone(site, q, "queries and keys differ in number or batch")
+        if site is None:
             return None
-        grid = self.reach.layout(self.called, q.shape[1])
+        values = _flat(v, by_heads)
+        batch, tokens = values.shape[:2]
+        others = ((x.shape[0], x.shape[2 if by_heads else 1]) for x in (q, k))
+        if any(other != (batch, tokens) for other in others):
+            call.leave_alone(site, values, "queries and keys differ in number or batch")
+            return None
+        grid = self.reach.layout(self.called, tokens)
         if grid is None:
             image = self.called.image
             where = f"{image.frames} x {image.height} x {image.width}"
-            call.leave_alone(site, q, f"no place known for {where} of {q.shape[1]} tokens")
+            call.leave_alone(site, values, f"no place known for {where} of {tokens} tokens")
             return None
-        if mask is not None and self._key_mask(mask, grid) is None:
-            call.leave_alone(site, q, "an attention mask treats image tokens differently")
+        if mask is not None and not self._can_shorten(mask, grid):
+            call.leave_alone(site, values, "an attention mask treats image tokens differently")
             return None
-        plan = call.plan(site, v, grid, width=q.shape[-1])
+        width = q.shape[1] * q.shape[3] if by_heads else q.shape[2]
+        plan = call.plan(site, values, grid, width=width)
         if isinstance(plan, IdentityPlan):
             return None
         rule = call.compression.rule_at(site, call.moment)
@@ -185,13 +209,12 @@ class _Override:
         positions = plan.unblended() if keep else plan
         return JointPlan(grid, plan, positions, rule.method.proportional)
 
-    def _key_mask(self, mask: Tensor, grid: TokenGrid) -> Tensor | None:
-        """The row (..., 1, N) of a mask whose rows are equal and treat the image as if unmasked.
-
-        Reading it waits for the device, so the answer for a mask is kept for the whole call.
-        """
+    def _can_shorten(self, mask: Tensor, grid: TokenGrid) -> bool:
+        """Looked at once in a call for each mask, as looking waits for the device."""
         if id(mask) not in self.masks:
-            self.masks[id(mask)] = (mask, _plain_row(mask, grid))
+            tokens = grid.others + grid.tokens
+            fits = mask.ndim > 1 and mask.shape[-1] == tokens and mask.shape[-2] in (1, tokens)
+            self.masks[id(mask)] = (mask, fits and even_over_image(mask, grid))
         return self.masks[id(mask)][1]
 
     def _mask(
@@ -200,7 +223,7 @@ class _Override:
         """For the shortened keys k (B, Nk, C): what the caller masked and the plan's own bias."""
         bias = plan.key_bias(k)
         if mask is not None:
-            mask = plan.key_mask(self._key_mask(mask, plan.grid))
+            mask = plan.mask(mask)
         if bias is None:
             return mask
         bias = bias[:, None, None].to(dtype)  # (B, heads, queries, Nk)
@@ -209,16 +232,6 @@ class _Override:
         if mask.dtype == torch.bool:
             mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))
         return bias + (mask if mask.ndim != 3 else mask[:, None])
-
-
-def _plain_row(mask: Tensor, grid: TokenGrid) -> Tensor | None:
-    tokens = grid.others + grid.tokens
-    if mask.ndim < 2 or mask.shape[-1] != tokens or mask.shape[-2] not in (1, tokens):
-        return None
-    row = mask[..., :1, :]
-    image = row.narrow(-1, grid.before, grid.tokens)
-    visible = image.all() if mask.dtype == torch.bool else (image == 0).all()
-    return row if bool(visible & (mask == row).all()) else None
 
 
 def _flat(x: Tensor, by_heads: bool) -> Tensor:
