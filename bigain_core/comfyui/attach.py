@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..compression import Compression, NetworkCall, Rule, RunLog, replaced_forwards
 from ..counting import counted_layers
 from ..report import summary
+from .compiled import Doors, may_compile
 from .families import FAMILIES, Family, find_family, plain
 from .progress import moment_at_sigma
 from .reach import Inputs, Layers
@@ -38,6 +39,7 @@ class Attached:
     compression: Compression
     log: RunLog
     layers_of: WeakKeyDictionary[nn.Module, Layers] = field(default_factory=WeakKeyDictionary)
+    doors: Doors = field(default_factory=Doors)
 
     def __deepcopy__(self, memo):
         # Older hosts deep-copy model options in clone(); the report needs this very log.
@@ -115,10 +117,11 @@ def compress_network_call(executor, x, t, *args, **kwargs):
     call = NetworkCall(attached.compression, moment, log, reach.layer_flops)
     options = given["transformer_options"]
     inputs = Inputs(x, given["c_crossattn"], kwargs, options)
-    intercepted = reach.intercept(network, layers, call, inputs)
-    given["transformer_options"] = {**options, **intercepted.options}
-    with replaced_forwards(intercepted.replacements), _counted(network, call, x, options):
-        return executor(x, t, *given.args, **given.kwargs)
+    found = reach.intercept(network, layers, call, inputs)
+    with attached.doors.hidden(found) if may_compile() else nullcontext(found) as intercepted:
+        given["transformer_options"] = {**options, **intercepted.options}
+        with replaced_forwards(intercepted.replacements), _counted(network, call, x, options):
+            return executor(x, t, *given.args, **given.kwargs)
 
 
 class _Arguments:

@@ -121,7 +121,7 @@ class JointAttention:
         called = Called(network, inputs, image_grid(inputs.latent, patch), patch)
         override = _Override(self, call, called)
         replacements = [(owner, override.within(site, owner.forward)) for site, owner in layers]
-        return Interception(replacements, {OVERRIDE: override.attention})
+        return Interception(replacements, {OVERRIDE: override.attention}, passing=True)
 
 
 class _Override:

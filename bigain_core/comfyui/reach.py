@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -29,10 +29,14 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Interception:
-    """Forwards to replace and options to set for the duration of one network call."""
+    """Forwards to replace and functions to set as options for the duration of one network call.
+
+    `passing` forwards only note that they are called and pass everything on.
+    """
 
     replacements: list[Replacement]
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Callable] = field(default_factory=dict)
+    passing: bool = False
 
 
 class Reach(Protocol):

@@ -1,0 +1,65 @@
+"""Next to torch.compile: nothing is traced again from step to step, and nothing changes."""
+
+import pytest
+import torch
+import torch._dynamo
+from comfy_api.torch_helpers import set_torch_compile_wrapper
+from comfy.patcher_extension import WrappersMP
+from torch._dynamo.utils import counters
+
+from tests.host.compressing import merge, pool, report
+from tests.host.families import NAMED, sample
+
+pytestmark = pytest.mark.long
+
+
+def compiled(model):
+    """As the host's own node does it; the backend that runs what was traced is the quickest one."""
+    model = model.clone()
+    set_torch_compile_wrapper(model, backend="eager")
+    return model
+
+
+def traced():
+    """What the compiler has done so far: frames looked at, graphs made, breaks between them."""
+    frames = counters["frames"]["total"]
+    return frames, counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
+
+
+@pytest.fixture
+def compiler():
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+# One family for each way to attention: its own forward in a UNet and a DiT, the host's override.
+@pytest.mark.parametrize("name", ["sd15", "pixart_sigma", "flux"])
+@pytest.mark.parametrize(
+    "ours",
+    [merge, lambda model: pool(model, alpha_start=0.8, alpha_end=1.2)],
+    ids=["merge", "pool"],
+)
+def test_nothing_is_compiled_again_from_step_to_step(name, ours, compiler):
+    """The schedule changes alpha in every step."""
+    case, before_calls = NAMED[name], []
+    model = compiled(ours(case.model))
+
+    def note(executor, *args, **kwargs):
+        before_calls.append(traced())
+        return executor(*args, **kwargs)
+
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", note)
+    picture = sample(case, model, steps=10)
+    assert len(before_calls) == 10
+    assert set(before_calls[2:]) == {traced()}, "all is compiled in the first two steps"
+    assert torch.equal(picture, sample(case, ours(case.model), steps=10))
+    assert "compressed" in report(model)
+
+
+def test_before_and_after_the_compiling_node_are_the_same(compiler):
+    case = NAMED["flux"]
+    pictures = [sample(case, m) for m in (pool(compiled(case.model)), compiled(pool(case.model)))]
+    assert torch.equal(*pictures)
+    assert not torch.equal(pictures[0], sample(case, case.model))
