@@ -90,8 +90,8 @@ class Watch:
 def first_network_call(case, size, experiment):
     """`experiment(run)` in the first network call of a sampling run.
 
-    `run(change, reversed_at)` makes that call with what `change` makes of its inputs, a dict by name,
-    and returns the prediction and the attention calls.
+    `run(change, reversed_at)` makes that call with what `change` makes of its inputs, a dict, and
+    returns the prediction and the attention calls.
     """
     results = []
 
@@ -196,7 +196,7 @@ def test_sampling_gives_the_same_finite_latent_twice(case, size):
 @every_case
 @every_size
 def test_keys_are_of_the_kinds_that_the_case_declares(case, size):
-    """Later layers see tokens that earlier ones have mixed: padding, or all of a UNet's."""
+    """Padding is part of what it pads once a layer has mixed them."""
     size = size_of(case, size)
     inputs = {"picture": ("x",), "text": case.text, "reference": case.references}
 
@@ -208,11 +208,15 @@ def test_keys_are_of_the_kinds_that_the_case_declares(case, size):
         words = kinds_of_tokens(case, layer, size)
         assert calls[index].keys.shape[1] == len(words)
         for kind in inputs:
-            if place and kind not in words:
-                continue
             moved = has_moved(calls[index], after[kind][index])
-            compared = [n for n, word in enumerate(words) if not (place and word == "padding")]
-            wrong = [(n, words[n]) for n in compared if moved[n] != (words[n] == kind)]
+            mixed = {"padding"} if place else set()
+            if kind in layer.mixed:
+                mixed |= set(layer.mixed) - {kind}
+            wrong = [
+                (position, word)
+                for position, word in enumerate(words)
+                if word not in mixed and moved[position] != (word == kind)
+            ]
             assert not wrong, f"{calls[index].site}: {kind} and the keys {wrong}"
 
 
@@ -270,12 +274,15 @@ def test_attention_is_given_the_transformer_options_unless_the_case_says_not(cas
 
 
 @every_case
-def test_masks_leave_every_token_of_the_picture_alone(case):
+def test_masks_hide_the_picture_only_where_the_case_says_so(case):
     size = case.sizes[0]
+    hidden = []
     for call in first_network_call(case, size, lambda run: run()[1]):
         layer = layer_of(case, call)
-        if layer is None or call.mask is None:
-            continue
-        words = kinds_of_tokens(case, layer, size)
-        of_picture = call.mask[..., [n for n, word in enumerate(words) if word == "picture"]]
-        assert of_picture.all() if call.mask.dtype == torch.bool else not of_picture.any()
+        if layer is not None and call.mask is not None:
+            words = kinds_of_tokens(case, layer, size)
+            picture = call.mask[..., [n for n, word in enumerate(words) if word == "picture"]]
+            hidden.append(
+                bool((picture == 0 if picture.dtype == torch.bool else picture < 0).any())
+            )
+    assert any(hidden) == case.mask_hides_picture
