@@ -26,6 +26,7 @@ from bigain.bigain_core.comfyui.dit import DiTModel, DiTModelConfig, label_condi
 from bigain.bigain_core.models.dit import DiTConfig
 from comfy.ldm.cosmos.predict2 import MiniTrainDIT
 from comfy.ldm.hunyuan_video.model import HunyuanVideoParams
+from comfy.ldm.lumina.model import NextDiT
 
 CPU = torch.device("cpu")
 TEXT = 6  # tokens of a prompt
@@ -123,6 +124,15 @@ NARROW_HEADS = {"num_heads": -1, "num_head_channels": 16}  # they fit a model of
 # By this the host tells a velocity prediction from the other SD 2 models: it is not constant.
 VELOCITY = {"output_blocks.11.1.transformer_blocks.0.norm1.bias": torch.arange(4.0)}
 
+CASCADE = {
+    "stable_cascade_stage": "c",
+    "c_cond": 32,
+    "c_hidden": [32, 32],
+    "nhead": [2, 2],
+    "blocks": [[1, 1], [1, 1]],
+    "c_clip_text": WIDTH,
+    "c_clip_text_pooled": WIDTH,
+}
 PIXART = {
     "input_size": 16,
     "patch_size": 2,
@@ -266,6 +276,15 @@ Z_IMAGE = {
     "z_image_modulation": True,
     "time_scale": 1000.0,
     "pad_tokens_multiple": 32,
+}
+Z_IMAGE_PIXEL = {
+    **Z_IMAGE,
+    "image_model": "zimage_pixel",
+    "patch_size": 16,
+    "in_channels": 3,
+    "decoder_hidden_size": 16,
+    "decoder_num_res_blocks": 1,
+    "decoder_max_freqs": 4,
 }
 QWEN = {
     "image_model": "qwen_image",
@@ -608,12 +627,16 @@ def prompt(width=WIDTH, length=TEXT, **extra):
     return conditioning
 
 
-def without_on_negative(key, conditioning):
-    """The host then calls the network for one prompt at a time; with both in a batch it fails."""
+def one_by_one(conditioning, **negative):
+    """With other entries for the negative prompt the host calls the network for one at a time.
+
+    Some networks fail in the host where both are in a batch.
+    """
 
     def chosen(number):
         [[tokens, entries]] = conditioning(number)
-        return [[tokens, {k: entries[k] for k in entries if number == 0 or k != key}]]
+        changed = entries | negative if number else entries
+        return [[tokens, {key: changed[key] for key in changed if changed[key] is not None}]]
 
     return chosen
 
@@ -627,9 +650,11 @@ def padded_prompt(length=TEXT):
     return (torch.arange(length) < length - 1).long()[None]
 
 
+WHOLE_PROMPT = torch.ones(1, TEXT, dtype=torch.long)  # a mask that hides nothing
 PROMPT = (("text", TEXT),)
 REFERENCE = (("reference", 4 * 5),)  # tokens of a latent of 8 x 10
 POOLED = {"pooled_output": (1, WIDTH)}
+SMALL = ((6, 10), (7, 9))  # where every element of the latent is a token
 EVEN = ((12, 20),)  # families that fail in the host where the patch does not divide the latent
 
 UNET_FINE = r"(input_blocks\.1|output_blocks\.[23])\.1\.transformer_blocks\.0\.attn1"
@@ -657,6 +682,10 @@ def hunyuan_layers(*in_front_of_picture, patch=2):
         return (Layer(STREAMS, before=in_front_of_picture, after=PROMPT, patch=patch),)
     return (Layer(STREAMS, before=(*PROMPT, *in_front_of_picture), patch=patch),)
 
+
+# Older hosts leave the padding of Lumina's prompt out, newer ones keep it.
+LUMINA_KEEPS_PADDING = "pad_tokens_multiple" in inspect.signature(NextDiT).parameters
+LUMINA_PADDED_PROMPT = PROMPT if LUMINA_KEEPS_PADDING else (("text", TEXT - 1),)
 
 # Older hosts do not pad for Cosmos.
 COSMOS_PADS = "pad_to_patch_size" in MiniTrainDIT._forward.__code__.co_names
@@ -726,11 +755,28 @@ CASES = (
         "svd",
         "Stable Video Diffusion",
         partial(build, "SVD_img2vid", SVD, fixed=NARROW_HEADS),
-        prompt(length=1, concat_latent_image=picture(3, 4, 12, 20)),
+        prompt(length=1, concat_latent_image=picture(3, 4, 8, 12)),
         UNET_LAYERS,
         channels=4,
         batch=3,
+        sizes=((8, 12), (9, 11)),
         apart=r".*\.time_stack\.0\.attn1",
+    ),
+    Case(
+        "stable_cascade",
+        "Stable Cascade, stage C",
+        partial(build, "Stable_Cascade_C", CASCADE),
+        prompt(**POOLED),
+        (
+            Layer(
+                r"(down|up)_blocks\.\d+\.\d+\.attention\.attn",
+                after=(*PROMPT, ("text", 4), ("text", 4)),  # prompt as a whole, image prompt
+                patch=1,
+                reach=1,
+            ),
+        ),
+        text=("clip_text", "clip_text_pooled", "clip_img"),
+        sizes=SMALL,
     ),
     Case(
         "dit",
@@ -842,10 +888,20 @@ CASES = (
         "lumina2",
         "Lumina 2",
         partial(build, "Lumina2", LUMINA),
-        prompt(attention_mask=torch.ones(1, TEXT, dtype=torch.long)),
+        prompt(attention_mask=WHOLE_PROMPT),
         (
             Layer(r"noise_refiner\.\d+\.attention"),
             Layer(r"layers\.\d+\.attention", before=PROMPT),
+        ),
+    ),
+    Case(
+        "lumina2_padded",
+        "Lumina 2 with a padded prompt",
+        partial(build, "Lumina2", LUMINA),
+        one_by_one(prompt(attention_mask=padded_prompt()), attention_mask=WHOLE_PROMPT),
+        (
+            Layer(r"noise_refiner\.\d+\.attention"),
+            Layer(r"layers\.\d+\.attention", before=LUMINA_PADDED_PROMPT),
         ),
     ),
     Case(
@@ -853,6 +909,14 @@ CASES = (
         "Qwen-Image",
         partial(build, "QwenImage", QWEN),
         prompt(),
+        (Layer(r"transformer_blocks\.\d+\.attn", before=PROMPT),),
+        frames=1,
+    ),
+    Case(
+        "qwen_image_padded",
+        "Qwen-Image with a padded prompt",
+        partial(build, "QwenImage", QWEN),
+        prompt(attention_mask=padded_prompt()),
         (Layer(r"transformer_blocks\.\d+\.attn", before=PROMPT),),
         frames=1,
     ),
@@ -920,6 +984,7 @@ CASES = (
         (Layer(r"transformer_blocks\.\d+\.attn1", patch=1),),
         channels=128,
         frames=2,
+        sizes=SMALL,
     ),
     Case(
         "hunyuan_video",
@@ -934,7 +999,7 @@ CASES = (
         "hunyuan_video_padded",
         "Hunyuan Video with a padded prompt",
         build_hunyuan_video,
-        without_on_negative("attention_mask", prompt(**POOLED, attention_mask=padded_prompt())),
+        one_by_one(prompt(**POOLED, attention_mask=padded_prompt()), attention_mask=None),
         hunyuan_layers(),
         frames=2,
         sizes=EVEN,
@@ -943,7 +1008,7 @@ CASES = (
         "hunyuan_video_reference",
         "Hunyuan Video with a reference image",
         build_hunyuan_video,
-        without_on_negative("ref_latent", prompt(**POOLED, ref_latent=picture(1, 16, 1, 8, 10))),
+        one_by_one(prompt(**POOLED, ref_latent=picture(1, 16, 1, 8, 10)), ref_latent=None),
         hunyuan_layers(*REFERENCE),
         frames=2,
         sizes=EVEN,
@@ -957,12 +1022,13 @@ CASES = (
         hunyuan_layers(patch=1),
         host_class="HunyuanImage21",
         channels=64,
+        sizes=SMALL,
     ),
     Case(
         "omnigen2",
         "OmniGen2",
         partial(build, "Omnigen2", OMNIGEN),
-        prompt(attention_mask=torch.ones(1, TEXT, dtype=torch.long)),
+        prompt(attention_mask=WHOLE_PROMPT),
         (
             Layer(r"noise_refiner\.\d+\.attn"),
             Layer(r"layers\.\d+\.attn", before=PROMPT),
@@ -973,7 +1039,7 @@ CASES = (
         "OmniGen2 with a reference image",
         partial(build, "Omnigen2", OMNIGEN),
         prompt(
-            attention_mask=torch.ones(1, TEXT, dtype=torch.long),
+            attention_mask=WHOLE_PROMPT,
             reference_latents=[picture(1, 16, 8, 10)],
         ),
         (
@@ -986,7 +1052,7 @@ CASES = (
         "z_image",
         "Z-Image",
         partial(build, "ZImage", Z_IMAGE),
-        prompt(attention_mask=torch.ones(1, TEXT, dtype=torch.long)),
+        prompt(attention_mask=WHOLE_PROMPT),
         (
             Layer(r"noise_refiner\.\d+\.attention", multiple=32),
             Layer(r"layers\.\d+\.attention", before=(*PROMPT, ("padding", 26)), multiple=32),
@@ -994,11 +1060,29 @@ CASES = (
         host_class="ZImage",
     ),
     Case(
+        "z_image_pixel",
+        "Z-Image on pixels",
+        partial(build, "ZImagePixelSpace", Z_IMAGE_PIXEL),
+        prompt(attention_mask=WHOLE_PROMPT),
+        (
+            Layer(r"noise_refiner\.\d+\.attention", patch=16, multiple=32),
+            Layer(
+                r"layers\.\d+\.attention",
+                before=(*PROMPT, ("padding", 26)),
+                patch=16,
+                multiple=32,
+            ),
+        ),
+        host_class="ZImagePixelSpace",
+        channels=3,
+        sizes=((96, 160), (104, 150)),
+    ),
+    Case(
         "z_image_references",
         "Z-Image with a reference image",
         partial(build, "ZImage", Z_IMAGE),
         prompt(
-            attention_mask=torch.ones(1, TEXT, dtype=torch.long),
+            attention_mask=WHOLE_PROMPT,
             reference_latents=[picture(1, 16, 8, 10)],
         ),
         (
@@ -1024,6 +1108,7 @@ CASES = (
         (Layer(STREAMS, before=(("text", 512),), patch=1),),
         host_class="Flux2",
         channels=128,
+        sizes=SMALL,
     ),
     Case(
         "flux2_references",
@@ -1033,6 +1118,7 @@ CASES = (
         (Layer(STREAMS, before=(("text", 512),), after=REFERENCE, patch=1),),
         host_class="Flux2",
         channels=128,
+        sizes=SMALL,
     ),
     Case(
         "longcat_image",
@@ -1100,6 +1186,7 @@ CASES = (
         (Layer(r"transformer_blocks\.\d+\.attn", after=PROMPT, patch=1),),
         host_class="Lens",
         channels=128,
+        sizes=SMALL,
     ),
     Case(
         "ernie_image",
@@ -1110,6 +1197,7 @@ CASES = (
         host_class="ErnieImage",
         channels=128,
         blind="comfy.ldm.ernie.model",
+        sizes=SMALL,
     ),
     Case(
         "joyimage",
@@ -1137,6 +1225,7 @@ CASES = (
         (Layer(r"transformer_blocks\.\d+\.attn", before=PROMPT, patch=1),),
         host_class="MageFlow",
         channels=128,
+        sizes=SMALL,
     ),
     Case(
         "ideogram4",
@@ -1147,13 +1236,14 @@ CASES = (
         host_class="Ideogram4",
         channels=128,
         mask_hides_picture=True,  # from the padding of the prompt
+        sizes=SMALL,
     ),
     Case(
         "boogu_references",
         "Boogu with a reference image",
         partial(build, "Boogu", BOOGU),
         prompt(
-            attention_mask=torch.ones(1, TEXT, dtype=torch.long),
+            attention_mask=WHOLE_PROMPT,
             reference_latents=[picture(1, 16, 8, 10)],
         ),
         (
@@ -1199,11 +1289,20 @@ CASES = (
 
 NAMED = {case.name: case for case in CASES}
 
-every_case = pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, marks=pytest.mark.skipif(bool(case.missing), reason=case.missing))
-        for case in CASES
-    ],
-    ids=lambda case: case.name,
+
+def parametrized(names, values):
+    """`values` maps the id of a test to its arguments, the case first."""
+    skipped = {
+        key: pytest.mark.skipif(bool(arguments[0].missing), reason=arguments[0].missing)
+        for key, arguments in values.items()
+    }
+    return pytest.mark.parametrize(
+        names, [pytest.param(*values[key], marks=skipped[key], id=key) for key in values]
+    )
+
+
+every_case = parametrized("case", {case.name: (case,) for case in CASES})
+every_case_and_size = parametrized(
+    "case, size",
+    {f"{case.name}-{h}x{w}": (case, (h, w)) for case in CASES for h, w in case.sizes},
 )
