@@ -653,6 +653,7 @@ def padded_prompt(length=TEXT):
 WHOLE_PROMPT = torch.ones(1, TEXT, dtype=torch.long)  # a mask that hides nothing
 PROMPT = (("text", TEXT),)
 REFERENCE = (("reference", 4 * 5),)  # tokens of a latent of 8 x 10
+Z_IMAGE_PROMPT = (("text", 32),)  # with its padding, which its refiner mixes with it
 POOLED = {"pooled_output": (1, WIDTH)}
 SMALL = ((6, 10), (7, 9))  # where every element of the latent is a token
 EVEN = ((12, 20),)  # families that fail in the host where the patch does not divide the latent
@@ -1055,7 +1056,7 @@ CASES = (
         prompt(attention_mask=WHOLE_PROMPT),
         (
             Layer(r"noise_refiner\.\d+\.attention", multiple=32),
-            Layer(r"layers\.\d+\.attention", before=(*PROMPT, ("padding", 26)), multiple=32),
+            Layer(r"layers\.\d+\.attention", before=Z_IMAGE_PROMPT, multiple=32),
         ),
         host_class="ZImage",
     ),
@@ -1068,7 +1069,7 @@ CASES = (
             Layer(r"noise_refiner\.\d+\.attention", patch=16, multiple=32),
             Layer(
                 r"layers\.\d+\.attention",
-                before=(*PROMPT, ("padding", 26)),
+                before=Z_IMAGE_PROMPT,
                 patch=16,
                 multiple=32,
             ),
@@ -1093,7 +1094,8 @@ CASES = (
             ),
             Layer(
                 r"layers\.\d+\.attention",
-                before=(("padding", 32), *PROMPT, ("padding", 26), *REFERENCE, ("padding", 12)),
+                # In front of the prompt is the caption of the reference image, here padding only.
+                before=(*Z_IMAGE_PROMPT, *Z_IMAGE_PROMPT, *REFERENCE, ("padding", 12)),
                 multiple=32,
                 mixed=("picture", "reference"),
             ),
