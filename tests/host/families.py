@@ -17,7 +17,6 @@ import comfy.ldm.chroma.model
 import comfy.ldm.chroma_radiance.model
 import comfy.ldm.flux.layers
 import comfy.ldm.flux.model
-import comfy.ldm.hunyuan_video.model
 import comfy.model_patcher
 import comfy.samplers
 import comfy.supported_models
@@ -25,6 +24,9 @@ import pytest
 import torch
 from bigain.bigain_core.comfyui.dit import DiTModel, DiTModelConfig, label_conditioning
 from bigain.bigain_core.models.dit import DiTConfig
+from comfy.ldm.cosmos.predict2 import MiniTrainDIT
+from comfy.ldm.hunyuan_video.model import HunyuanVideoParams
+from comfy.ldm.lumina.model import NextDiT
 
 CPU = torch.device("cpu")
 TEXT = 6  # tokens of a prompt
@@ -122,6 +124,15 @@ NARROW_HEADS = {"num_heads": -1, "num_head_channels": 16}  # they fit a model of
 # By this the host tells a velocity prediction from the other SD 2 models: it is not constant.
 VELOCITY = {"output_blocks.11.1.transformer_blocks.0.norm1.bias": torch.arange(4.0)}
 
+CASCADE = {
+    "stable_cascade_stage": "c",
+    "c_cond": 32,
+    "c_hidden": [32, 32],
+    "nhead": [2, 2],
+    "blocks": [[1, 1], [1, 1]],
+    "c_clip_text": WIDTH,
+    "c_clip_text_pooled": WIDTH,
+}
 PIXART = {
     "input_size": 16,
     "patch_size": 2,
@@ -256,12 +267,24 @@ LUMINA = {
 }
 Z_IMAGE = {
     **LUMINA,
+    "dim": 256,  # its modulation has 256 channels in all sizes
     "n_kv_heads": 2,
+    "axes_dims": [32, 48, 48],
     "rope_theta": 256.0,
-    "ffn_dim_multiplier": 8.0 / 3.0,
+    "multiple_of": 32,
+    "ffn_dim_multiplier": 1.0,
     "z_image_modulation": True,
     "time_scale": 1000.0,
     "pad_tokens_multiple": 32,
+}
+Z_IMAGE_PIXEL = {
+    **Z_IMAGE,
+    "image_model": "zimage_pixel",
+    "patch_size": 16,
+    "in_channels": 3,
+    "decoder_hidden_size": 16,
+    "decoder_num_res_blocks": 1,
+    "decoder_max_freqs": 4,
 }
 QWEN = {
     "image_model": "qwen_image",
@@ -485,6 +508,10 @@ HIDREAM_O1 = {
 }
 
 
+def build_hunyuan_video():
+    return build("HunyuanVideo", known(HunyuanVideoParams, HUNYUAN_VIDEO))
+
+
 def anima():
     """Its adapter of the text is of one size, 33 million weights in the table of tokens alone."""
     import comfy.ldm.anima.model as module
@@ -513,7 +540,8 @@ class Layer:
     name for the second attention that the same module computes. The keys are those of `before`,
     then frames x rows x columns of the picture, each token a square of `patch`, then those of
     `after`; both list kinds of tokens with their number. Where the picture is padded, its tokens
-    are a multiple of `multiple`. Convolutions before may carry a change `reach` tokens away.
+    are a multiple of `multiple`. Earlier layers have mixed tokens of the kinds `mixed`, and
+    convolutions may carry a change `reach` tokens away.
     """
 
     modules: str
@@ -521,6 +549,7 @@ class Layer:
     after: tuple[tuple[str, int], ...] = ()
     patch: int = 2
     multiple: int = 1
+    mixed: tuple[str, ...] = ()
     reach: int = 0
 
 
@@ -529,7 +558,8 @@ class Case:
     """A model with conditioning as a user meets them, and what is true of its attention.
 
     `apart` are layers whose keys depend on the picture, but are no tokens of one picture. `blind`
-    is the host's module that computes attention without passing the transformer options.
+    is the host's module that computes attention without passing the transformer options. A mask
+    may hide tokens of the picture from some queries.
     """
 
     name: str
@@ -544,6 +574,7 @@ class Case:
     sizes: tuple[tuple[int, int], ...] = ((12, 20), (13, 19))
     apart: str = "none"
     blind: str | None = None
+    mask_hides_picture: bool = False
     text: tuple[str, ...] = ("c_crossattn",)  # inputs of the network
     references: tuple[str, ...] = ("ref_latents",)
 
@@ -596,6 +627,20 @@ def prompt(width=WIDTH, length=TEXT, **extra):
     return conditioning
 
 
+def one_by_one(conditioning, **negative):
+    """With other entries for the negative prompt the host calls the network for one at a time.
+
+    Some networks fail in the host where both are in a batch.
+    """
+
+    def chosen(number):
+        [[tokens, entries]] = conditioning(number)
+        changed = entries | negative if number else entries
+        return [[tokens, {key: changed[key] for key in changed if changed[key] is not None}]]
+
+    return chosen
+
+
 def picture(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(99))
 
@@ -605,9 +650,12 @@ def padded_prompt(length=TEXT):
     return (torch.arange(length) < length - 1).long()[None]
 
 
+WHOLE_PROMPT = torch.ones(1, TEXT, dtype=torch.long)  # a mask that hides nothing
 PROMPT = (("text", TEXT),)
 REFERENCE = (("reference", 4 * 5),)  # tokens of a latent of 8 x 10
+Z_IMAGE_PROMPT = (("text", 32),)  # with its padding, which its refiner mixes with it
 POOLED = {"pooled_output": (1, WIDTH)}
+SMALL = ((6, 10), (7, 9))  # where every element of the latent is a token
 EVEN = ((12, 20),)  # families that fail in the host where the patch does not divide the latent
 
 UNET_FINE = r"(input_blocks\.1|output_blocks\.[23])\.1\.transformer_blocks\.0\.attn1"
@@ -616,11 +664,11 @@ XL_FINE = r"(input_blocks\.3|output_blocks\.[23])\.1\.transformer_blocks\.0\.att
 XL_COARSE = r"(input_blocks\.5|middle_block|output_blocks\.[01])\.1\.transformer_blocks\.0\.attn1"
 UNET_LAYERS = (
     Layer(UNET_FINE, patch=1, reach=1),
-    Layer(UNET_COARSE, patch=2, reach=1),
+    Layer(UNET_COARSE, patch=2, mixed=("text", "picture"), reach=1),
 )
 XL_LAYERS = (
     Layer(XL_FINE, patch=2, reach=1),
-    Layer(XL_COARSE, patch=4, reach=1),
+    Layer(XL_COARSE, patch=4, mixed=("text", "picture"), reach=1),
 )
 STREAMS = r"(double|single)_blocks\.\d+"
 
@@ -630,10 +678,19 @@ HUNYUAN_FLIPPED = (
 )
 
 
-def hunyuan_layers(*in_front_of_picture):
+def hunyuan_layers(*in_front_of_picture, patch=2):
     if HUNYUAN_FLIPPED:
-        return (Layer(STREAMS, before=in_front_of_picture, after=PROMPT),)
-    return (Layer(STREAMS, before=(*PROMPT, *in_front_of_picture)),)
+        return (Layer(STREAMS, before=in_front_of_picture, after=PROMPT, patch=patch),)
+    return (Layer(STREAMS, before=(*PROMPT, *in_front_of_picture), patch=patch),)
+
+
+# Older hosts leave the padding of Lumina's prompt out, newer ones keep it.
+LUMINA_KEEPS_PADDING = "pad_tokens_multiple" in inspect.signature(NextDiT).parameters
+LUMINA_PADDED_PROMPT = PROMPT if LUMINA_KEEPS_PADDING else (("text", TEXT - 1),)
+
+# Older hosts do not pad for Cosmos.
+COSMOS_PADS = "pad_to_patch_size" in MiniTrainDIT._forward.__code__.co_names
+COSMOS_SIZES = ((12, 20), (13, 19)) if COSMOS_PADS else EVEN
 
 
 CASES = (
@@ -699,11 +756,28 @@ CASES = (
         "svd",
         "Stable Video Diffusion",
         partial(build, "SVD_img2vid", SVD, fixed=NARROW_HEADS),
-        prompt(length=1, concat_latent_image=picture(3, 4, 12, 20)),
+        prompt(length=1, concat_latent_image=picture(3, 4, 8, 12)),
         UNET_LAYERS,
         channels=4,
         batch=3,
+        sizes=((8, 12), (9, 11)),
         apart=r".*\.time_stack\.0\.attn1",
+    ),
+    Case(
+        "stable_cascade",
+        "Stable Cascade, stage C",
+        partial(build, "Stable_Cascade_C", CASCADE),
+        prompt(**POOLED),
+        (
+            Layer(
+                r"(down|up)_blocks\.\d+\.\d+\.attention\.attn",
+                after=(*PROMPT, ("text", 4), ("text", 4)),  # prompt as a whole, image prompt
+                patch=1,
+                reach=1,
+            ),
+        ),
+        text=("clip_text", "clip_text_pooled", "clip_img"),
+        sizes=SMALL,
     ),
     Case(
         "dit",
@@ -815,10 +889,20 @@ CASES = (
         "lumina2",
         "Lumina 2",
         partial(build, "Lumina2", LUMINA),
-        prompt(attention_mask=torch.ones(1, TEXT, dtype=torch.long)),
+        prompt(attention_mask=WHOLE_PROMPT),
         (
             Layer(r"noise_refiner\.\d+\.attention"),
             Layer(r"layers\.\d+\.attention", before=PROMPT),
+        ),
+    ),
+    Case(
+        "lumina2_padded",
+        "Lumina 2 with a padded prompt",
+        partial(build, "Lumina2", LUMINA),
+        one_by_one(prompt(attention_mask=padded_prompt()), attention_mask=WHOLE_PROMPT),
+        (
+            Layer(r"noise_refiner\.\d+\.attention"),
+            Layer(r"layers\.\d+\.attention", before=LUMINA_PADDED_PROMPT),
         ),
     ),
     Case(
@@ -826,6 +910,14 @@ CASES = (
         "Qwen-Image",
         partial(build, "QwenImage", QWEN),
         prompt(),
+        (Layer(r"transformer_blocks\.\d+\.attn", before=PROMPT),),
+        frames=1,
+    ),
+    Case(
+        "qwen_image_padded",
+        "Qwen-Image with a padded prompt",
+        partial(build, "QwenImage", QWEN),
+        prompt(attention_mask=padded_prompt()),
         (Layer(r"transformer_blocks\.\d+\.attn", before=PROMPT),),
         frames=1,
     ),
@@ -853,15 +945,366 @@ CASES = (
         (Layer(r"blocks\.\d+\.self_attn"),),
         frames=1,
     ),
+    Case(
+        "wan_reference",
+        "Wan 2.1 Fun with a reference image",
+        partial(build, "WAN21_T2V", {**WAN, "in_dim_ref_conv": 16}),
+        prompt(reference_latents=[picture(1, 16, 1, 12, 20)]),
+        (Layer(r"blocks\.\d+\.self_attn", before=(("reference", 6 * 10),)),),
+        frames=3,
+        sizes=EVEN,  # the reference has the size of the picture
+        references=("reference_latent",),
+    ),
+    Case(
+        "cosmos_predict2",
+        "Cosmos Predict2",
+        partial(build, "CosmosT2IPredict2", COSMOS),
+        prompt(),
+        (Layer(r"blocks\.\d+\.self_attn"),),
+        frames=2,
+        sizes=COSMOS_SIZES,
+    ),
+    Case(
+        "hidream",
+        "HiDream I1",
+        partial(build, "HiDream", HIDREAM),
+        prompt(**POOLED, conditioning_llama3=(1, 4, 5, WIDTH)),
+        (
+            Layer(
+                r"(double|single)_stream_blocks\.\d+\.block\.attn1",
+                after=(*PROMPT, ("text", 5), ("text", 5)),  # T5, last and current layer of Llama
+            ),
+        ),
+        text=("c_crossattn", "encoder_hidden_states_llama3"),
+    ),
+    Case(
+        "ltxv",
+        "LTX Video",
+        partial(build, "LTXV", LTXV),
+        prompt(attention_mask=padded_prompt()),
+        (Layer(r"transformer_blocks\.\d+\.attn1", patch=1),),
+        channels=128,
+        frames=2,
+        sizes=SMALL,
+    ),
+    Case(
+        "hunyuan_video",
+        "Hunyuan Video",
+        build_hunyuan_video,
+        prompt(**POOLED),
+        hunyuan_layers(),
+        frames=2,
+        sizes=EVEN,
+    ),
+    Case(
+        "hunyuan_video_padded",
+        "Hunyuan Video with a padded prompt",
+        build_hunyuan_video,
+        one_by_one(prompt(**POOLED, attention_mask=padded_prompt()), attention_mask=None),
+        hunyuan_layers(),
+        frames=2,
+        sizes=EVEN,
+    ),
+    Case(
+        "hunyuan_video_reference",
+        "Hunyuan Video with a reference image",
+        build_hunyuan_video,
+        one_by_one(prompt(**POOLED, ref_latent=picture(1, 16, 1, 8, 10)), ref_latent=None),
+        hunyuan_layers(*REFERENCE),
+        frames=2,
+        sizes=EVEN,
+        references=("ref_latent",),
+    ),
+    Case(
+        "hunyuan_image21",
+        "Hunyuan Image 2.1",
+        lambda: build("HunyuanImage21", known(HunyuanVideoParams, HUNYUAN_IMAGE)),
+        prompt(),
+        hunyuan_layers(patch=1),
+        host_class="HunyuanImage21",
+        channels=64,
+        sizes=SMALL,
+    ),
+    Case(
+        "omnigen2",
+        "OmniGen2",
+        partial(build, "Omnigen2", OMNIGEN),
+        prompt(attention_mask=WHOLE_PROMPT),
+        (
+            Layer(r"noise_refiner\.\d+\.attn"),
+            Layer(r"layers\.\d+\.attn", before=PROMPT),
+        ),
+    ),
+    Case(
+        "omnigen2_references",
+        "OmniGen2 with a reference image",
+        partial(build, "Omnigen2", OMNIGEN),
+        prompt(
+            attention_mask=WHOLE_PROMPT,
+            reference_latents=[picture(1, 16, 8, 10)],
+        ),
+        (
+            Layer(r"noise_refiner\.\d+\.attn"),
+            Layer(r"layers\.\d+\.attn", before=(*PROMPT, *REFERENCE)),
+        ),
+    ),
+    # Families of newer hosts
+    Case(
+        "z_image",
+        "Z-Image",
+        partial(build, "ZImage", Z_IMAGE),
+        prompt(attention_mask=WHOLE_PROMPT),
+        (
+            Layer(r"noise_refiner\.\d+\.attention", multiple=32),
+            Layer(r"layers\.\d+\.attention", before=Z_IMAGE_PROMPT, multiple=32),
+        ),
+        host_class="ZImage",
+    ),
+    Case(
+        "z_image_pixel",
+        "Z-Image on pixels",
+        partial(build, "ZImagePixelSpace", Z_IMAGE_PIXEL),
+        prompt(attention_mask=WHOLE_PROMPT),
+        (
+            Layer(r"noise_refiner\.\d+\.attention", patch=16, multiple=32),
+            Layer(
+                r"layers\.\d+\.attention",
+                before=Z_IMAGE_PROMPT,
+                patch=16,
+                multiple=32,
+            ),
+        ),
+        host_class="ZImagePixelSpace",
+        channels=3,
+        sizes=((96, 160), (104, 150)),
+    ),
+    Case(
+        "z_image_references",
+        "Z-Image with a reference image",
+        partial(build, "ZImage", Z_IMAGE),
+        prompt(
+            attention_mask=WHOLE_PROMPT,
+            reference_latents=[picture(1, 16, 8, 10)],
+        ),
+        (
+            Layer(
+                r"noise_refiner\.\d+\.attention",
+                before=(*REFERENCE, ("padding", 12)),
+                multiple=32,
+            ),
+            Layer(
+                r"layers\.\d+\.attention",
+                # In front of the prompt is the caption of the reference image, here padding only.
+                before=(*Z_IMAGE_PROMPT, *Z_IMAGE_PROMPT, *REFERENCE, ("padding", 12)),
+                multiple=32,
+                mixed=("picture", "reference"),
+            ),
+        ),
+        host_class="ZImage",
+    ),
+    Case(
+        "flux2",
+        "Flux 2",
+        lambda: build("Flux2", known(comfy.ldm.flux.model.FluxParams, FLUX2)),
+        prompt(),
+        (Layer(STREAMS, before=(("text", 512),), patch=1),),
+        host_class="Flux2",
+        channels=128,
+        sizes=SMALL,
+    ),
+    Case(
+        "flux2_references",
+        "Flux 2 with reference images",
+        lambda: build("Flux2", known(comfy.ldm.flux.model.FluxParams, FLUX2)),
+        prompt(reference_latents=[picture(1, 128, 4, 5)]),
+        (Layer(STREAMS, before=(("text", 512),), after=REFERENCE, patch=1),),
+        host_class="Flux2",
+        channels=128,
+        sizes=SMALL,
+    ),
+    Case(
+        "longcat_image",
+        "LongCat-Image",
+        lambda: build("LongCatImage", known(comfy.ldm.flux.model.FluxParams, LONGCAT)),
+        prompt(),
+        (Layer(STREAMS, before=PROMPT),),
+        host_class="LongCatImage",
+    ),
+    Case(
+        "kandinsky5_image",
+        "Kandinsky 5 image",
+        partial(build, "Kandinsky5Image", {**KANDINSKY, "visual_embed_dim": 16 * 4}),
+        prompt(**POOLED),
+        (Layer(r"visual_transformer_blocks\.\d+\.self_attention"),),
+        host_class="Kandinsky5Image",
+        sizes=EVEN,
+    ),
+    Case(
+        "kandinsky5_video",
+        "Kandinsky 5 video",
+        partial(build, "Kandinsky5", {**KANDINSKY, "visual_embed_dim": 33 * 4}),
+        prompt(**POOLED),
+        (Layer(r"visual_transformer_blocks\.\d+\.self_attention"),),
+        host_class="Kandinsky5",
+        frames=2,
+        sizes=EVEN,
+    ),
+    Case(
+        "krea2",
+        "Krea 2",
+        partial(build, "Krea2", KREA),
+        prompt(width=2 * WIDTH),
+        (Layer(r"blocks\.\d+\.attn", before=PROMPT),),
+        host_class="Krea2",
+        frames=1,
+    ),
+    Case(
+        "krea2_references",
+        "Krea 2 with reference images",
+        partial(build, "Krea2", KREA),
+        prompt(
+            width=2 * WIDTH,
+            reference_latents=[picture(1, 16, 1, 8, 10)],
+            reference_latents_method="index",
+        ),
+        (Layer(r"blocks\.\d+\.attn", before=PROMPT, after=REFERENCE),),
+        host_class="Krea2",
+        frames=1,
+    ),
+    Case(
+        "anima",
+        "Anima",
+        anima,
+        prompt(t5xxl_ids=torch.arange(1, 9), t5xxl_weights=torch.ones(8)),
+        (Layer(r"blocks\.\d+\.self_attn"),),
+        host_class="Anima",
+        frames=1,
+    ),
+    Case(
+        "lens",
+        "Lens",
+        partial(build, "Lens", LENS),
+        prompt(width=2 * WIDTH, attention_mask=padded_prompt()),
+        (Layer(r"transformer_blocks\.\d+\.attn", after=PROMPT, patch=1),),
+        host_class="Lens",
+        channels=128,
+        sizes=SMALL,
+    ),
+    Case(
+        "ernie_image",
+        "Ernie-Image",
+        partial(build, "ErnieImage", ERNIE),
+        prompt(),
+        (Layer(r"layers\.\d+\.self_attention", after=PROMPT, patch=1),),
+        host_class="ErnieImage",
+        channels=128,
+        blind="comfy.ldm.ernie.model",
+        sizes=SMALL,
+    ),
+    Case(
+        "joyimage",
+        "JoyImage",
+        partial(build, "JoyImage", JOY, fixed={"rope_dim_list": [8, 12, 12]}),
+        prompt(),
+        (Layer(r"double_blocks\.\d+\.attn", after=PROMPT),),
+        host_class="JoyImage",
+        frames=1,
+    ),
+    Case(
+        "joyimage_references",
+        "JoyImage with a reference image",
+        partial(build, "JoyImage", JOY, fixed={"rope_dim_list": [8, 12, 12]}),
+        prompt(reference_latents=[picture(1, 16, 1, 8, 10)]),
+        (Layer(r"double_blocks\.\d+\.attn", after=(*REFERENCE, *PROMPT)),),
+        host_class="JoyImage",
+        frames=1,
+    ),
+    Case(
+        "mage_flow",
+        "Mage-Flow",
+        partial(build, "MageFlow", MAGE),
+        prompt(),
+        (Layer(r"transformer_blocks\.\d+\.attn", before=PROMPT, patch=1),),
+        host_class="MageFlow",
+        channels=128,
+        sizes=SMALL,
+    ),
+    Case(
+        "ideogram4",
+        "Ideogram 4",
+        partial(build, "Ideogram4", IDEOGRAM, fixed=IDEOGRAM_FIXED),
+        prompt(attention_mask=padded_prompt()),
+        (Layer(r"layers\.\d+\.attention", before=(("text", 5), ("padding", 1)), patch=1),),
+        host_class="Ideogram4",
+        channels=128,
+        mask_hides_picture=True,  # from the padding of the prompt
+        sizes=SMALL,
+    ),
+    Case(
+        "boogu_references",
+        "Boogu with a reference image",
+        partial(build, "Boogu", BOOGU),
+        prompt(
+            attention_mask=WHOLE_PROMPT,
+            reference_latents=[picture(1, 16, 8, 10)],
+        ),
+        (
+            Layer(r"noise_refiner\.\d+\.attn"),
+            Layer(
+                r"double_stream_layers\.\d+\.img_instruct_attn\.processor",
+                before=(*PROMPT, *REFERENCE),
+            ),
+            Layer(r"double_stream_layers\.\d+\.img_self_attn", before=REFERENCE),
+            Layer(
+                r"single_stream_layers\.\d+\.attn",
+                before=(*PROMPT, *REFERENCE),
+                mixed=("text", "reference", "picture"),
+            ),
+        ),
+        host_class="Boogu",
+    ),
+    Case(
+        "pixeldit",
+        "PixelDiT",
+        partial(build, "PixelDiTT2I", PIXEL_DIT),
+        prompt(),
+        (
+            Layer(r"patch_blocks\.\d+\.attn", before=PROMPT, patch=16),
+            Layer(r"pixel_blocks\.\d+\.attn", patch=16, mixed=("text", "picture")),
+        ),
+        host_class="PixelDiTT2I",
+        channels=3,
+        sizes=((96, 160), (104, 150)),
+    ),
+    Case(
+        "hidream_o1",
+        "HiDream O1",
+        partial(build, "HiDreamO1", HIDREAM_O1),
+        prompt(text_input_ids=torch.tensor([[151644, 872, 198, 42, 77, 151673]])),
+        (Layer(r"language_model\.layers\.\d+\.self_attn", before=PROMPT, patch=32),),
+        host_class="HiDreamO1",
+        channels=3,
+        sizes=((96, 160),),
+        text=("input_ids",),
+    ),
 )
 
 NAMED = {case.name: case for case in CASES}
 
-every_case = pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, marks=pytest.mark.skipif(bool(case.missing), reason=case.missing))
-        for case in CASES
-    ],
-    ids=lambda case: case.name,
+
+def parametrized(names, values):
+    """`values` maps the id of a test to its arguments, the case first."""
+    skipped = {
+        key: pytest.mark.skipif(bool(arguments[0].missing), reason=arguments[0].missing)
+        for key, arguments in values.items()
+    }
+    return pytest.mark.parametrize(
+        names, [pytest.param(*values[key], marks=skipped[key], id=key) for key in values]
+    )
+
+
+every_case = parametrized("case", {case.name: (case,) for case in CASES})
+every_case_and_size = parametrized(
+    "case, size",
+    {f"{case.name}-{h}x{w}": (case, (h, w)) for case in CASES for h, w in case.sizes},
 )

@@ -8,13 +8,14 @@ of them are tokens of what.
 import importlib
 import re
 from dataclasses import dataclass
+from functools import cache
 
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from tests.host.families import every_case, sample
+from tests.host.families import CASES, every_case, every_case_and_size, parametrized, sample
 
 OVERRIDE = "optimized_attention_override"
 
@@ -90,8 +91,8 @@ class Watch:
 def first_network_call(case, size, experiment):
     """`experiment(run)` in the first network call of a sampling run.
 
-    `run(change, reversed_at)` makes that call with what `change` makes of its inputs, a dict by name,
-    and returns the prediction and the attention calls.
+    `run(change, reversed_at)` makes that call with what `change` makes of its inputs, a dict, and
+    returns the prediction and the attention calls.
     """
     results = []
 
@@ -106,12 +107,18 @@ def first_network_call(case, size, experiment):
 
         if not results:
             results.append(experiment(run))
-        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **conds)
+        return x  # nobody looks at the picture
 
     model = case.model.clone()
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "watch", network_call)
     sample(case, model, size, steps=1)
     return results[0]
+
+
+@cache
+def first_calls(case):
+    """Attention calls of the first network call, and of the same with another picture."""
+    return first_network_call(case, None, lambda run: (run()[1], run(changing("x"))[1]))
 
 
 def copied(value):
@@ -174,30 +181,24 @@ def kinds_of_tokens(case, layer, size):
     return [kind for kind, count in parts for _ in range(count)]
 
 
-every_size = pytest.mark.parametrize("size", [0, 1], ids=["even", "odd"])
-
-
-def size_of(case, number):
-    if number == len(case.sizes):
-        pytest.skip("the host's network fails where its patch does not divide the latent")
-    return case.sizes[number]
-
-
-@every_case
-@every_size
+@every_case_and_size
 def test_sampling_gives_the_same_finite_latent_twice(case, size):
-    size = size_of(case, size)
     first = sample(case, case.model, size)
     assert first.shape == case.noise(size).shape
     assert torch.isfinite(first).all()
     assert torch.equal(first, sample(case, case.model, size))
 
 
-@every_case
-@every_size
+@parametrized("case", {case.name: (case,) for case in CASES if len(case.sizes) == 1})
+def test_a_case_of_one_size_is_one_whose_network_fails_in_the_host_at_others(case):
+    height, width = case.sizes[0]
+    with pytest.raises((AssertionError, RuntimeError)):
+        sample(case, case.model, (height + 1, width + 1))
+
+
+@every_case_and_size
 def test_keys_are_of_the_kinds_that_the_case_declares(case, size):
-    """Later layers see tokens that earlier ones have mixed: padding, or all of a UNet's."""
-    size = size_of(case, size)
+    """Padding is part of what it pads once a layer has mixed them."""
     inputs = {"picture": ("x",), "text": case.text, "reference": case.references}
 
     def experiment(run):
@@ -208,44 +209,51 @@ def test_keys_are_of_the_kinds_that_the_case_declares(case, size):
         words = kinds_of_tokens(case, layer, size)
         assert calls[index].keys.shape[1] == len(words)
         for kind in inputs:
-            if place and kind not in words:
-                continue
             moved = has_moved(calls[index], after[kind][index])
-            compared = [n for n, word in enumerate(words) if not (place and word == "padding")]
-            wrong = [(n, words[n]) for n in compared if moved[n] != (words[n] == kind)]
+            mixed = {"padding"} if place else set()
+            if kind in layer.mixed:
+                mixed |= set(layer.mixed) - {kind}
+            wrong = [
+                (position, word)
+                for position, word in enumerate(words)
+                if word not in mixed and moved[position] != (word == kind)
+            ]
             assert not wrong, f"{calls[index].site}: {kind} and the keys {wrong}"
 
 
-@every_case
-@every_size
-@pytest.mark.parametrize("spot", [(0.3, 0.27), (0.75, 0.72)], ids=["upper-left", "lower-right"])
-def test_tokens_of_the_picture_are_in_raster_order(case, size, spot):
+@every_case_and_size
+def test_tokens_of_the_picture_are_in_raster_order(case, size):
     """A pixel of the last frame moves the token of its patch; convolutions may carry it away."""
-    size = size_of(case, size)
-    row, column = (int(length * part) for length, part in zip(size, spot, strict=True))
+    spots = [(int(size[0] * 0.3), int(size[1] * 0.27)), (int(size[0] * 0.75), int(size[1] * 0.72))]
 
-    def poke(inputs):
-        frame = inputs["x"][:, :, -1] if case.frames else inputs["x"]
-        frame[:, :, row, column] += 1
-        return inputs
+    def poke(row, column):
+        def change(inputs):
+            frame = inputs["x"][:, :, -1] if case.frames else inputs["x"]
+            frame[:, :, row, column] += 1
+            return inputs
 
-    calls, after = first_network_call(case, size, lambda run: (run()[1], run(poke)[1]))
+        return change
+
+    def experiment(run):
+        return run()[1], [run(poke(*spot))[1] for spot in spots]
+
+    calls, after = first_network_call(case, size, experiment)
     for place, (index, layer) in enumerate(first_of_each_layer(case, calls)):
         frames, rows, columns = grid(case, layer, size)
         start = sum(count for _, count in layer.before)
-        token = int(distance(calls[index], after[index]).argmax()) - start
-        found = token // (rows * columns), token // columns % rows, token % columns
-        expected = frames - 1, row // layer.patch, column // layer.patch
-        away = max(abs(a - b) for a, b in zip(found, expected, strict=True))
-        assert away <= layer.reach, f"{calls[index].site}: {found}, expected {expected}"
-        if not place and not layer.reach:
-            assert sum(has_moved(calls[index], after[index])) == 1
+        for (row, column), later in zip(spots, after, strict=True):
+            token = int(distance(calls[index], later[index]).argmax()) - start
+            found = token // (rows * columns), token // columns % rows, token % columns
+            expected = frames - 1, row // layer.patch, column // layer.patch
+            away = max(abs(a - b) for a, b in zip(found, expected, strict=True))
+            assert away <= layer.reach, f"{calls[index].site}: {found}, expected {expected}"
+            if not place and not layer.reach:
+                assert sum(has_moved(calls[index], later[index])) == 1
 
 
 @every_case
 def test_no_other_attention_layer_sees_the_picture(case):
-    calls, after = first_network_call(case, None, lambda run: (run()[1], run(changing("x"))[1]))
-    for call, later in zip(calls, after, strict=True):
+    for call, later in zip(*first_calls(case), strict=True):
         sees = any(has_moved(call, later))
         named = layer_of(case, call) is not None or re.fullmatch(case.apart, call.site) is not None
         assert sees == named, call.site
@@ -265,17 +273,19 @@ def test_every_layer_reaches_the_prediction(case):
 
 @every_case
 def test_attention_is_given_the_transformer_options_unless_the_case_says_not(case):
-    calls = first_network_call(case, None, lambda run: run()[1])
+    calls, _ = first_calls(case)
     assert {call.options for call in calls if layer_of(case, call)} == {case.blind is None}
 
 
 @every_case
-def test_masks_leave_every_token_of_the_picture_alone(case):
-    size = case.sizes[0]
-    for call in first_network_call(case, size, lambda run: run()[1]):
+def test_masks_hide_the_picture_only_where_the_case_says_so(case):
+    hidden = []
+    for call in first_calls(case)[0]:
         layer = layer_of(case, call)
-        if layer is None or call.mask is None:
-            continue
-        words = kinds_of_tokens(case, layer, size)
-        of_picture = call.mask[..., [n for n, word in enumerate(words) if word == "picture"]]
-        assert of_picture.all() if call.mask.dtype == torch.bool else not of_picture.any()
+        if layer is not None and call.mask is not None:
+            words = kinds_of_tokens(case, layer, case.sizes[0])
+            picture = call.mask[..., [n for n, word in enumerate(words) if word == "picture"]]
+            hidden.append(
+                bool((picture == 0 if picture.dtype == torch.bool else picture < 0).any())
+            )
+    assert any(hidden) == case.mask_hides_picture
