@@ -169,7 +169,7 @@ FAMILIES = (
     Family(
         "PixelDiT",
         "comfy.ldm.pixeldit.model.PixDiT_T2I",
-        JointAttention(r"patch_blocks\.\d+\.attn", text_image_references),
+        JointAttention(r"(patch|pixel)_blocks\.\d+\.attn", text_image_references),
     ),
 )
 

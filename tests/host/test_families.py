@@ -1,0 +1,233 @@
+"""Both operators on every family, against slow references that work on the host's own attention.
+
+The references know nothing of the pack's table: they find the picture by what
+test_family_models.py has measured, and shorten keys and values by loops.
+"""
+
+import pytest
+import torch
+from bigain.bigain_core.comfyui.attach import attached_to
+from bigain.bigain_core.comfyui.families import FAMILIES, find_family
+from bigain.bigain_core.comfyui.joint import JointAttention
+from bigain.bigain_core.grid import TokenGrid
+from bigain.bigain_core.methods import TokenMerging
+from bigain.bigain_core.schedules import Moment
+
+from tests.host.compressing import merge, pool, report
+from tests.host.families import CASES, every_case, sample
+from tests.host.test_family_models import OVERRIDE, Watch, grid, layer_of
+
+UNCOVERED = {"ernie_image", "hidream_o1", "stable_cascade"}
+NOT_ROTARY = {"class-conditional DiT", "PixArt", "Stable Diffusion 3", "AuraFlow"}
+UNET = "Stable Diffusion UNet (1.x, 2.x, XL, SVD)"
+RATIO, FACTOR, ALPHA = 0.6, 2, 0.4
+
+
+def family_of(case):
+    return find_family(case.model.model.diffusion_model)
+
+
+covered_case = pytest.mark.parametrize(
+    "case", [mark for mark in every_case.args[1] if mark.values[0].name not in UNCOVERED],
+    ids=lambda case: case.name,
+)  # fmt: skip
+
+
+class Reference(Watch):
+    """Shortens the picture in the layers that a case declares; a UNet's at its finest level."""
+
+    def __init__(self, case, size, shorten):
+        super().__init__(case.model.model.diffusion_model, case.blind, None)
+        self.case, self.size, self.shorten = case, size, shorten
+        self.hits = 0
+
+    def note(self, function, args, kwargs, options):
+        calls = len(self.calls)
+        plain = super().note(function, args, kwargs, options)
+        layer = layer_of(self.case, self.calls[calls])
+        finest = self.case.layers[:1] if family_of(self.case).name == UNET else self.case.layers
+        if layer not in finest:
+            return plain
+        self.hits += 1
+        q, k, v, *others = args
+        by_heads = kwargs.get("skip_reshape", False)
+        q, k, v = (x.movedim(2, 1) if by_heads else x for x in (q, k, v))  # (B, N, ...)
+        frames, rows, columns = grid(self.case, layer, self.size)
+        start = sum(count for _, count in layer.before)
+        where = (start, frames, rows, columns)
+        mask = others[1] if len(others) > 1 else kwargs.get("mask")
+        q, k, v, keys, spread = self.shorten(q, k, v, where)
+        if mask is not None:
+            mask = mask[..., keys]
+            if mask.shape[-2] > 1 and len(spread) > q.shape[1]:
+                mask = mask[..., [spread.index(n) for n in range(q.shape[1])], :]
+        if len(others) > 1:
+            others[1] = mask
+        else:
+            kwargs = {**kwargs, "mask": mask}
+        q, k, v = (x.movedim(1, 2) if by_heads else x for x in (q, k, v))
+        out = function(q, k, v, *others, **kwargs)
+        return out[:, :, spread] if kwargs.get("skip_output_reshape") else out[:, spread]
+
+
+def pooled_by_loops(rotary):
+    """IE-KVD by the definition of D(alpha, s), one window after the other."""
+
+    def shorten(q, k, v, where):
+        start, frames, rows, columns = where
+        n = q.shape[1]
+        new_k, new_v, keys = [], [], []
+        tokens = list(range(n))
+        height, width = rows // FACTOR, columns // FACTOR
+        for token in tokens[:start]:
+            new_k, new_v, keys = [*new_k, k[:, token]], [*new_v, v[:, token]], [*keys, token]
+        for frame in range(frames):
+            first = start + frame * rows * columns
+            for i in range(height):
+                for j in range(width):
+                    tall, wide = rows // height, columns // width
+                    window = [
+                        first + (i * tall + a) * columns + j * wide + b
+                        for a in range(tall)
+                        for b in range(wide)
+                    ]
+                    nearest = first + int((i + 0.5) * rows / height) * columns
+                    nearest += int((j + 0.5) * columns / width)
+
+                    def blend(x, window=window, nearest=nearest):
+                        return ALPHA * x[:, nearest] + (1 - ALPHA) * x[:, window].mean(1)
+
+                    new_k.append(k[:, nearest] if rotary else blend(k))
+                    new_v.append(blend(v))
+                    keys.append(nearest)
+        for token in tokens[start + frames * rows * columns :]:
+            new_k, new_v, keys = [*new_k, k[:, token]], [*new_v, v[:, token]], [*keys, token]
+        return q, torch.stack(new_k, 1), torch.stack(new_v, 1), keys, tokens
+
+    return shorten
+
+
+def merged_by_loops(rotary):
+    """L-GTM on queries, keys and values of one picture, group by group, the values the metric."""
+
+    def shorten(q, k, v, where):
+        start, frames, rows, columns = where
+        assert len(q) == 1, "each picture has groups of its own"
+        n, method = q.shape[1], TokenMerging(RATIO)
+        target = list(range(n))
+        for frame in range(frames):
+            first = start + frame * rows * columns
+            metric = v[:, first : first + rows * columns].flatten(2)
+            plan = method.plan(metric, TokenGrid(rows, columns), Moment(0.5), 0)
+            for token, goal in enumerate(plan.target[0].tolist()):
+                target[first + token] = first + goal
+        kept = sorted(set(target))
+        groups = [[token for token in range(n) if target[token] == goal] for goal in kept]
+
+        def mean(x):
+            return torch.stack([x[:, group].mean(1) for group in groups], 1)
+
+        positions = (lambda x: x[:, kept]) if rotary else mean
+        spread = [kept.index(goal) for goal in target]
+        return positions(q), positions(k), mean(v), kept, spread
+
+    return shorten
+
+
+def with_reference(case, size, shorten):
+    """One step without guidance, so that each picture is a call of its own, and the hits."""
+    model = case.model.clone()
+    with Reference(case, size, shorten) as reference:
+        model.model_options["transformer_options"][OVERRIDE] = reference.override
+        return sample(case, model, size, steps=1, cfg=1.0), reference.hits
+
+
+def close(actual, expected):
+    scale = expected.abs().max()
+    torch.testing.assert_close(actual / scale, expected / scale, rtol=1e-4, atol=1e-4)
+
+
+@covered_case
+@pytest.mark.parametrize("number", [0, 1], ids=["even", "odd"])
+def test_pooling_equals_a_slow_reference_on_the_hosts_attention(case, number):
+    if number == len(case.sizes):
+        pytest.skip("the host's network fails where its patch does not divide the latent")
+    size = case.sizes[number]
+    rotary = family_of(case).name not in {*NOT_ROTARY, UNET}
+    expected, hits = with_reference(case, size, pooled_by_loops(rotary))
+    plain = sample(case, case.model, size, steps=1, cfg=1.0)
+    assert hits and (expected - plain).norm() > 1e-3 * plain.norm()
+    model = pool(case.model, FACTOR, alpha_start=ALPHA, alpha_end=ALPHA)
+    close(sample(case, model, size, steps=1, cfg=1.0), expected)
+    records = attached_to(model).log.sites.values()
+    assert sum(record.compressed for record in records) == hits
+    assert f"BiGain on {family_of(case).name}" in report(model)
+
+
+joint_case = pytest.mark.parametrize(
+    "case",
+    [
+        mark
+        for mark in covered_case.args[1]
+        if not mark.values[0].missing
+        and isinstance(family_of(mark.values[0]).reach, JointAttention)
+    ],
+    ids=lambda case: case.name,
+)
+
+
+@joint_case
+def test_merging_equals_a_slow_reference_on_the_hosts_attention(case):
+    size = case.sizes[-1]
+    rotary = family_of(case).name not in NOT_ROTARY
+    expected, hits = with_reference(case, size, merged_by_loops(rotary))
+    model = merge(case.model, RATIO)
+    close(sample(case, model, size, steps=1, cfg=1.0), expected)
+    records = attached_to(model).log.sites.values()
+    assert sum(record.compressed for record in records) == hits > 0
+
+
+@covered_case
+@pytest.mark.parametrize("off", [lambda m: merge(m, 0.0), lambda m: pool(m, 1)], ids=["0", "1"])
+def test_ratio_zero_and_factor_one_are_bit_identical(case, off):
+    assert torch.equal(sample(case, off(case.model)), sample(case, case.model))
+
+
+@covered_case
+def test_a_node_outside_its_range_is_bit_identical_and_says_so(case):
+    """The wrappers are at work in every call and leave every layer alone."""
+    never = {"start_percent": 0.4321, "end_percent": 0.4321}
+    model = merge(pool(case.model, **never), **never)
+    assert torch.equal(sample(case, model), sample(case, case.model))
+    assert "CHANGED NOTHING" in report(model)
+
+
+@covered_case
+@pytest.mark.parametrize("ours", [merge, pool])
+def test_the_model_is_as_it_was_after_a_run(case, ours):
+    plain = sample(case, case.model)
+    compressed = sample(case, ours(case.model))
+    assert compressed.isfinite().all() and not torch.equal(compressed, plain)
+    assert torch.equal(sample(case, ours(case.model)), compressed)
+    assert torch.equal(sample(case, case.model), plain)
+    modules = case.model.model.diffusion_model.modules()
+    assert not [module for module in modules if "forward" in module.__dict__]
+
+
+@pytest.mark.parametrize(
+    "case", [mark for mark in every_case.args[1] if mark.values[0].name in UNCOVERED],
+    ids=lambda case: case.name,
+)  # fmt: skip
+def test_a_family_outside_the_table_is_named(case):
+    kind = type(case.model.model).__name__
+    with pytest.raises(ValueError, match=f"got a {kind} model, which is not covered"):
+        pool(case.model)
+
+
+def test_every_row_of_the_table_has_a_case():
+    there = {family_of(case) for case in CASES if not case.missing} - {None}
+    missing = {f.name for f in FAMILIES} - {f.name for f in there}
+    only_newer = {"Kandinsky 5", "Krea 2", "Lens", "JoyImage", "Mage-Flow"}
+    assert missing <= {*only_newer, "Ideogram 4", "Boogu", "PixelDiT"}
+    if not any(case.missing for case in CASES):
+        assert not missing
