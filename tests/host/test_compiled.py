@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch._dynamo
-from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy.patcher_extension import WrappersMP
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 from torch._dynamo.utils import counters
 
 from tests.host.compressing import merge, pool, report

@@ -4,18 +4,22 @@ The references know nothing of the pack's table: they find the picture by what
 test_family_models.py has measured, and shorten keys and values by loops.
 """
 
+import importlib
+
 import pytest
 import torch
 from bigain.bigain_core.comfyui.attach import attached_to
 from bigain.bigain_core.comfyui.families import FAMILIES, find_family
 from bigain.bigain_core.comfyui.joint import JointAttention
+from bigain.bigain_core.comfyui.reach import Inputs
+from bigain.bigain_core.compression import Compression, NetworkCall, Rule, RunLog, replaced_forwards
 from bigain.bigain_core.grid import TokenGrid
 from bigain.bigain_core.methods import TokenMerging
 from bigain.bigain_core.schedules import Moment
 
 from tests.host.compressing import merge, pool, report
-from tests.host.families import CASES, every_case, sample
-from tests.host.test_family_models import OVERRIDE, Watch, grid, layer_of
+from tests.host.families import CASES, NAMED, parametrized, sample
+from tests.host.watching import OVERRIDE, Watch, grid, layer_of
 
 UNCOVERED = {"ernie_image", "hidream_o1", "stable_cascade"}
 NOT_ROTARY = {"class-conditional DiT", "PixArt", "Stable Diffusion 3", "AuraFlow"}
@@ -27,10 +31,20 @@ def family_of(case):
     return find_family(case.model.model.diffusion_model)
 
 
-covered_case = pytest.mark.parametrize(
-    "case", [mark for mark in every_case.args[1] if mark.values[0].name not in UNCOVERED],
-    ids=lambda case: case.name,
-)  # fmt: skip
+COVERED = [case for case in CASES if case.name not in UNCOVERED]
+covered_case = parametrized("case", {case.name: (case,) for case in COVERED})
+covered_case_and_size = parametrized(
+    "case, size",
+    {f"{case.name}-{h}x{w}": (case, (h, w)) for case in COVERED for h, w in case.sizes},
+)
+joint_case = parametrized(
+    "case",
+    {
+        case.name: (case,)
+        for case in COVERED
+        if case.missing or isinstance(family_of(case).reach, JointAttention)
+    },
+)
 
 
 class Reference(Watch):
@@ -147,12 +161,8 @@ def close(actual, expected):
     torch.testing.assert_close(actual / scale, expected / scale, rtol=1e-4, atol=1e-4)
 
 
-@covered_case
-@pytest.mark.parametrize("number", [0, 1], ids=["even", "odd"])
-def test_pooling_equals_a_slow_reference_on_the_hosts_attention(case, number):
-    if number == len(case.sizes):
-        pytest.skip("the host's network fails where its patch does not divide the latent")
-    size = case.sizes[number]
+@covered_case_and_size
+def test_pooling_equals_a_slow_reference_on_the_hosts_attention(case, size):
     rotary = family_of(case).name not in {*NOT_ROTARY, UNET}
     expected, hits = with_reference(case, size, pooled_by_loops(rotary))
     plain = sample(case, case.model, size, steps=1, cfg=1.0)
@@ -162,18 +172,6 @@ def test_pooling_equals_a_slow_reference_on_the_hosts_attention(case, number):
     records = attached_to(model).log.sites.values()
     assert sum(record.compressed for record in records) == hits
     assert f"BiGain on {family_of(case).name}" in report(model)
-
-
-joint_case = pytest.mark.parametrize(
-    "case",
-    [
-        mark
-        for mark in covered_case.args[1]
-        if not mark.values[0].missing
-        and isinstance(family_of(mark.values[0]).reach, JointAttention)
-    ],
-    ids=lambda case: case.name,
-)
 
 
 @joint_case
@@ -214,10 +212,7 @@ def test_the_model_is_as_it_was_after_a_run(case, ours):
     assert not [module for module in modules if "forward" in module.__dict__]
 
 
-@pytest.mark.parametrize(
-    "case", [mark for mark in every_case.args[1] if mark.values[0].name in UNCOVERED],
-    ids=lambda case: case.name,
-)  # fmt: skip
+@parametrized("case", {case.name: (case,) for case in CASES if case.name in UNCOVERED})
 def test_a_family_outside_the_table_is_named(case):
     kind = type(case.model.model).__name__
     with pytest.raises(ValueError, match=f"got a {kind} model, which is not covered"):
@@ -231,3 +226,49 @@ def test_every_row_of_the_table_has_a_case():
     assert missing <= {*only_newer, "Ideogram 4", "Boogu", "PixelDiT"}
     if not any(case.missing for case in CASES):
         assert not missing
+
+
+def merged(case, layer, x, size, **rotary):
+    """What a self-attention module gives for x (B, N, C) with merging, and the groups (B, N)."""
+    network, reach = case.model.model.diffusion_model, family_of(case).reach
+    rules = Compression((Rule(TokenMerging(RATIO)),))
+    call = NetworkCall(rules, Moment(0.5), RunLog(), reach.layer_flops)
+    inputs = Inputs(torch.empty(len(x), 4, *(2 * length for length in size)), None, {}, {})
+    found = reach.intercept(network, reach.layers(network)[:1], call, inputs)
+    with replaced_forwards(found.replacements):
+        out = layer(x, **rotary)
+    plan = TokenMerging(RATIO).plan(x, TokenGrid(*size), Moment(0.5), 0)
+    return out, plan.target
+
+
+def group_means(x, goals):
+    """x (N, C) with every kept token replaced by the mean of its group."""
+    means = x.clone()
+    for goal in set(goals):
+        means[goal] = x[[token for token, other in enumerate(goals) if other == goal]].mean(0)
+    return means
+
+
+@pytest.mark.parametrize("name", ["pixart_sigma", "hunyuan_dit"])
+def test_merging_before_projection_equals_attention_among_the_group_means(name, monkeypatch):
+    """All rows are projected and turned at their own places, then only kept ones take part."""
+    case, size = NAMED[name], (4, 6)
+    layer = family_of(case).reach.layers(case.model.model.diffusion_model)[0][1]
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(2, 24, 96 if name == "pixart_sigma" else 64, generator=generator)
+    angles = torch.randn(24, 16, generator=generator).repeat_interleave(2, 1)
+    rotary = {"freqs_cis_img": (angles.cos(), angles.sin())} if name == "hunyuan_dit" else {}
+    out, target = merged(case, layer, x, size, **rotary)
+    host = importlib.import_module(case.blind)
+    attention, first = host.optimized_attention, (lambda y: y[0] if rotary else y)
+    for sample_, goals in enumerate(target.tolist()):
+        kept = sorted(set(goals))
+        assert len(kept) == 24 - int(24 * RATIO)
+
+        def among_kept(q, k, v, *args, kept=kept, goals=goals, **kwargs):
+            short = attention(*(tensor[:, :, kept] for tensor in (q, k, v)), *args, **kwargs)
+            return short[:, [kept.index(goal) for goal in goals]]
+
+        monkeypatch.setattr(host, "optimized_attention", among_kept)
+        expected = first(layer(group_means(x[sample_], goals)[None], **rotary))
+        torch.testing.assert_close(first(out)[sample_], expected[0], rtol=1e-4, atol=1e-5)

@@ -5,87 +5,15 @@ picture, the text or the reference images changed, and the keys of its attention
 of them are tokens of what.
 """
 
-import importlib
 import re
-from dataclasses import dataclass
 from functools import cache
 
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from torch import Tensor
 
 from tests.host.families import CASES, every_case, every_case_and_size, parametrized, sample
-
-OVERRIDE = "optimized_attention_override"
-
-
-@dataclass(frozen=True)
-class Attention:
-    """One call of the host's attention.
-
-    `site` is the module that owns it, with ":2" behind it if it is the second one there. `mask` is
-    of any shape with the keys last, `options` tells if the transformer options were passed to it.
-    """
-
-    site: str
-    keys: Tensor  # (B, N, C)
-    mask: Tensor | None
-    options: bool
-
-
-class Watch:
-    """Records the attention calls of a network; one site may be given its keys in reverse."""
-
-    def __init__(self, network, blind, reversed_at):
-        self.network = network
-        self.blind = blind and importlib.import_module(blind)
-        self.reversed_at = reversed_at
-        self.running = []  # [name, attention calls so far] of the modules that run, the inner last
-        self.calls = []
-
-    def __enter__(self):
-        self.hooks = []
-        for name, module in self.network.named_modules():
-            self.hooks += [
-                module.register_forward_pre_hook(lambda *_, name=name: self.enter(name)),
-                module.register_forward_hook(lambda *_: self.leave()),
-            ]
-        if self.blind:
-            self.attention = self.blind.optimized_attention
-            self.blind.optimized_attention = self.without_options
-        return self
-
-    def __exit__(self, *_):
-        for hook in self.hooks:
-            hook.remove()
-        if self.blind:
-            self.blind.optimized_attention = self.attention
-
-    def enter(self, name):
-        self.running.append([name, 0])
-
-    def leave(self):
-        self.running.pop()
-
-    def override(self, function, *args, **kwargs):
-        return self.note(function, args, kwargs, options=True)
-
-    def without_options(self, *args, **kwargs):
-        return self.note(self.attention, args, kwargs, options=False)
-
-    def note(self, function, args, kwargs, options):
-        self.running[-1][1] += 1
-        name, number = self.running[-1]
-        site = name if number == 1 else f"{name}:{number}"
-        queries, keys, *others = args
-        tokens = 2 if kwargs.get("skip_reshape") else 1  # (B, H, N, D) or (B, N, H * D)
-        mask = others[2] if len(others) > 2 else kwargs.get("mask")
-        recorded = keys.movedim(tokens, 1).flatten(2).clone()  # (B, N, H * D)
-        self.calls.append(Attention(site, recorded, mask, options))
-        if site == self.reversed_at:
-            keys = keys.flip(tokens)
-        return function(queries, keys, *others, **kwargs)
+from tests.host.watching import OVERRIDE, Watch, grid, layer_of
 
 
 def first_network_call(case, size, experiment):
@@ -145,13 +73,6 @@ def has_moved(call, after):
     return (distance(call, after) > 1e-3).tolist()
 
 
-def layer_of(case, call):
-    """The layer of the case that declares this attention call, None if there is none."""
-    layers = [layer for layer in case.layers if re.fullmatch(layer.modules, call.site)]
-    assert len(layers) <= 1, f"{call.site} is in several layers of the case"
-    return layers[0] if layers else None
-
-
 def first_of_each_layer(case, calls):
     """(index of the first attention call, layer) for each layer of the case."""
     found = {}
@@ -161,11 +82,6 @@ def first_of_each_layer(case, calls):
             found.setdefault(layer.modules, (index, layer))
     assert found.keys() == {layer.modules for layer in case.layers}
     return list(found.values())
-
-
-def grid(case, layer, size):
-    """(frames, rows, columns) of the picture's tokens."""
-    return (case.frames or 1, *(-(-length // layer.patch) for length in size))
 
 
 def kinds_of_tokens(case, layer, size):
