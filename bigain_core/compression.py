@@ -52,7 +52,8 @@ class SiteRecord:
     """What happened at one site in a run.
 
     Token counts are those of the image in the last compressed call, beside `others` (text) that no
-    method touches. FLOPs are of all calls, per sample.
+    method touches. FLOPs are of all calls, per sample; `flops_fixed` are left however few tokens
+    are.
     """
 
     method: str = ""
@@ -64,6 +65,7 @@ class SiteRecord:
     flops_before: int = 0
     flops_after: int = 0
     others: int = 0
+    flops_fixed: int = 0
 
 
 @dataclass
@@ -94,6 +96,10 @@ class RunLog:
     def flops_saved(self) -> int:
         """Summed over all calls of the run."""
         return self.flops_before - sum(record.flops_after for record in self.sites.values())
+
+    @property
+    def flops_fixed(self) -> int:
+        return sum(record.flops_fixed for record in self.sites.values())
 
     @property
     def network_flops(self) -> int:
@@ -179,6 +185,7 @@ class NetworkCall:
         record.calls += 1
         record.flops_before += plain
         record.flops_after += plain
+        record.flops_fixed += self.layer_flops(width, tokens, 0, 0)
         return record
 
     def _whole(self, tokens: int, width: int, reason: str = "") -> IdentityPlan:

@@ -44,14 +44,15 @@ def _flops(flops: int) -> str:
 
 
 def _gain(log: RunLog) -> str:
-    """The bound that the saved operations set, beside that of self-attention for nothing."""
+    """The bound that the saved operations set, beside that of layers without any token."""
     if not log.network_flops:
         return ""
     whole = log.network_flops
-    gain, ceiling = whole / (whole - log.flops_saved), whole / (whole - log.flops_before)
+    gain = whole / (whole - log.flops_saved)
+    ceiling = whole / (whole - log.flops_before + log.flops_fixed)
     text = (
         f"Of about {_flops(whole)} for the whole network this leaves {1 / gain:.0%}: at most "
-        f"{gain:.2f}x as fast, where {ceiling:.2f}x is the ceiling of self-attention at no cost."
+        f"{gain:.2f}x as fast; the ceiling, all of them shortened to nothing, is {ceiling:.2f}x."
     )
     if gain < NOTICEABLE:
         text += " At this size NO GAIN in time can be expected."

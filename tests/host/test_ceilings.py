@@ -1,0 +1,36 @@
+"""The counted gains on full-size networks against an analysis on paper.
+
+It takes the blocks only and knows nothing of the code: 4 N^2 C for attention over N tokens of which
+n are of the image, everything else from the published count of a network.
+"""
+
+import pytest
+from bigain.bigain_core.compression import Rule
+from bigain.bigain_core.methods import KVDownsampling
+
+from benchmarks.ceilings import MODELS, build, count
+
+FLUX_WITHOUT_ATTENTION = 59.5e12  # at 1024 pixels with 512 tokens of text, counted by others
+
+
+@pytest.fixture(scope="module")
+def flux():
+    return build(MODELS["Flux"])
+
+
+def flux_log(flux, factor):
+    model = MODELS["Flux"]
+    return count(flux, model, model.sizes["1024 px"], Rule(KVDownsampling(factor)))
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_flux_at_1024_pixels_saves_what_the_formula_says(flux, factor):
+    layers, width, image, text = 57, 3072, 4096, 512
+    attention = layers * 4 * (image + text) ** 2 * width
+    keys_left = (image / factor**2 + text) / (image + text)
+    log = flux_log(flux, factor)
+    assert log.sites_compressed == layers
+    assert log.flops_saved == pytest.approx(attention * (1 - keys_left), rel=1e-9)
+    assert log.network_flops == pytest.approx(FLUX_WITHOUT_ATTENTION + attention, rel=0.002)
+    fixed = log.network_flops - log.flops_before + log.flops_fixed
+    assert fixed == pytest.approx(log.network_flops - attention, rel=1e-9)
