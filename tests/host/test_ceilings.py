@@ -4,9 +4,11 @@ It takes the blocks only and knows nothing of the code: 4 N^2 C for attention ov
 n are of the image, everything else from the published count of a network.
 """
 
+from pathlib import Path
+
 import pytest
 from bigain.bigain_core.compression import Rule
-from bigain.bigain_core.methods import KVDownsampling
+from bigain.bigain_core.methods import KVDownsampling, TokenMerging
 
 from benchmarks.ceilings import MODELS, build, count
 
@@ -34,3 +36,14 @@ def test_flux_at_1024_pixels_saves_what_the_formula_says(flux, factor):
     assert log.network_flops == pytest.approx(FLUX_WITHOUT_ATTENTION + attention, rel=0.002)
     fixed = log.network_flops - log.flops_before + log.flops_fixed
     assert fixed == pytest.approx(log.network_flops - attention, rel=1e-9)
+
+
+def test_the_readme_gives_the_gains_that_are_counted(flux):
+    table = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
+    model = MODELS["Flux"]
+    for label, size in model.sizes.items():
+        gains = []
+        for method in (TokenMerging(0.7), KVDownsampling(2)):
+            log = count(flux, model, size, Rule(method))
+            gains.append(log.network_flops / (log.network_flops - log.flops_saved))
+        assert f"| Flux, {label} | {gains[0]:.2f}x | {gains[1]:.2f}x |" in table
