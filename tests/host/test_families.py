@@ -47,6 +47,15 @@ joint_case = parametrized(
 )
 
 
+@pytest.fixture(autouse=True)
+def recorded(request, record_property):
+    """What docs/compatibility.md calls the case."""
+    if "case" in request.fixturenames:
+        case = request.getfixturevalue("case")
+        record_property("case", case.name)
+        record_property("words", case.words)
+
+
 class Reference(Watch):
     """Shortens the picture in the layers that a case declares; a UNet's at its finest level."""
 

@@ -1,0 +1,164 @@
+"""Write docs/compatibility.md from tests that run on real hosts.
+
+    python -m benchmarks.compatibility [--host PATH ...]
+
+Runs the tests of the model families and those next to other nodes with every ComfyUI, as `dev.py`
+finds them or as named. A cell says yes only where all of its tests ran and passed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from benchmarks.demo_report import table
+from dev import Host, find_hosts, version_key
+
+REPO = Path(__file__).resolve().parent.parent
+PAGE = REPO / "docs" / "compatibility.md"
+FAMILIES = "tests/host/test_families.py"
+COLUMNS = {
+    "IE-KVD": ("test_pooling_equals_a_slow_reference_on_the_hosts_attention",),
+    "L-GTM": (
+        "test_the_model_is_as_it_was_after_a_run",
+        "test_merging_equals_a_slow_reference_on_the_hosts_attention",
+    ),
+    "off": (
+        "test_ratio_zero_and_factor_one_are_bit_identical",
+        "test_a_node_outside_its_range_is_bit_identical_and_says_so",
+    ),
+}
+SCENARIOS = {
+    "tests/host/test_with_patches.py": "Other nodes that change attention or the model",
+    "tests/host/test_with_guidance.py": "Guidance",
+    "tests/host/test_with_conditioning.py": "Conditioning",
+    "tests/host/test_with_samplers.py": "Samplers and schedules",
+    "tests/host/test_with_weights.py": "Weights and memory",
+    "tests/host/test_with_sizes.py": "Sizes",
+    "tests/host/test_in_graphs.py": "Graphs",
+    "tests/host/test_determinism.py": "Determinism",
+    "tests/host/test_compiled.py": "torch.compile",
+    "tests/host/test_known_bugs_of_peers.py": "Known bugs of other packs, absent here",
+}
+ONE_ROW_EACH = re.compile(r"test_both_act|test_ours_acts|test_layers_that_another")
+INTRODUCTION = """\
+# Compatibility
+
+Written by `python -m benchmarks.compatibility` from the results of tests that run ComfyUI itself,
+with small random models of its own classes. A cell says *yes* where all of its tests ran and
+passed, *no* where one failed, and is empty where this ComfyUI has no such model or node.
+
+Random weights show that the right layers are found and shortened exactly as intended, and that
+nothing else changes. They say nothing about the quality of pictures.
+
+## Models
+
+*IE-KVD*: sampling equals a slow reference that shortens keys and values by loops on the host's own
+attention. *L-GTM*: the picture changes, the same way each time, and the plain model is afterwards
+what it was; for models with joint attention it equals such a reference too. *off*: ratio 0, factor
+1 and a node outside its range are bit-identical to the plain model.
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one test: its function, the parameters in its name, what it recorded, and how it ended."""
+
+    function: str
+    parameters: str
+    recorded: dict[str, str]
+    verdict: str  # passed, failed or skipped
+
+
+def outcomes(host: Host, path: str) -> list[Outcome]:
+    """Of all tests in a file with a host."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "results.xml"
+        command = [sys.executable, "-m", "pytest", path, "-q", f"--junitxml={report}"]
+        environ = {**os.environ, "COMFYUI_PATH": str(host.path)}
+        subprocess.call(command, cwd=REPO, env=environ)
+        return [outcome(case) for case in ElementTree.parse(report).iter("testcase")]
+
+
+def outcome(case: ElementTree.Element) -> Outcome:
+    function, _, parameters = case.attrib["name"].rstrip("]").partition("[")
+    recorded = {p.attrib["name"]: p.attrib["value"] for p in case.iter("property")}
+    verdict = "passed"
+    if case.find("skipped") is not None:
+        verdict = "skipped"
+    if case.find("failure") is not None or case.find("error") is not None:
+        verdict = "failed"
+    return Outcome(function, parameters, recorded, verdict)
+
+
+def cell(verdicts: Iterable[str]) -> str:
+    """yes if all that could run have passed, empty if none could."""
+    ran = {verdict for verdict in verdicts if verdict != "skipped"}
+    return "" if not ran else "yes" if ran == {"passed"} else "no"
+
+
+def family_rows(by_host: dict[Host, list[Outcome]]) -> Iterator[list[str]]:
+    """Words, then a cell for each host and column, in the order in which cases come."""
+    words: dict[str, str] = {}
+    verdicts = defaultdict(list)
+    for host, results in by_host.items():
+        for result in results:
+            if "case" in result.recorded:
+                words.setdefault(result.recorded["case"], result.recorded["words"])
+            for column, functions in COLUMNS.items():
+                if result.function in functions and "case" in result.recorded:
+                    verdicts[result.recorded["case"], host, column].append(result.verdict)
+    for case, text in words.items():
+        cells = [cell(verdicts[case, host, column]) for host in by_host for column in COLUMNS]
+        if any(cells):
+            yield [text, *cells]
+
+
+def row_name(result: Outcome) -> str:
+    """A scenario by its name; other tests by what they are called."""
+    if ONE_ROW_EACH.match(result.function):
+        return result.parameters.rpartition("-")[0] or result.parameters
+    return result.function.removeprefix("test_").replace("_", " ")
+
+
+def scenario_rows(by_host: dict[Host, list[Outcome]]) -> Iterator[list[str]]:
+    verdicts = defaultdict(list)
+    names = dict.fromkeys(row_name(result) for results in by_host.values() for result in results)
+    for host, results in by_host.items():
+        for result in results:
+            verdicts[row_name(result), host].append(result.verdict)
+    for name in names:
+        yield [name, *(cell(verdicts[name, host]) for host in by_host)]
+
+
+def page(hosts: list[Host]) -> str:
+    parts = [INTRODUCTION]
+    head = ["model", *(f"{host.version}: {column}" for host in hosts for column in COLUMNS)]
+    families = {host: outcomes(host, FAMILIES) for host in hosts}
+    parts.append(table(head, list(family_rows(families))))
+    parts.append("\n## Next to other nodes")
+    for path, title in SCENARIOS.items():
+        results = {host: outcomes(host, path) for host in hosts}
+        head = [title, *(host.version for host in hosts)]
+        parts.append(f"\n{table(head, list(scenario_rows(results)))}")
+    return "\n".join(parts) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", action="append", default=[], metavar="PATH")
+    hosts = find_hosts(parser.parse_args().host, os.environ, REPO, Path.home())
+    PAGE.write_text(page(sorted(hosts, key=version_key)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
