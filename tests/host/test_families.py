@@ -5,6 +5,8 @@ test_family_models.py has measured, and shorten keys and values by loops.
 """
 
 import importlib
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -93,8 +95,11 @@ class Reference(Watch):
         return out[:, :, spread] if kwargs.get("skip_output_reshape") else out[:, spread]
 
 
-def pooled_by_loops(rotary):
-    """IE-KVD by the definition of D(alpha, s), one window after the other."""
+def pooled_by_loops(rotary, repeats=1):
+    """IE-KVD by the definition of D(alpha, s), one window after the other.
+
+    A key that comes several times weighs as much as so many tokens.
+    """
 
     def shorten(q, k, v, where):
         start, frames, rows, columns = where
@@ -120,9 +125,9 @@ def pooled_by_loops(rotary):
                     def blend(x, window=window, nearest=nearest):
                         return ALPHA * x[:, nearest] + (1 - ALPHA) * x[:, window].mean(1)
 
-                    new_k.append(k[:, nearest] if rotary else blend(k))
-                    new_v.append(blend(v))
-                    keys.append(nearest)
+                    new_k += repeats * [k[:, nearest] if rotary else blend(k)]
+                    new_v += repeats * [blend(v)]
+                    keys += repeats * [nearest]
         for token in tokens[start + frames * rows * columns :]:
             new_k, new_v, keys = [*new_k, k[:, token]], [*new_v, v[:, token]], [*keys, token]
         return q, torch.stack(new_k, 1), torch.stack(new_v, 1), keys, tokens
@@ -181,6 +186,17 @@ def test_pooling_equals_a_slow_reference_on_the_hosts_attention(case, size):
     records = attached_to(model).log.sites.values()
     assert sum(record.compressed for record in records) == hits
     assert f"BiGain on {family_of(case).name}" in report(model)
+
+
+@joint_case
+def test_weighed_keys_equal_keys_that_are_repeated(case):
+    """The grid is even: every pooled key stands for the same number of tokens."""
+    size = case.sizes[0]
+    rotary = family_of(case).name not in NOT_ROTARY
+    expected, hits = with_reference(case, size, pooled_by_loops(rotary, repeats=FACTOR**2))
+    model = pool(case.model, FACTOR, alpha_start=ALPHA, alpha_end=ALPHA, proportional=True)
+    assert hits
+    close(sample(case, model, size, steps=1, cfg=1.0), expected)
 
 
 @joint_case
@@ -281,3 +297,23 @@ def test_merging_before_projection_equals_attention_among_the_group_means(name, 
         monkeypatch.setattr(host, "optimized_attention", among_kept)
         expected = first(layer(group_means(x[sample_], goals)[None], **rotary))
         torch.testing.assert_close(first(out)[sample_], expected[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["flux", "sd3", "hunyuan_video_padded", "pixart_sigma"])
+@pytest.mark.parametrize("ours", [merge, pool, partial(pool, proportional=True)])
+def test_half_precision_is_close_to_full(name, dtype, ours):
+    """The plain model, too, is further from itself in half precision, by its timesteps alone."""
+    case = NAMED[name]
+    half = replace(case).model  # a case of its own, and with it a model
+    half.model.diffusion_model.to(dtype)
+    half.model.manual_cast_dtype = dtype
+
+    def one_call(model):
+        return sample(case, model, steps=1, cfg=1.0)
+
+    plain, compressed = one_call(half), one_call(ours(half))
+    assert compressed.isfinite().all() and not torch.equal(compressed, plain)
+    exact = one_call(ours(case.model))
+    its_own = (plain - one_call(case.model)).norm()
+    assert (compressed - exact).norm() < 1.5 * its_own + 0.05 * exact.norm()
