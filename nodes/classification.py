@@ -6,7 +6,7 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
 from ..bigain_core.classification import TrialPlan
-from ..bigain_core.classification.trials import LOSSES
+from ..bigain_core.classification.losses import LOSSES
 from ..bigain_core.comfyui.classifier import classify_latents, encode_prompts
 from ._host import CATEGORY, Prompts, Result, advanced, announce, lines, schema
 

@@ -9,10 +9,18 @@ import comfy.samplers
 import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.model_patcher import ModelPatcher
-from comfy.model_sampling import EPS, X0, ModelSamplingDiscrete
+from comfy.model_sampling import EPS, V_PREDICTION, X0, ModelSamplingDiscrete
 from torch import Tensor
 
-from ..classification import Classification, TrialPlan, check_labels, classify
+from ..classification import (
+    Classification,
+    NoiseSchedule,
+    Trial,
+    TrialPlan,
+    check_labels,
+    classify,
+)
+from ..classification.noise import TIMESTEPS
 
 PROMPTS_PER_CHUNK = 32  # bounds memory on the CPU, where the host sees all RAM as free
 TIMESTEP_CACHES = (  # they answer from earlier timesteps, so scores would silently be wrong
@@ -107,31 +115,38 @@ class _Scorer(comfy.samplers.Sampler):
         self, model_wrap, sigmas, extra_args, callback, noise,
         latent_image=None, denoise_mask=None, disable_pbar=False,
     ):  # fmt: skip
-        options = extra_args["model_options"]
-
-        def denoiser(latent: Tensor, timestep: int, noise: Tensor, prompts: Sequence[int]):
-            return self._residuals(
-                model_wrap, options, latent[None], timestep, noise[None], prompts
-            )
-
+        denoiser = _HostDenoiser(model_wrap, extra_args["model_options"], self.on_calls)
         self.result = classify(denoiser, latent_image, self.labels, self.plan)
         return latent_image
 
-    def _residuals(self, guider, options, latent, timestep, noise, prompts):
+
+class _HostDenoiser:
+    """Clean latents by the host's batching of conditions."""
+
+    def __init__(self, guider, options: dict, on_calls: Callable[[int], None]):
+        self.guider, self.options, self.on_calls = guider, options, on_calls
         sampling = guider.inner_model.model_sampling
-        sigma = sampling.sigma(torch.tensor([timestep])).float().to(latent.device)
-        noisy = sampling.noise_scaling(sigma, noise, latent)
+        predicts = "v" if isinstance(sampling, V_PREDICTION) else "eps"
+        self.schedule = NoiseSchedule.exploding(
+            sampling.sigma(torch.arange(TIMESTEPS)).cpu(), predicts
+        )
+
+    def __call__(self, latent: Tensor, trial: Trial, prompts: Sequence[int]) -> Tensor:
+        guider = self.guider
+        sampling = guider.inner_model.model_sampling
+        latent = latent[None]
+        sigma = torch.tensor([trial.level.noise], device=latent.device)
+        noisy = sampling.noise_scaling(sigma, trial.noise[None].clone(), latent)
         clean = []
         for start in range(0, len(prompts), PROMPTS_PER_CHUNK):
             throw_exception_if_processing_interrupted()
             chunk = prompts[start : start + PROMPTS_PER_CHUNK]
             conds = [guider.conds[_name(k)] for k in chunk]
             clean += comfy.samplers.calc_cond_batch(
-                guider.inner_model, conds, noisy, sigma, options
+                guider.inner_model, conds, noisy, sigma, self.options
             )
             self.on_calls(len(chunk))
-        # noisy = latent + sigma * noise, so an error in the clean image is one in the noise
-        return (latent - torch.cat(clean)) / sigma
+        return torch.cat(clean)
 
 
 def _check_sampling(model: ModelPatcher) -> None:

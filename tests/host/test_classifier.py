@@ -32,7 +32,7 @@ def silent(calls):
 
 
 def direct_error(name, model, conditioning, latent, timestep, noise):
-    """Mean squared error of the predicted noise from one plain call of the network."""
+    """Mean squared error of what the network predicts, from one plain call of it."""
     base = model.model
     clean = base.process_latent_in(latent)
     sigma = float(base.model_sampling.sigma(torch.tensor([timestep])))
@@ -48,9 +48,10 @@ def direct_error(name, model, conditioning, latent, timestep, noise):
         output = base.diffusion_model(noisy, steps, context, y=adm)
     else:
         output = base.diffusion_model(noisy, steps, context)
-    if name == "sd2v":  # velocity = sqrt(a) noise - sqrt(1 - a) clean
-        output = math.sqrt(signal) * output + math.sqrt(1 - signal) * noisy
-    return (output - noise).square().mean().item()
+    target = noise
+    if name == "sd2v":
+        target = math.sqrt(signal) * noise - math.sqrt(1 - signal) * clean
+    return (output - target).square().mean().item()
 
 
 @pytest.mark.parametrize("name", NAMES)
