@@ -103,9 +103,16 @@ def classify_image(dit, share: float, classes: range, pixels: Tensor, image: int
             "confidence": ranking.confidence,
             "sure": lead.margin >= 2 * lead.standard_error,
             "outside": outside,
+            "timesteps": ranking.timesteps.tolist(),
+            "errors": [_rounded(row) for row in ranking.errors.tolist()],
         }
     seconds = plain.seconds / max(plain.rows, 1)
     return {"rows": plain.rows, "cheap_rows": cheap.rows, "row_seconds": seconds, "found": found}
+
+
+def _rounded(errors: list[float]) -> list[float]:
+    """Of the trials that a prompt had, so that a result can be judged anew."""
+    return [float(f"{error:.7g}") for error in errors if error == error]
 
 
 def read_lines(path: Path) -> list[dict]:
