@@ -41,7 +41,9 @@ def test_the_best_class_the_table_and_the_report_are_shown(shipped, prompt, node
     shown = {prompt[n]["_meta"]["title"]: shipped.text(n) for n in node_ids(prompt, "PreviewAny")}
     assert shown["Best class"] == ranking[0]["label"]
     assert shown["All classes, best first"].splitlines()[0] == ",".join(ranking[0])
-    assert shown["Report"].startswith("BiGain: 2 of 6 self-attention layers compressed, ")
+    assert shown["Report"].startswith(
+        "BiGain on class-conditional DiT: 2 of 6 self-attention layers compressed, "
+    )
     assert ": L-GTM " in shown["Report"]
 
 

@@ -60,7 +60,9 @@ def test_it_runs_as_shipped(shipped, example, converted, node_ids):
 def test_the_reports_say_what_was_done(shipped, reports):
     for text, method in zip(reports(shipped), ("L-GTM", "IE-KVD"), strict=True):
         first, *layers = text.splitlines()
-        assert first.startswith("BiGain: 2 of 6 self-attention layers compressed, ")
+        assert first.startswith(
+            "BiGain on class-conditional DiT: 2 of 6 self-attention layers compressed, "
+        )
         assert int(re.search(r"\((\d+)% saved\)", first)[1]) > 0
         assert [line.split(" (")[0] for line in layers] == ["layer 1", "layer 2"]
         for line in layers:
