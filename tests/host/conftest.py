@@ -10,6 +10,8 @@ from bigain.bigain_core.models.checkpoint import BUNDLED_MODEL
 from bigain.nodes.dit import BiGainDiTLabels
 from comfy.model_base import ModelType
 
+from tests.host.side_by_side import Run
+
 CPU = torch.device("cpu")
 UNET = {
     "image_size": 32,
@@ -148,6 +150,24 @@ def sample(conditioning):
         )
 
     return run
+
+
+@pytest.fixture
+def own_sd15():
+    """For a test that leaves traces on the network."""
+    return sd15()
+
+
+@pytest.fixture(scope="session")
+def start(models, conditioning):
+    """A run of a model by its name, or of a given one, as it is before a scenario changes it."""
+
+    def make(name="sd15", size=(12, 16), batch=1, model=None):
+        model = model or models[name]
+        texts = conditioning(name, model), conditioning(name, model, 1)
+        return Run(model, *texts, {"samples": torch.zeros(batch, 4, *size)})
+
+    return make
 
 
 @pytest.fixture(scope="session")
