@@ -39,7 +39,7 @@ class Run:
     steps: int = 2
     cfg: float = 3.0
     sampler: str = "euler"
-    scheduler: str = "normal"
+    scheduler: str = "sgm_uniform"
     denoise: float = 1.0
     seed: int = 7
     sigmas: tuple[float, ...] = ()

@@ -183,6 +183,7 @@ def hypernetwork_file(tmp_path_factory):
     folder_paths.add_model_folder_path("hypernetworks", str(folder))
 
 
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")  # context windows
 @pytest.mark.parametrize("ours", OURS)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_both_act(start, scenario, ours):
