@@ -62,7 +62,7 @@ def fill(network, seed=0):
             scale = parameter[0].numel() ** -0.5
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
         else:
-            parameter.fill_(1.0)
+            parameter.copy_(torch.ones(parameter.shape))
 
 
 def patcher(model):
@@ -71,14 +71,14 @@ def patcher(model):
     return comfy.model_patcher.ModelPatcher(model, load_device=CPU, offload_device=CPU)
 
 
-def unet(config, kind, changes=(), **options):
+def unet(config, kind, changes=(), dtype=torch.float32, cast_to=None, **options):
     config = narrow_heads(config)({**UNET, **dict(changes)})
-    config.set_inference_dtype(torch.float32, None)
+    config.set_inference_dtype(dtype, cast_to)
     return patcher(kind(config, device=CPU, **options))
 
 
-def sd15():
-    return unet(comfy.supported_models.SD15, comfy.model_base.BaseModel)
+def sd15(**dtypes):
+    return unet(comfy.supported_models.SD15, comfy.model_base.BaseModel, **dtypes)
 
 
 def sd2v():

@@ -122,7 +122,7 @@ def pooling(block_input: Tensor, grid: TokenGrid):
     def pooled(tokens):
         image = tokens.unflatten(1, (grid.height, grid.width)).movedim(-1, 1)  # (B, C, H, W)
         nearest = functional.interpolate(image, size, mode="nearest-exact")
-        return (0.9 * nearest + 0.1 * functional.avg_pool2d(image, window)).flatten(2).mT
+        return functional.avg_pool2d(image, window).lerp(nearest, 0.9).flatten(2).mT
 
     return lambda x: x, pooled, lambda x: x
 
@@ -237,23 +237,30 @@ def in_both_orders(
     return add(base).with_model(ours), add(base.with_model(ours))
 
 
-def check(scenario: Scenario, start: Run, ours: Ours, tolerance: float = 1e-4) -> None:
+def check_ours(scenario: Scenario, base: Run, ours: Ours, tolerance: float = 1e-4) -> Tensor:
+    """The picture with the scenario and ours behind it, which acts as it should."""
+    theirs = scenario.add(base)
+    theirs_alone = theirs.picture()
+    run = theirs.with_model(ours.on)
+    picture = run.picture()
+    assert picture.isfinite().all()
+    assert_differs(picture, theirs_alone, "ours did nothing")
+    assert_same_picture(picture, through_the_hosts_patches(scenario, base, ours), tolerance)
+    text = report(run.model)
+    assert "BiGain: " in text and "CHANGED NOTHING" not in text
+    assert not instance_forwards(run.model)
+    idle = theirs.with_model(ours.idle).picture()
+    assert torch.equal(idle, theirs_alone), "without a layer to act on"
+    off = scenario.add(base.with_model(switched_off)).picture()
+    assert torch.equal(off, theirs_alone), "with ratio 0 and factor 1"
+    return picture
+
+
+def check(scenario: Scenario, start: Run, ours: Ours) -> None:
     """Both act as they should, in either order, and with ours off the other acts as without it."""
     base = scenario.base(start)
-    theirs = scenario.add(base)
-    theirs_alone, ours_alone = theirs.picture(), base.with_model(ours.on).picture()
-    after, before = in_both_orders(scenario.add, base, ours.on)
-
-    picture = after.picture()
-    assert_differs(picture, theirs_alone, "ours did nothing")
-    assert_differs(picture, ours_alone, "theirs did nothing")
-    assert_same_picture(picture, through_the_hosts_patches(scenario, base, ours), tolerance)
-    text = report(after.model)
-    assert "BiGain: " in text and "CHANGED NOTHING" not in text
-    assert not instance_forwards(after.model)
+    picture = check_ours(scenario, base, ours)
+    assert_differs(picture, base.with_model(ours.on).picture(), "theirs did nothing")
+    before = scenario.add(base.with_model(ours.on))
     if before.model is not base.model:
         assert torch.equal(before.picture(), picture), "the order of the nodes matters"
-
-    idle, off = theirs.with_model(ours.idle), scenario.add(base.with_model(switched_off))
-    assert torch.equal(idle.picture(), theirs_alone), "without a layer to act on"
-    assert torch.equal(off.picture(), theirs_alone), "with ratio 0 and factor 1"
