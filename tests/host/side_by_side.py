@@ -111,7 +111,7 @@ class Ours:
 
 def merging(block_input: Tensor, grid: TokenGrid):
     plan = TokenMerging(0.5).plan(block_input, grid, Moment(0.5), 0)
-    return plan.merge, plan.merge, plan.unmerge
+    return plan.queries, plan.context, plan.restore
 
 
 def pooling(block_input: Tensor, grid: TokenGrid):
