@@ -1,5 +1,7 @@
 """Small random models of the host's own classes, and a sampling run in miniature."""
 
+from functools import cache
+
 import comfy.lora
 import comfy.model_base
 import comfy.model_patcher
@@ -185,6 +187,7 @@ def own_sd15():
 def start(models, conditioning):
     """A run of a model by its name, or of a given one, as it is before a scenario changes it."""
 
+    @cache
     def make(name="sd15", size=(12, 16), batch=1, model=None):
         model = model or models[name]
         texts = conditioning(name, model), conditioning(name, model, 1)

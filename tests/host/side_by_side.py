@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 
 import comfy_extras.nodes_custom_sampler
 import torch
@@ -28,7 +29,7 @@ Conditioning = list
 Options = dict  # what the host tells a patch: block, activations_shape, cond_or_uncond, ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """All that a picture depends on: the inputs of a KSampler node."""
 
@@ -128,7 +129,7 @@ def pooling(block_input: Tensor, grid: TokenGrid):
 
 
 def switched_off(model: ModelPatcher) -> ModelPatcher:
-    """Both nodes with the setting that does nothing."""
+    """Both our nodes with the setting that does nothing."""
     return pool(merge(model, 0.0), 1)
 
 
@@ -237,10 +238,21 @@ def in_both_orders(
     return add(base).with_model(ours), add(base.with_model(ours))
 
 
+@cache
+def with_theirs(scenario: Scenario, base: Run) -> tuple[Run, Tensor]:
+    """The run with the scenario, and its picture without ours."""
+    run = scenario.add(base)
+    return run, run.picture()
+
+
+@cache
+def ours_alone(base: Run, ours: Ours) -> Tensor:
+    return base.with_model(ours.on).picture()
+
+
 def check_ours(scenario: Scenario, base: Run, ours: Ours, tolerance: float = 1e-4) -> Tensor:
     """The picture with the scenario and ours behind it, which acts as it should."""
-    theirs = scenario.add(base)
-    theirs_alone = theirs.picture()
+    theirs, theirs_alone = with_theirs(scenario, base)
     run = theirs.with_model(ours.on)
     picture = run.picture()
     assert picture.isfinite().all()
@@ -249,10 +261,8 @@ def check_ours(scenario: Scenario, base: Run, ours: Ours, tolerance: float = 1e-
     text = report(run.model)
     assert "BiGain: " in text and "CHANGED NOTHING" not in text
     assert not instance_forwards(run.model)
-    idle = theirs.with_model(ours.idle).picture()
-    assert torch.equal(idle, theirs_alone), "without a layer to act on"
-    off = scenario.add(base.with_model(switched_off)).picture()
-    assert torch.equal(off, theirs_alone), "with ratio 0 and factor 1"
+    off = theirs.with_model(lambda model: switched_off(ours.idle(model)))
+    assert torch.equal(off.picture(), theirs_alone), "ours is off and yet acts"
     return picture
 
 
@@ -260,7 +270,7 @@ def check(scenario: Scenario, start: Run, ours: Ours) -> None:
     """Both act as they should, in either order, and with ours off the other acts as without it."""
     base = scenario.base(start)
     picture = check_ours(scenario, base, ours)
-    assert_differs(picture, base.with_model(ours.on).picture(), "theirs did nothing")
+    assert_differs(picture, ours_alone(base, ours), "theirs did nothing")
     before = scenario.add(base.with_model(ours.on))
     if before.model is not base.model:
         assert torch.equal(before.picture(), picture), "the order of the nodes matters"

@@ -144,6 +144,7 @@ def attention_couple(model):
     model.set_model_attn2_output_patch(join)
 
 
+@cache
 def from_an_image(run):
     image = AveragingVAE().encode(pixels()) * 5
     return run.but(latent={"samples": image}, denoise=0.6)
@@ -162,10 +163,10 @@ def differential_diffusion(run):
 
 
 @cache
-def inpainting_model():
+def inpainting_model(run):
     model = unet(comfy.supported_models.SD15, comfy.model_base.BaseModel, {"in_channels": 9})
     model.model.set_inpaint()
-    return model
+    return run.but(model=model)
 
 
 def inpainting(run):
@@ -177,9 +178,9 @@ def inpainting(run):
 
 
 @cache
-def pix2pix_model():
+def pix2pix_model(run):
     kind = comfy.model_base.SD15_instructpix2pix
-    return unet(comfy.supported_models.SD15, kind, {"in_channels": 8})
+    return run.but(model=unet(comfy.supported_models.SD15, kind, {"in_channels": 8}))
 
 
 def pix2pix(run):
@@ -189,11 +190,12 @@ def pix2pix(run):
 
 
 @cache
-def unclip_model():
+def unclip_model(run):
     changes = {"num_classes": "sequential", "adm_in_channels": 32}
     noise = {"noise_schedule_config": {"timesteps": 1000}, "timestep_dim": 16}
     kind = comfy.model_base.SD21UNCLIP
-    return unet(comfy.supported_models.SD20, kind, changes, noise_aug_config=noise)
+    model = unet(comfy.supported_models.SD20, kind, changes, noise_aug_config=noise)
+    return run.but(model=model)
 
 
 def unclip(run):
@@ -257,9 +259,9 @@ SCENARIOS = {
     "Attention Couple": Scenario(on_model(attention_couple)),
     "inpainting with a noise mask": Scenario(noise_mask, base=from_an_image),
     "Differential Diffusion": Scenario(differential_diffusion, base=from_an_image),
-    "inpainting model": Scenario(inpainting, base=lambda run: run.but(model=inpainting_model())),
-    "instruct pix2pix": Scenario(pix2pix, base=lambda run: run.but(model=pix2pix_model())),
-    "unCLIP": Scenario(unclip, base=lambda run: run.but(model=unclip_model())),
+    "inpainting model": Scenario(inpainting, base=inpainting_model),
+    "instruct pix2pix": Scenario(pix2pix, base=pix2pix_model),
+    "unCLIP": Scenario(unclip, base=unclip_model),
     "GLIGEN": Scenario(boxes),
     "LoRA for one text (hook)": Scenario(lora_hook),
     "LoRA by a schedule (hook keyframes)": Scenario(
@@ -273,3 +275,16 @@ SCENARIOS = {
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_both_act(start, scenario, ours):
     check(SCENARIOS[scenario], start(), OURS[ours])
+
+
+REGIONAL = (
+    "area",
+    "text within the bounds of a mask",
+    "a text for each region",
+    "Attention Couple",
+)
+
+
+@pytest.mark.parametrize("scenario", REGIONAL)
+def test_both_act_on_sdxl(start, scenario):
+    check(SCENARIOS[scenario], start("sdxl"), OURS["pooling"])

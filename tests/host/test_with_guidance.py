@@ -84,6 +84,11 @@ def test_both_act(start, scenario, ours):
     check(SCENARIOS[scenario], start(), OURS[ours])
 
 
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_both_act_on_sdxl(start, scenario):
+    check(SCENARIOS[scenario], start("sdxl"), OURS["pooling"])
+
+
 def replace_all(model):
     def averaging(q, k, v, options):
         assert q.shape == k.shape == v.shape

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from contextlib import ExitStack
+from functools import cache
 from unittest.mock import patch
 
 import comfy_extras.nodes_context_windows
@@ -30,6 +31,7 @@ from tests.host.side_by_side import (
 )
 
 
+@cache
 def six_steps(run):
     return run.but(steps=6)
 
@@ -188,6 +190,16 @@ def hypernetwork_file(tmp_path_factory):
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_both_act(start, scenario, ours):
     check(SCENARIOS[scenario], start(), OURS[ours])
+
+
+# Those that look for attention at the resolution of the latent do nothing on SDXL.
+ON_SDXL = [name for name, scenario in SCENARIOS.items() if scenario.taken is not finest_level]
+
+
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
+@pytest.mark.parametrize("scenario", ON_SDXL)
+def test_both_act_on_sdxl(start, scenario):
+    check(SCENARIOS[scenario], start("sdxl"), OURS["pooling"])
 
 
 MADE_SHORTER = "another patch changed the number of tokens"

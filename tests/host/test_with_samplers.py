@@ -1,6 +1,7 @@
 """With every kind of noise schedule and sampler, and runs that are a part of a whole one."""
 
 from dataclasses import replace
+from functools import cache
 
 import comfy_extras.nodes_model_advanced
 import pytest
@@ -31,10 +32,12 @@ SAMPLINGS = {
 SAMPLERS = ("heun", "dpmpp_2s_ancestral", "uni_pc", "dpmpp_2m_sde", "euler_ancestral", "lcm")
 
 
+@cache
 def three_steps(run):
     return run.but(steps=3)
 
 
+@cache
 def from_an_image(run):
     generator = torch.Generator().manual_seed(4)
     image = torch.randn(run.latent["samples"].shape, generator=generator) * 5
