@@ -193,9 +193,9 @@ def through_the_hosts_patches(scenario: Scenario, base: Run, ours: Ours) -> Tens
     with block_inputs(base.model) as noted:
 
         def shorten(n, context, value, options):
-            if scenario.taken(options):
-                return n, context, value
             grid = TokenGrid(*options["activations_shape"][-2:])
+            if scenario.taken(options) or noted["latest"].shape[1] != grid.tokens:
+                return n, context, value
             queries, keys, options["restore"] = ours.shorten(noted["latest"], grid)
             return queries(n), keys(context), keys(value)
 
@@ -271,6 +271,8 @@ def check(scenario: Scenario, start: Run, ours: Ours) -> None:
     base = scenario.base(start)
     picture = check_ours(scenario, base, ours)
     assert_differs(picture, ours_alone(base, ours), "theirs did nothing")
-    before = scenario.add(base.with_model(ours.on))
-    if before.model is not base.model:
+    first = base.with_model(ours.on)
+    before = scenario.add(first)
+    if before.model is not first.model:
         assert torch.equal(before.picture(), picture), "the order of the nodes matters"
+        assert report(first.model) == report(before.model), "the report behind our node"

@@ -12,12 +12,13 @@ import comfy.supported_models
 import comfy_extras.nodes_differential_diffusion
 import comfy_extras.nodes_hooks
 import comfy_extras.nodes_ip2p
+import comfy_extras.nodes_video_model
 import pytest
 import torch
 from torch.nn import functional
 
 import nodes
-from tests.host.conftest import CPU, LORA, UNET, fill, unet
+from tests.host.conftest import CPU, LORA, UNET, XL, fill, unet
 from tests.host.side_by_side import OURS, Scenario, check, on_model, outputs
 
 pytestmark = [  # of the host's unCLIP
@@ -204,6 +205,31 @@ def unclip(run):
 
 
 @cache
+def video_model(run):
+    changes = XL | {"in_channels": 8, "adm_in_channels": 3 * 256}
+    changes |= {"use_temporal_attention": True, "use_temporal_resblock": True}
+    changes |= {"extra_ff_mix_layer": True, "use_spatial_context": True}
+    changes |= {"merge_strategy": "learned_with_images", "merge_factor": 0.0}
+    changes |= {"video_kernel_size": [3, 1, 1], "disable_temporal_crossattention": False}
+    model = unet(comfy.supported_models.SVD_img2vid, comfy.model_base.SVD_img2vid, changes)
+    return run.but(model=model, latent={"samples": torch.zeros(3, 4, HEIGHT // 8, WIDTH // 8)})
+
+
+class LookingAtImages:
+    def encode_image(self, image):
+        return SimpleNamespace(image_embeds=random(1, 24, seed=6))
+
+
+def video(run):
+    """Three frames; attention along the time has as many tokens and is as ever."""
+    node = comfy_extras.nodes_video_model.SVD_img2vid_Conditioning
+    positive, negative, latent = outputs(
+        node, LookingAtImages(), pixels(), AveragingVAE(), WIDTH, HEIGHT, 3, 127, 6, 0.0
+    )
+    return run.but(positive=positive, negative=negative, latent=latent)
+
+
+@cache
 def gligen_model():
     """One gated self-attention for each of the seven transformers of "sd15"."""
     widths = (32, 64, 64, 64, 64, 32, 32)
@@ -262,6 +288,7 @@ SCENARIOS = {
     "inpainting model": Scenario(inpainting, base=inpainting_model),
     "instruct pix2pix": Scenario(pix2pix, base=pix2pix_model),
     "unCLIP": Scenario(unclip, base=unclip_model),
+    "Stable Video Diffusion": Scenario(video, base=video_model),
     "GLIGEN": Scenario(boxes),
     "LoRA for one text (hook)": Scenario(lora_hook),
     "LoRA by a schedule (hook keyframes)": Scenario(

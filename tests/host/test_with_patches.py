@@ -74,6 +74,27 @@ def style_aligned(model):
     model.set_model_attn1_patch(with_the_first)
 
 
+def windowed_attention(model):
+    """Attention within four quarters of the picture, as MSW-MSA of HiDiffusion does it."""
+
+    def split(tokens, options):
+        image = tokens.unflatten(1, tuple(options["activations_shape"][-2:]))
+        rows = [half for part in image.chunk(2, dim=1) for half in part.chunk(2, dim=2)]
+        return torch.cat(rows).flatten(1, 2)
+
+    def into_windows(n, context, value, options):
+        return tuple(split(tokens, options) for tokens in (n, context, value))
+
+    def join(n, options):
+        height, width = options["activations_shape"][-2:]
+        corners = n.unflatten(1, (height // 2, width // 2)).chunk(4)
+        rows = [torch.cat(corners[i : i + 2], dim=2) for i in (0, 2)]
+        return torch.cat(rows, dim=1).flatten(1, 2)
+
+    model.set_model_attn1_patch(into_windows)
+    model.set_model_attn1_output_patch(join)
+
+
 def attention_mask(model):
     """No token attends to the last one of its layer."""
 
@@ -207,6 +228,7 @@ STEPS_ASIDE = {
     "ToMe of ComfyUI": (TOME, MADE_SHORTER),
     "HyperTile": (HYPERTILE, MADE_SHORTER),
     "comfy-todo": (on_model(comfy_todo), MADE_SHORTER),
+    "HiDiffusion": (on_model(windowed_attention), MADE_SHORTER),
     "StyleAligned": (on_model(style_aligned), MADE_SHORTER),
     "attention mask": (on_model(attention_mask), "an attention mask is in use"),
 }
