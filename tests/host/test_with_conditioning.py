@@ -117,6 +117,14 @@ def regions(run):
     return run.but(positive=outputs(nodes.ConditioningCombine, left, right)[0])
 
 
+def default_text(run):
+    """One for what the masks of the others leave over."""
+    extra = comfy_extras.nodes_hooks
+    masked = outputs(nodes.ConditioningSetMask, run.positive, left_part(), "default", 1.0)[0]
+    both = outputs(extra.ConditioningSetDefaultAndCombine, masked, another_text(run))[0]
+    return run.but(positive=both)
+
+
 def two_halves_in_time(run):
     early = outputs(nodes.ConditioningSetTimestepRange, run.positive, 0.0, 0.5)[0]
     late = outputs(nodes.ConditioningSetTimestepRange, another_text(run), 0.5, 1.0)[0]
@@ -275,11 +283,12 @@ SCENARIOS = {
     "ControlNet": Scenario(controlled_by(control_net)),
     "ControlNet for the first half": Scenario(controlled_by(control_net, end=0.5)),
     "T2I-Adapter": Scenario(controlled_by(t2i_adapter)),
-    "area": Scenario(beside_another_text(AREA)),
-    "area in percent": Scenario(beside_another_text(AREA_IN_PERCENT)),
-    "mask of a text": Scenario(beside_another_text(MASK)),
+    "text for an area": Scenario(beside_another_text(AREA)),
+    "text for an area in percent": Scenario(beside_another_text(AREA_IN_PERCENT)),
+    "text with a mask": Scenario(beside_another_text(MASK)),
     "text within the bounds of a mask": Scenario(beside_another_text(BOUNDS_OF_A_MASK)),
     "a text for each region": Scenario(regions),
+    "default text": Scenario(default_text),
     "a text for each half of the steps": Scenario(two_halves_in_time),
     "longer text": Scenario(longer_text),
     "Attention Couple": Scenario(on_model(attention_couple)),
@@ -305,7 +314,7 @@ def test_both_act(start, scenario, ours):
 
 
 REGIONAL = (
-    "area",
+    "text for an area",
     "text within the bounds of a mask",
     "a text for each region",
     "Attention Couple",

@@ -3,9 +3,9 @@
 from importlib.util import find_spec
 
 import comfy_extras.nodes_apg
-import comfy_extras.nodes_differential_diffusion
 import comfy_extras.nodes_model_advanced
 import comfy_extras.nodes_pag
+import comfy_extras.nodes_perpneg
 import comfy_extras.nodes_sag
 import comfy_extras.nodes_tcfg
 import pytest
@@ -51,6 +51,11 @@ def nag(model):
     model.set_model_attn1_output_patch(push)
 
 
+def perp_neg(run):
+    empty = [[tokens * 0, extra] for tokens, extra in run.negative]
+    return patched_by(comfy_extras.nodes_perpneg.PerpNeg, empty, 1.0)(run)
+
+
 def perturbed_call(options):
     """The middle block in the extra call of PAG, which has no negative text."""
     return middle_block(options) and options["cond_or_uncond"] == [0]
@@ -68,6 +73,7 @@ SCENARIOS = {
     "RescaleCFG": Scenario(patched_by(comfy_extras.nodes_model_advanced.RescaleCFG, 0.7)),
     "APG": Scenario(patched_by(comfy_extras.nodes_apg.APG, 1.0, 15.0, 0.0)),
     "TCFG": Scenario(patched_by(comfy_extras.nodes_tcfg.TCFG)),
+    "Perp-Neg": Scenario(perp_neg),
     "no guidance (CFG 1)": Scenario(lambda run: run.but(cfg=1.0)),
 }
 if find_spec("comfy_extras.nodes_nag"):  # not in older hosts
