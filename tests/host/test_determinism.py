@@ -10,7 +10,7 @@ from comfy.patcher_extension import WrappersMP
 
 import nodes
 from tests.host.compressing import merge, pool
-from tests.host.side_by_side import assert_same_picture, on_model, outputs
+from tests.host.side_by_side import assert_same_picture, no_memory, on_model, outputs
 
 pytestmark = pytest.mark.filterwarnings("ignore:Should have t")  # of dpmpp_2m_sde
 # Methods that draw random numbers are among them.
@@ -24,10 +24,6 @@ def watching_batches(batches):
         return executor(x, *args, **kwargs)
 
     return on_model(lambda model: model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", watch))
-
-
-def no_memory(device=None, torch_free_too=False):
-    return (1, 1) if torch_free_too else 1
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -7,6 +7,7 @@ import random
 from functools import partial
 from unittest.mock import patch
 
+import comfy.model_management
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,13 @@ from bigain.nodes.merging import BiGainTokenMerging
 from comfy.patcher_extension import WrappersMP
 
 from tests.host.compressing import merge, pool, report
-from tests.host.side_by_side import OURS, assert_differs, assert_same_picture, on_model
+from tests.host.side_by_side import (
+    OURS,
+    assert_differs,
+    assert_same_picture,
+    no_memory,
+    on_model,
+)
 
 DRAWING = {method: partial(merge, method=method) for method in ("ToMe", "SiTo")}
 
@@ -73,10 +80,7 @@ def test_the_global_random_state_is_moved(models, sample, way):
 
 @pytest.mark.parametrize("way", DRAWING)
 def test_the_picture_depends_on_how_often_the_network_was_called(start, way):
-    """ComfyUI ToMe draws anew in each call: PAG, hooks or a skipped step change what comes after.
-
-    So do cond and uncond in two calls, where little memory is free: see test_determinism.
-    """
+    """ComfyUI ToMe draws anew in each call: PAG, hooks or a skipped step change what follows."""
     run = start().with_model(DRAWING[way])
 
     def twice(executor, *args, **kwargs):
@@ -87,6 +91,15 @@ def test_the_picture_depends_on_how_often_the_network_was_called(start, way):
         model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "test", twice)
 
     assert torch.equal(on_model(install)(run).picture(), run.picture())
+
+
+@pytest.mark.parametrize("way", DRAWING)
+def test_the_picture_depends_on_the_free_memory(start, monkeypatch, way):
+    """ComfyUI ToMe draws once for both texts, or twice where they do not fit into one call."""
+    run = start().with_model(DRAWING[way])
+    together = run.picture()
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", no_memory)
+    assert_same_picture(run.picture(), together, tolerance=1e-5)
 
 
 @pytest.mark.parametrize("size", [(12, 16), (16, 12), (8, 24)])
@@ -155,7 +168,7 @@ def test_active_after_the_node_was_removed(start, ours):
 
 @pytest.mark.parametrize("ours", OURS)
 def test_the_second_prompt_is_not_accelerated(start, ours):
-    """A TeaCache for MiniMax (H3-TeaCache#1): a MODEL kept from the first prompt was spent."""
+    """H3-TeaCache#1: a MODEL kept from the first prompt was spent."""
     run = start().with_model(OURS[ours].on)
     texts = []
     for _ in range(3):

@@ -78,7 +78,7 @@ def gguf():
 
 
 HALF, BRAIN, FLOAT8 = torch.float16, torch.bfloat16, torch.float8_e4m3fn
-# And how far two ways to write the same pooling may be apart, relative to the largest value.
+# How to make a model, and how far two ways to write the same pooling may be apart in it.
 WEIGHTS = {
     "fp16 weights": (partial(sd15, dtype=HALF, cast_to=torch.float32), 1e-4),
     "bf16 weights": (partial(sd15, dtype=BRAIN, cast_to=torch.float32), 1e-4),
