@@ -264,7 +264,7 @@ def check_ours(scenario: Scenario, base: Run, ours: Ours, tolerance: float = 1e-
     assert_differs(picture, theirs_alone, "ours did nothing")
     assert_same_picture(picture, through_the_hosts_patches(scenario, base, ours), tolerance)
     text = report(run.model)
-    assert "BiGain: " in text and "CHANGED NOTHING" not in text
+    assert "BiGain on " in text and "CHANGED NOTHING" not in text
     assert not instance_forwards(run.model)
     off = theirs.with_model(lambda model: switched_off(ours.idle(model)))
     assert torch.equal(off.picture(), theirs_alone), "ours is off and yet acts"
