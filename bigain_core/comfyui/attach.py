@@ -204,13 +204,14 @@ def _counted(network: nn.Module, call: NetworkCall, x: Tensor, options) -> Itera
 
 
 def log_sampling_run(executor, *args, **kwargs):
-    """OUTER_SAMPLE wrapper: a fresh log before the run, one line about it after."""
+    """OUTER_SAMPLE wrapper: a fresh log before the run, one line after, loud if in vain."""
     attached = attached_to(executor.class_obj.model_patcher)
     if attached is None:
         return executor(*args, **kwargs)
     attached.log.clear()
     result = executor(*args, **kwargs)
-    logging.info(summary(attached.log))
+    level = logging.INFO if attached.log.sites_compressed else logging.WARNING
+    logging.log(level, summary(attached.log))
     return result
 
 
