@@ -133,7 +133,7 @@ def family_rows(by_host: dict[Host, list[Outcome]]) -> Iterator[list[str]]:
 def row_name(result: Outcome) -> str:
     """A scenario by its name; other tests by what they are called."""
     if ONE_ROW_EACH.match(result.function):
-        return re.sub("-(merging|pooling)$", "", result.parameters)
+        return re.sub("(-before|-behind)?(-merging|-pooling)?$", "", result.parameters)
     return result.function.removeprefix("test_").replace("_", " ")
 
 
