@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import comfy.sample
 import comfy.sampler_helpers
 import comfy.samplers
+import comfy.supported_models
 import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.model_patcher import ModelPatcher
@@ -64,8 +65,12 @@ class Screener:
     keep: int = 8
 
 
-def encode_prompts(clip, labels: Sequence[str], template: str) -> Prompts:
+def encode_prompts(
+    clip, labels: Sequence[str], template: str, classes: Sequence[str] = ()
+) -> Prompts:
     """Each label in place of {} in the template, read as plain text: "(" is no prompt weight.
+
+    classes: what the labels stand for, where several stand for the same.
 
     Raises ValueError for empty or duplicate labels, a template without {} or no CLIP.
     """
@@ -82,7 +87,8 @@ def encode_prompts(clip, labels: Sequence[str], template: str) -> Prompts:
         )
     texts = [template.replace("{}", label) for label in labels]
     tokens = (clip.tokenize(text, disable_weights=True) for text in texts)
-    return Prompts(tuple(labels), tuple(map(clip.encode_from_tokens_scheduled, tokens)))
+    encoded = tuple(map(clip.encode_from_tokens_scheduled, tokens))
+    return Prompts(tuple(labels), encoded, tuple(classes))
 
 
 def encode_images(vae, images: Tensor) -> Tensor:
@@ -92,10 +98,23 @@ def encode_images(vae, images: Tensor) -> Tensor:
 
 def most_calls(plan: TrialPlan, prompts: int, screener: Screener | None) -> int:
     """Network evaluations for one image at most, those of the screening model included."""
-    if screener is None or screener.keep >= prompts:
-        return plan.calls(prompts)
-    last = plan.looks[-1]
-    return screener.trials * prompts + min(plan.calls(prompts), last * screener.keep)
+    calls = plan.calls(prompts)
+    if screener is not None and screener.keep < prompts:
+        calls = screener.trials * prompts + min(calls, plan.looks[-1] * screener.keep)
+    return min(calls, max(plan.budget.calls or calls, prompts))
+
+
+def warnings_about(model: ModelPatcher) -> list[str]:
+    """What makes a model worse at recognising than its pictures suggest, where the host knows."""
+    if isinstance(model.model.model_config, comfy.supported_models.FluxSchnell):
+        return ["This model is distilled to few steps; its errors tell prompts apart less well."]
+    network = model.get_model_object("diffusion_model")
+    if getattr(getattr(network, "params", None), "guidance_embed", False):
+        return [
+            "This model is distilled from guided pictures; its errors tell prompts apart less "
+            "well. They depend on the guidance in the prompts (FluxGuidance); 1 is the fairest."
+        ]
+    return []
 
 
 def classify_latents(
