@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .classification import BiGainDiffusionClassifier, BiGainPrompts
+from .classification import BiGainDiffusionClassifier, BiGainGate, BiGainPrompts
 from .compression import BiGainAuto, BiGainReport
 from .dit import BiGainDiTLabels, BiGainDiTLoader
 from .keys_and_values import BiGainAlphaSchedule, BiGainKVDownsampling
@@ -21,4 +21,5 @@ class BiGainExtension(ComfyExtension):
             BiGainDiffusionClassifier,
             BiGainDiTLoader,
             BiGainDiTLabels,
+            BiGainGate,
         ]

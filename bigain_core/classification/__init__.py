@@ -1,19 +1,53 @@
-"""Zero-shot classification: rank prompts by how well a model predicts the noise under each."""
+"""Zero-shot classification: rank prompts by how well a model denoises an image under each."""
 
-from .classifier import Denoiser, check_labels, classify
-from .metrics import wilson_interval
+from .classifier import Denoiser, Screening, Trial, check_labels, classify
+from .designs import (
+    AdaptiveTimes,
+    Blocks,
+    Draw,
+    MirroredPairs,
+    PublishedGrid,
+    SpreadGrid,
+    UniformTimes,
+)
+from .levels import NoiseLevel, NoiseSchedule
+from .metrics import average_precision, mcnemar, wilson_interval
 from .noise import alphas_cumprod, trial_noise
-from .ranking import Classification, Ranking
-from .trials import TrialPlan, trial_timesteps
+from .plan import PLANS, Budget, TrialPlan
+from .ranking import Classification, Lead, Ranking
+from .rules import Certified, Sequential, Staged
+from .trials import trial_timesteps
+from .weighting import WEIGHTINGS, Curve
 
 __all__ = [
+    "PLANS",
+    "WEIGHTINGS",
+    "AdaptiveTimes",
+    "Blocks",
+    "Budget",
+    "Certified",
     "Classification",
+    "Curve",
     "Denoiser",
+    "Draw",
+    "Lead",
+    "MirroredPairs",
+    "NoiseLevel",
+    "NoiseSchedule",
+    "PublishedGrid",
     "Ranking",
+    "Screening",
+    "Sequential",
+    "SpreadGrid",
+    "Staged",
+    "Trial",
     "TrialPlan",
+    "UniformTimes",
     "alphas_cumprod",
+    "average_precision",
     "check_labels",
     "classify",
+    "mcnemar",
     "trial_noise",
     "trial_timesteps",
     "wilson_interval",

@@ -35,3 +35,9 @@ def trial_noise(shape: tuple[int, ...], seed: int, image: int, trial: int) -> Te
     key = np.random.SeedSequence([seed, image, trial]).generate_state(1, np.uint64)[0]
     generator = torch.Generator().manual_seed(int(key >> np.uint64(1)))
     return torch.randn(shape, generator=generator)
+
+
+def trial_position(seed: int, image: int, trial: int) -> float:
+    """A number in [0, 1), even over trials; like the noise of the trial, but independent of it."""
+    key = np.random.SeedSequence([seed, image, trial, 1]).generate_state(1, np.uint64)[0]
+    return float(key >> np.uint64(11)) / 2**53

@@ -4,28 +4,99 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import log
 
 import torch
 from torch import Tensor
+
+from .designs import Design, Draw, PublishedGrid
+from .estimates import Differences, paired_differences
+from .plan import TrialPlan
+
+RANKINGS = ("paired", "stage", "paper_code", "raw")
+SURE = 2.0  # standard errors
+SAME_WINNER = 4  # images from which on it is odd that one prompt wins them all
+
+
+@dataclass(frozen=True, eq=False)
+class Lead:
+    """By how much one prompt is ahead of another, over the trials that both had.
+
+    `margin` is the difference of their mean errors, `variance` that of the margin, `won` the share
+    of trials with the smaller error, `worse` the probability that the lead is none.
+    """
+
+    margin: float
+    variance: float
+    worse: float
+    won: float
+    trials: int
+
+    @property
+    def standard_error(self) -> float:
+        return self.variance**0.5
+
+    @property
+    def noise_ratio(self) -> float:
+        """r = sigma / mu: standard deviation of one trial over the margin (paper, S.6)."""
+        return (self.trials * self.variance) ** 0.5 / abs(self.margin) if self.margin else torch.inf
+
+    @property
+    def cantelli(self) -> float:
+        """Bound of the probability that such a margin comes out at or below 0 (paper, S.6).
+
+        V / (V + mu^2) with the variance of the mean for V and margin^2 - V, which is what mu^2 is
+        on average, for mu^2.
+        """
+        if not self.variance:
+            return 0.0 if self.margin > 0 else 1.0
+        return self.variance / (self.variance + max(self.margin**2 - self.variance, 0.0))
 
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
     """Result for one image over P prompts and T trials.
 
-    errors (P, T) is fp32 and NaN where a prompt was out already; stage (P,) counts the stages that
-    a prompt survived; timesteps (T,) are in the order of evaluation.
+    errors (P, T) are NaN where a prompt was out already; stage (P,) counts the looks that a prompt
+    survived; timesteps (T,) are in the order of evaluation. `draws` are the trials, `design` says
+    how they add up. `nats` (T,) turns each error into nats (NaN where it is none of l2). `planned`
+    is how many trials there could have been and `tied` holds the prompts that were not worth
+    telling apart. `screening` is what a cheaper model found for all prompts; here, those that it
+    ruled out have no errors. `cost` is what one of its evaluations costs, in ours.
     """
 
     errors: Tensor
     stage: Tensor
     timesteps: Tensor
+    draws: tuple[Draw, ...] = ()
+    design: Design = PublishedGrid()
+    nats: Tensor | None = None
+    planned: int = 0
+    tied: tuple[int, ...] = ()
+    digest: str = ""
+    screening: Ranking | None = field(default=None, repr=False)
+    cost: float = 1.0
+
+    def __post_init__(self):
+        if not self.draws:
+            times = self.timesteps.tolist()
+            draws = tuple(Draw(int(time), number) for number, time in enumerate(times))
+            object.__setattr__(self, "draws", draws)
+
+    @property
+    def trials(self) -> Tensor:
+        """(P,) how many trials each prompt had."""
+        return torch.isfinite(self.errors).sum(1)
 
     @property
     def mean_errors(self) -> Tensor:
-        """(P,) mean over the trials that each prompt had."""
-        return self.errors.nanmean(1)
+        """(P,) score over the trials that each prompt had; NaN where it had none."""
+        means = self.errors.new_full((len(self.errors),), torch.nan)
+        for count, rows in self._same_trials():
+            means[rows] = self.design.score(self.errors[rows, :count], self.draws[:count])
+        return means
 
     @property
     def order(self) -> list[int]:
@@ -34,23 +105,178 @@ class Ranking:
         Means over different sets of trials are never compared with each other.
         """
         means, stages = self.mean_errors.tolist(), self.stage.tolist()
-        return sorted(range(len(means)), key=lambda k: (-stages[k], means[k]))
+        entered = [k for k, trials in enumerate(self.trials.tolist()) if trials]
+        return self._with_screened(sorted(entered, key=lambda k: (-stages[k], means[k])), "stage")
 
     @property
     def best(self) -> int:
         return self.order[0]
 
     @property
+    def scores(self) -> Tensor:
+        """(P,) paired imputation: mean errors less those of the survivors over the same trials.
+
+        Comparable between prompts with different numbers of trials. NaN for those without.
+        """
+        return self._imputed(self.errors)
+
+    def ranked(self, kind: str = "paired") -> list[int]:
+        """Prompts best first, by one of RANKINGS.
+
+        paired: by `scores`. stage: `order`. paper_code: the winner, then all others by mean error.
+        raw: all by mean error; the paper's (S.17). The last two compare means over different
+        timesteps, which do not compare.
+        """
+        if kind not in RANKINGS:
+            raise ValueError(f"BiGain: expected a ranking of {RANKINGS}, got {kind!r}.")
+        if kind == "stage":
+            return self.order
+        values = (self.scores if kind == "paired" else self.mean_errors).tolist()
+        entered = [k for k, trials in enumerate(self.trials.tolist()) if trials]
+        first = self.best if kind == "paper_code" else None
+        return self._with_screened(sorted(entered, key=lambda k: (k != first, values[k])), kind)
+
+    def _with_screened(self, entered: list[int], kind: str) -> list[int]:
+        """Those that a cheaper model ruled out come last, in its order."""
+        if self.screening is None:
+            return entered
+        return entered + [k for k in self.screening.ranked(kind) if k not in set(entered)]
+
+    def lead(self, better: int, worse: int) -> Lead:
+        """How far `better` is ahead of `worse`."""
+        trials = self.trials
+        if not min(trials[better], trials[worse]) and self.screening is not None:
+            return self.screening.lead(better, worse)
+        count = int(min(trials[better], trials[worse]))
+        found, rows = self._differences(better, count)
+        row = rows.index(worse)
+        pair = self.errors[[better, worse], :count]
+        wins = (pair[0] < pair[1]).double() + (pair[0] == pair[1]).double() / 2
+        margin, variance = found.mean[row].item(), found.variance[row].item()
+        if not found.dof:
+            variance = torch.inf
+        return Lead(margin, variance, found.tail()[row].item(), wins.mean().item(), count)
+
+    @property
+    def best_lead(self) -> Lead | None:
+        """The best against the runner-up; None if it is alone."""
+        order = self.order
+        return self.lead(*order[:2]) if len(order) > 1 else None
+
+    @property
     def margin(self) -> float:
         """Mean error of the runner-up minus that of the best over trials both had; 0 if alone."""
-        if len(self.errors) == 1:
-            return 0.0
-        best, second = self.order[:2]
-        return (self.errors[second] - self.errors[best]).nanmean().item()
+        lead = self.best_lead
+        return lead.margin if lead else 0.0
+
+    @property
+    def won(self) -> float:
+        """Share of the trials with two prompts or more in which the best had the least error."""
+        shared = torch.isfinite(self.errors).sum(0) > 1
+        if not shared.any():
+            return 1.0
+        errors = self.errors[:, shared].nan_to_num(torch.inf)
+        return (errors[self.best] <= errors.min(0).values).double().mean().item()
+
+    @property
+    def confidence(self) -> float:
+        """How sure it is that more trials would not change the winner: 1 - sum of P(other better).
+
+        Student's t for each other prompt; a model of the errors and not a guarantee, and no
+        probability that the winner is right.
+        """
+        best = self.best
+        doubt = 0.0
+        trials = self.trials
+        for count in sorted({int(n) for n in trials if n}):
+            found, rows = self._differences(best, count)
+            tails = found.tail()
+            doubt += sum(
+                tails[row].item() for row, k in enumerate(rows) if k != best and trials[k] == count
+            )
+        if self.screening is not None:
+            found, rows = self.screening._differences(best, self.screening.errors.shape[1])
+            tails = found.tail()
+            doubt += sum(tails[row].item() for row, k in enumerate(rows) if not trials[k])
+        return max(1.0 - doubt, 0.0)
+
+    def posterior(
+        self, temperature: float = 1.0, log_prior: Sequence[float] | None = None
+    ) -> Tensor:
+        """(P,) log2 of the probability of each prompt: -1 is one bit less than certain.
+
+        The model's likelihood ratio in nats (I-MMSE), times `temperature`, plus the natural
+        logarithm of a prior. Networks are overconfident: temperatures below 1 answer that.
+        """
+        if self.nats is None or not torch.isfinite(self.nats).all():
+            raise ValueError(
+                "BiGain: expected errors with loss l2 for a posterior, got another loss. Only "
+                "squared errors add up to a likelihood."
+            )
+        nats = -temperature * self._imputed(self.errors * self.nats)
+        nats = nats.nan_to_num(-torch.inf)
+        if log_prior is not None:
+            nats = nats + torch.as_tensor(log_prior, dtype=nats.dtype)
+        return nats.log_softmax(0) / log(2)
 
     @property
     def calls(self) -> int:
+        """Evaluations of the deciding model."""
         return int(torch.isfinite(self.errors).sum())
+
+    @property
+    def spent(self) -> float:
+        """All evaluations, those of the cheaper model at their cost."""
+        return self.calls + (self.cost * self.screening.calls if self.screening else 0.0)
+
+    @property
+    def saved(self) -> float:
+        """What all trials of all prompts would have taken on top of that."""
+        return len(self.errors) * max(self.planned, self.errors.shape[1]) - self.spent
+
+    def warnings(self, labels: Sequence[str]) -> list[str]:
+        """What to know before the result is relied on, in sentences."""
+        lead = self.best_lead
+        if lead is None:
+            return []
+        first, second = (labels[k] for k in self.order[:2])
+        if self.tied:
+            names = ", ".join(labels[k] for k in self.tied)
+            return [f"These are as good as equal and were not told apart further: {names}."]
+        if not lead.margin >= SURE * lead.standard_error:
+            return [
+                f"{first} leads {second} by less than two standard errors; "
+                "more trials may change the winner."
+            ]
+        return []
+
+    def _same_trials(self) -> list[tuple[int, Tensor]]:
+        """(number of trials, prompts that had so many), prompts without trials left out."""
+        trials = self.trials
+        counts = sorted({int(count) for count in trials if count})
+        return [(count, (trials == count).nonzero()[:, 0]) for count in counts]
+
+    def _differences(self, leader: int, count: int) -> tuple[Differences, list[int]]:
+        """Differences to `leader` of all prompts with `count` trials, and which prompts those are.
+
+        A leader with fewer trials cuts the others down to its own.
+        """
+        trials = self.trials
+        count = min(count, int(trials[leader]))
+        rows = (trials >= count).nonzero()[:, 0].tolist()
+        errors = self.errors[rows, :count]
+        place = rows.index(leader)
+        return paired_differences(errors, self.draws[:count], place, self.design), rows
+
+    def _imputed(self, values: Tensor) -> Tensor:
+        """Scores of values (P, T) less the survivors' mean in each trial."""
+        trials = self.trials
+        survivors = values[trials == trials.max()]
+        centred = values - survivors.mean(0)
+        scores = values.new_full((len(values),), torch.nan)
+        for count, rows in self._same_trials():
+            scores[rows] = self.design.score(centred[rows, :count], self.draws[:count])
+        return scores
 
 
 @dataclass(frozen=True)
@@ -59,6 +285,7 @@ class Classification:
 
     labels: tuple[str, ...]
     rankings: tuple[Ranking, ...]
+    plan: TrialPlan = TrialPlan()
 
     @property
     def best(self) -> list[int]:
@@ -68,23 +295,52 @@ class Classification:
     def calls(self) -> int:
         return sum(ranking.calls for ranking in self.rankings)
 
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences for the user; the number of an image comes first where there are several."""
+        several = len(self.rankings) > 1
+        found = [
+            f"Image {number}: {text}" if several else text
+            for number, ranking in enumerate(self.rankings)
+            for text in ranking.warnings(self.labels)
+        ]
+        winners = set(self.best)
+        if len(self.rankings) >= SAME_WINNER and len(self.labels) > 1 and len(winners) == 1:
+            found.append(
+                f"{self.labels[winners.pop()]} wins for all {len(self.rankings)} images. If they "
+                "do not all show it, the model prefers this prompt whatever the image."
+            )
+        return found
+
     def table(self) -> str:
         """CSV with one row per image and prompt, best first."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["image", "rank", "label", "mean_error", "trials", "stages_survived"])
+        writer.writerow(COLUMNS)
         for image, ranking in enumerate(self.rankings):
-            means = ranking.mean_errors
-            trials = torch.isfinite(ranking.errors).sum(1)
-            for rank, prompt in enumerate(ranking.order):
-                writer.writerow(
-                    [
-                        image,
-                        rank + 1,
-                        self.labels[prompt],
-                        f"{means[prompt].item():.7g}",
-                        trials[prompt].item(),
-                        ranking.stage[prompt].item(),
-                    ]
-                )
+            for rank, row in enumerate(_rows(ranking), 1):
+                prompt, *cells = row
+                writer.writerow([image, rank, self.labels[prompt], *cells])
         return text.getvalue()
+
+
+COLUMNS = ["image", "rank", "label", "mean_error", "trials", "stages_survived"] + [
+    "behind_best",
+    "standard_error",
+    "better_with_probability",
+]
+
+
+def _rows(ranking: Ranking):
+    """Prompt and cells after the label, best first."""
+    means, trials = ranking.mean_errors, ranking.trials
+    best = ranking.best
+    for prompt in ranking.order:
+        cells = [f"{means[prompt].item():.7g}", trials[prompt].item(), ranking.stage[prompt].item()]
+        if prompt == best:
+            yield prompt, *cells, "0", "0", ""
+            continue
+        lead = ranking.lead(best, prompt)
+        yield (
+            prompt, *cells, f"{lead.margin:.4g}", f"{lead.standard_error:.4g}", f"{lead.worse:.4g}"
+        )  # fmt: skip

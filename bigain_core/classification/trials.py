@@ -1,13 +1,15 @@
-"""The paper's adaptive plan: nested timesteps, stages and kept prompts."""
+"""Timesteps of trials: the published nested grid, and an order that covers it evenly."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
 
 from .noise import TIMESTEPS
 
-LOSSES = ("l2", "l1", "huber")
-DEFAULT_KEEP = {1: (1,), 2: (5, 1), 3: (50, 10, 1)}
+PUBLISHED = (5, 20)
+SPREAD_TRIALS = 100
 
 
 def trial_timesteps(trial_list: tuple[int, ...]) -> list[list[int]]:
@@ -30,65 +32,35 @@ def trial_timesteps(trial_list: tuple[int, ...]) -> list[list[int]]:
     return stages
 
 
-@dataclass(frozen=True)
-class TrialPlan:
-    """How many trials each stage has in total, how many prompts survive it, how errors are taken.
+def most_even(candidates: np.ndarray, visited: np.ndarray) -> int:
+    """The candidate (L,) that brings all visited positions (n,) closest to even midpoints.
 
-    `keep` None stands for the published lists: (1,), (5, 1) and (50, 10, 1) for one, two and three
-    stages, each bounded by the number of prompts. Published: trials (5, 20), loss "l2".
+    Positions lie in [0, 1); closest in the mean square between the i-th position and (i + 1/2) / n,
+    which is the L2 discrepancy. The first of equal candidates.
     """
+    known = np.broadcast_to(visited, (len(candidates), len(visited)))
+    joined = np.hstack([known, candidates[:, None]])  # (L, n + 1)
+    midpoints = (np.arange(joined.shape[1]) + 0.5) / joined.shape[1]
+    misses = ((np.sort(joined, axis=1) - midpoints) ** 2).sum(1)
+    return int(misses.argmin())
 
-    trials: tuple[int, ...] = (5, 20)
-    keep: tuple[int, ...] | None = None
-    loss: str = "l2"
-    seed: int = 0
 
-    def __post_init__(self):
-        ascending = all(a < b for a, b in zip(self.trials, self.trials[1:], strict=False))
-        if not self.trials or min(self.trials) < 1 or max(self.trials) > TIMESTEPS or not ascending:
-            raise ValueError(
-                f"BiGain: expected ascending numbers of trials between 1 and {TIMESTEPS}, one per "
-                f"stage (for example 5, 20), got {list(self.trials)}."
-            )
-        if self.loss not in LOSSES:
-            raise ValueError(f"BiGain: expected a loss of {LOSSES}, got {self.loss!r}.")
-        if self.seed < 0:
-            raise ValueError(f"BiGain: expected a seed of at least 0, got {self.seed}.")
+@lru_cache
+def spread_timesteps() -> tuple[tuple[int, int], ...]:
+    """(timestep, noise number) of the 100 trials of the nested grids, in the order of visiting.
 
-    def kept(self, prompts: int) -> tuple[int, ...]:
-        """Survivors of each stage for this many prompts.
-
-        Raises ValueError when a list was given that does not fit the stages or the prompts.
-        """
-        if self.keep is None:
-            if len(self.trials) not in DEFAULT_KEEP:
-                raise ValueError(
-                    f"BiGain: expected a list of kept prompts, one number per stage, for "
-                    f"{len(self.trials)} stages; the published lists cover up to three. "
-                    "Fill in `keep`, for example 50, 20, 5, 1."
-                )
-            return tuple(min(count, prompts) for count in DEFAULT_KEEP[len(self.trials)])
-        keep = self.keep
-        descending = all(a >= b for a, b in zip(keep, keep[1:], strict=False))
-        if len(keep) != len(self.trials) or keep[-1] != 1 or not descending:
-            raise ValueError(
-                f"BiGain: expected {len(self.trials)} descending numbers of kept prompts that end "
-                f"in 1 (one per stage), got {list(keep)}."
-            )
-        if keep[0] > prompts:
-            raise ValueError(
-                f"BiGain: expected to keep at most the {prompts} prompts that are present, got "
-                f"{keep[0]}. Lower `keep` or leave it at auto."
-            )
-        return keep
-
-    @property
-    def timesteps(self) -> list[int]:
-        """All timesteps in the order of evaluation."""
-        return [timestep for stage in trial_timesteps(self.trials) for timestep in stage]
-
-    def calls(self, prompts: int) -> int:
-        """Network evaluations (one prompt at one timestep) for one image."""
-        present = (prompts, *self.kept(prompts))
-        stages = trial_timesteps(self.trials)
-        return sum(len(stage) * count for stage, count in zip(stages, present, strict=False))
+    The first 5 and the first 20 are those of the published grid (5, 20), and each keeps the noise
+    that it has there, so both are the same trials in another order: in this one every number of
+    trials covers the time axis as evenly as can be.
+    """
+    stages = trial_timesteps(PUBLISHED)
+    stages.append(sorted({*trial_timesteps((SPREAD_TRIALS,))[0]} - {*stages[0], *stages[1]}))
+    visited: list[tuple[int, int]] = []
+    for stage in stages:
+        fresh = list(enumerate(stage, len(visited)))
+        while fresh:
+            places = np.array([timestep for timestep, _ in visited]) / TIMESTEPS
+            candidates = np.array([timestep for _, timestep in fresh]) / TIMESTEPS
+            number, timestep = fresh.pop(most_even(candidates, places))
+            visited.append((timestep, number))
+    return tuple(visited)

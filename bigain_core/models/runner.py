@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..classification.classifier import Trial
+from ..classification.levels import NoiseSchedule
 from ..classification.noise import TIMESTEPS, alphas_cumprod
 from ..compression import Compression, NetworkCall, RunLog, replaced_forwards
 from ..flops import projections_shortened
@@ -34,19 +36,12 @@ class DiTRunner:
         with replaced_forwards(replacements(self.model, grid, call)):
             return self.model(x, torch.full((len(x),), timestep), labels)
 
-    def denoiser(self, classes: Sequence[int], on_calls: Callable[[int], None] | None = None):
+    def denoiser(
+        self, classes: Sequence[int], on_calls: Callable[[int], None] | None = None
+    ) -> DiTDenoiser:
         """Denoiser for `classify`; prompt k is class classes[k]; `on_calls` hears of each call."""
-
-        def residuals(latent: Tensor, timestep: int, noise: Tensor, prompts: Sequence[int]):
-            level = self.signal[timestep]
-            noisy = level.sqrt() * latent + (1 - level).sqrt() * noise
-            labels = torch.tensor([classes[k] for k in prompts])
-            predicted = self.predict_noise(noisy.expand(len(prompts), -1, -1, -1), timestep, labels)
-            if on_calls:
-                on_calls(len(prompts))
-            return predicted.float() - noise
-
-        return residuals
+        schedule = NoiseSchedule.variance_preserving(self.signal)
+        return DiTDenoiser(self, tuple(classes), schedule, on_calls)
 
     def sample(
         self,
@@ -81,3 +76,22 @@ class DiTRunner:
             if on_step:
                 on_step(step + 1)
         return x
+
+
+@dataclass(frozen=True, eq=False)
+class DiTDenoiser:
+    """Clean latents by the noise that a runner predicts for classes."""
+
+    runner: DiTRunner
+    classes: tuple[int, ...]
+    schedule: NoiseSchedule
+    on_calls: Callable[[int], None] | None = None
+
+    def __call__(self, latent: Tensor, trial: Trial, prompts: Sequence[int]) -> Tensor:
+        noisy = trial.noised(latent)
+        rows = noisy.expand(len(prompts), *noisy.shape)
+        labels = torch.tensor([self.classes[k] for k in prompts])
+        predicted = self.runner.predict_noise(rows, trial.timestep, labels).float()
+        if self.on_calls:
+            self.on_calls(len(prompts))
+        return (noisy - trial.level.noise * predicted) / trial.level.signal

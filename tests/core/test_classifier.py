@@ -4,9 +4,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from bigain_core.classification import TrialPlan, check_labels, classify, trial_noise
-from bigain_core.classification.classifier import mean_error
-from bigain_core.classification.trials import LOSSES
+from bigain_core.classification import (
+    NoiseSchedule,
+    TrialPlan,
+    alphas_cumprod,
+    check_labels,
+    classify,
+    trial_noise,
+)
+from bigain_core.classification.losses import LOSSES, mean_error
 
 LOSS_OF_CONSTANT = {
     "l2": lambda r: r * r,
@@ -31,7 +37,9 @@ STAGES = {
 
 
 class Recorder:
-    """A denoiser whose residual for prompt k at timestep t is the constant table[k][t]."""
+    """A denoiser whose noise is off by the constant table[k][t] for prompt k at timestep t."""
+
+    schedule = NoiseSchedule.variance_preserving(alphas_cumprod("scaled-linear"))
 
     def __init__(self, prompts, decimals=None, seed=0):
         generator = torch.Generator().manual_seed(seed)
@@ -40,10 +48,13 @@ class Recorder:
         self.table = table.tolist()
         self.calls, self.noises = [], []
 
-    def __call__(self, latent, timestep, noise, prompts):
+    def __call__(self, latent, trial, prompts):
+        timestep, level = trial.timestep, trial.level
         self.calls.append((timestep, list(prompts)))
-        self.noises.append(noise.clone())
-        return torch.stack([torch.full_like(latent, self.table[k][timestep]) for k in prompts])
+        self.noises.append(trial.noise.clone())
+        off = torch.tensor([self.table[k][timestep] for k in prompts], dtype=torch.float64)
+        off = off.view(-1, *[1] * latent.ndim).expand(-1, *latent.shape)
+        return latent - level.noise / level.signal * off
 
 
 def slow_classification(table, stages, keep, loss):
@@ -87,8 +98,9 @@ def test_every_call_error_and_rank_equals_the_slow_loop(trials, prompts, keep, l
     ranking = found.rankings[0]
     timesteps = sum(STAGES[trials], [])
     assert ranking.timesteps.tolist() == timesteps
-    expected = torch.tensor([[errors[k].get(t, torch.nan) for t in timesteps] for k in errors])
-    torch.testing.assert_close(ranking.errors, expected, equal_nan=True)
+    expected = [[errors[k].get(t, torch.nan) for t in timesteps] for k in errors]
+    expected = torch.tensor(expected, dtype=torch.float64)
+    torch.testing.assert_close(ranking.errors, expected, atol=1e-6, rtol=1e-5, equal_nan=True)
     assert ranking.order == order
     assert found.best == order[:1]
     assert found.calls == plan.calls(prompts) == sum(len(alive) for _, alive in calls)
@@ -142,10 +154,12 @@ def test_no_graph_is_kept_for_a_trainable_model():
     """One that is would hold the activations of every call."""
     weight = torch.nn.Parameter(torch.ones(()))
 
-    def denoiser(latent, timestep, noise, prompts):
-        return weight * noise.expand(len(prompts), *noise.shape)
+    class Trainable(Recorder):
+        def __call__(self, latent, trial, prompts):
+            return weight * super().__call__(latent, trial, prompts)
 
-    ranking = classify(denoiser, torch.zeros(1, 1, 4, 4), ["a", "b"], TrialPlan((2,))).rankings[0]
+    found = classify(Trainable(2), torch.zeros(1, 1, 4, 4), ["a", "b"], TrialPlan((2,)))
+    ranking = found.rankings[0]
     assert not ranking.errors.requires_grad
 
 
@@ -166,15 +180,15 @@ def test_classification_leaves_the_global_random_state_alone():
 def test_losses_equal_those_of_torch(randn, loss, reference):
     predicted, noise = 2 * randn(3, 4, 5, 5), randn(4, 5, 5, seed=1)
     errors = mean_error(predicted - noise, loss)
-    expected = torch.stack([reference(row, noise) for row in predicted])
+    expected = torch.stack([reference(row, noise) for row in predicted]).double()
     torch.testing.assert_close(errors, expected)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_half_precision_residuals_are_averaged_in_fp32(randn, loss):
+def test_half_precision_residuals_are_not_averaged_in_half(randn, loss):
     residuals = (300 * randn(2, 4, 8, 8)).half()  # squares overflow fp16
     errors = mean_error(residuals, loss)
-    assert errors.dtype == torch.float32 and torch.isfinite(errors).all()
+    assert errors.dtype == torch.float64 and torch.isfinite(errors).all()
     assert torch.equal(errors, mean_error(residuals.float(), loss))
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bigain_core.classification import TrialPlan, classify
+from bigain_core.classification import NoiseSchedule, Trial, TrialPlan, alphas_cumprod, classify
 from bigain_core.compression import Compression, Rule, RunLog
 from bigain_core.flops import laplacian_flops
 from bigain_core.methods import KVDownsampling, TokenMerging
@@ -122,15 +122,16 @@ def test_sampling_reports_steps_and_leaves_the_global_random_state_alone(model):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_residuals_are_predicted_minus_true_noise(model, randn):
+def test_clean_latents_are_what_the_predicted_noise_leaves(model, randn):
     latent, noise, counts = randn(4, 8, 8), randn(4, 8, 8, seed=1), []
     denoiser = DiTRunner(model).denoiser([4, 0, 2], counts.append)
-    residuals = denoiser(latent, 325, noise, [0, 2])
+    clean = denoiser(latent, Trial(denoiser.schedule.level(325), noise), [0, 2])
     level = signal_level(325)
     noisy = math.sqrt(level) * latent + math.sqrt(1 - level) * noise
-    for row, label in zip(residuals, [4, 2], strict=True):
+    for row, label in zip(clean, [4, 2], strict=True):
         predicted = model(noisy[None], torch.tensor([325]), torch.tensor([label]))[0]
-        torch.testing.assert_close(row, predicted - noise, atol=1e-5, rtol=1e-5)
+        left = (noisy - math.sqrt(1 - level) * predicted) / math.sqrt(level)
+        torch.testing.assert_close(row, left, atol=1e-5, rtol=1e-5)
     assert counts == [2]
 
 
@@ -152,10 +153,15 @@ def test_a_model_that_knows_the_noise_under_one_class_finds_that_class(randn):
     """A stand-in for a network that predicts the true noise for class 2 and too little else."""
     latent = randn(1, 4, 8, 8)
 
-    def denoiser(latent, timestep, noise, prompts):
-        return torch.stack([0.0 * noise if k == 2 else 0.1 * (k + 1) * noise for k in prompts])
+    class Knowing:
+        schedule = NoiseSchedule.variance_preserving(alphas_cumprod("linear"))
 
-    found = classify(denoiser, latent, list("abcde"), TrialPlan((5, 20), (3, 1)))
+        def __call__(self, latent, trial, prompts):
+            off = [0.0 if k == 2 else 0.1 * (k + 1) for k in prompts]
+            ratio = trial.level.noise / trial.level.signal
+            return torch.stack([latent - ratio * share * trial.noise for share in off])
+
+    found = classify(Knowing(), latent, list("abcde"), TrialPlan((5, 20), (3, 1)))
     assert found.best == [2]
     assert found.rankings[0].order == [2, 0, 1, 3, 4]
 

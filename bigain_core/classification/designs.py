@@ -1,0 +1,295 @@
+"""Which timestep and which noise each trial gets, and how its errors add up to a score.
+
+A design draws trials one after another. `score` turns the errors of the trials so far into one
+number per prompt, `variance` estimates the variance of such a score; both are linear in the errors,
+so they hold for differences of errors as well. `units` is how many independent measurements the
+variance rests on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .noise import TIMESTEPS, trial_position
+from .trials import SPREAD_TRIALS, most_even, spread_timesteps, trial_timesteps
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a trial is: its timestep and the number of its noise, which `sign` -1 turns around."""
+
+    timestep: int
+    noise: int
+    sign: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """An image half-way: the trials that took place, and the errors (A, n) of who is left."""
+
+    seed: int
+    image: int
+    draws: tuple[Draw, ...]
+    errors: Tensor
+
+
+class Design(Protocol):
+    def looks(self, trials: tuple[int, ...]) -> tuple[int, ...]:
+        """Numbers of trials after which prompts are dropped."""
+        ...
+
+    def timesteps(self, trials: tuple[int, ...]) -> list[int]:
+        """All that may be visited; in the order of visiting where that is known beforehand."""
+        ...
+
+    def draw(self, trials: tuple[int, ...], progress: Progress) -> Draw: ...
+
+    def score(self, errors: Tensor, draws: Sequence[Draw]) -> Tensor:
+        """(..., n) -> (...)."""
+        ...
+
+    def variance(self, errors: Tensor, draws: Sequence[Draw]) -> Tensor:
+        """Variance of the score: (..., n) -> (...); needs two units."""
+        ...
+
+    def units(self, draws: Sequence[Draw]) -> int: ...
+
+
+def in_order_of_time(errors: Tensor, draws: Sequence[Draw]) -> Tensor:
+    timesteps = torch.tensor([draw.timestep for draw in draws])
+    return errors[..., timesteps.argsort(stable=True)]
+
+
+def collapsed_variance(values: Tensor) -> Tensor:
+    """Variance of the mean of one value per stratum, (..., n) in order of strata (n >= 2).
+
+    Neighbours differ little but for noise, so half of their mean squared difference measures it; it
+    cannot do harm where the ordinary variance is smaller.
+    """
+    successive = values.diff(dim=-1).square().mean(-1) / 2
+    return torch.minimum(successive, values.var(-1)) / values.shape[-1]
+
+
+class _EvenTrials:
+    """Every trial counts the same."""
+
+    def looks(self, trials: tuple[int, ...]) -> tuple[int, ...]:
+        return trials
+
+    def timesteps(self, trials: tuple[int, ...]) -> list[int]:
+        return list(range(TIMESTEPS))
+
+    def score(self, errors: Tensor, draws: Sequence[Draw]) -> Tensor:
+        return errors.mean(-1)
+
+    def units(self, draws: Sequence[Draw]) -> int:
+        return len(draws)
+
+
+class _EvenGrid(_EvenTrials):
+    """Timesteps are evenly spaced, so between them lies no chance."""
+
+    def variance(self, errors: Tensor, draws: Sequence[Draw]) -> Tensor:
+        return collapsed_variance(in_order_of_time(errors, draws))
+
+
+@dataclass(frozen=True)
+class PublishedGrid(_EvenGrid):
+    """The published timesteps in the published order (paper, Algorithm 1 as released)."""
+
+    def looks(self, trials: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(np.cumsum([len(stage) for stage in trial_timesteps(trials)]).tolist())
+
+    def timesteps(self, trials: tuple[int, ...]) -> list[int]:
+        return [timestep for stage in trial_timesteps(trials) for timestep in stage]
+
+    def draw(self, trials: tuple[int, ...], progress: Progress) -> Draw:
+        number = len(progress.draws)
+        return Draw(self.timesteps(trials)[number], number)
+
+
+@dataclass(frozen=True)
+class SpreadGrid(_EvenGrid):
+    """The trials of the published grid, visited so that any number of them lies evenly."""
+
+    def looks(self, trials: tuple[int, ...]) -> tuple[int, ...]:
+        if trials[-1] > SPREAD_TRIALS:
+            raise ValueError(
+                f"BiGain: expected at most {SPREAD_TRIALS} trials on the spread-out grid, got "
+                f"{trials[-1]}. Take fewer, or draw timesteps adaptively or at random."
+            )
+        return trials
+
+    def timesteps(self, trials: tuple[int, ...]) -> list[int]:
+        return [timestep for timestep, _ in spread_timesteps()[: trials[-1]]]
+
+    def draw(self, trials: tuple[int, ...], progress: Progress) -> Draw:
+        return Draw(*spread_timesteps()[len(progress.draws)])
+
+
+@dataclass(frozen=True)
+class UniformTimes(_EvenTrials):
+    """Every timestep equally likely in every trial (paper, Algorithm 1 as printed)."""
+
+    def draw(self, trials: tuple[int, ...], progress: Progress) -> Draw:
+        number = len(progress.draws)
+        position = trial_position(progress.seed, progress.image, number)
+        return Draw(int(position * TIMESTEPS), number)
+
+    def variance(self, errors: Tensor, draws: Sequence[Draw]) -> Tensor:
+        return errors.var(-1) / errors.shape[-1]
+
+
+@dataclass(frozen=True)
+class Blocks(_EvenTrials):
+    """Blocks of `size` trials, one at a random place in each of `size` equal parts of the axis.
+
+    The means of whole blocks are independent and equally distributed.
+    """
+
+    size: int = 4
+
+    def draw(self, trials: tuple[int, ...], progress: Progress) -> Draw:
+        number = len(progress.draws)
+        position = trial_position(progress.seed, progress.image, number)
+        return Draw(int((number % self.size + position) / self.size * TIMESTEPS), number)
+
+    def means(self, errors: Tensor) -> Tensor:
+        """Means of whole blocks: (..., n) -> (..., n // size)."""
+        whole = errors.shape[-1] // self.size * self.size
+        return errors[..., :whole].unflatten(-1, (-1, self.size)).mean(-1)
+
+    def variance(self, errors: Tensor, draws: Sequence[Draw]) -> Tensor:
+        means = self.means(errors)
+        return means.var(-1) / means.shape[-1]
+
+    def units(self, draws: Sequence[Draw]) -> int:
+        return len(draws) // self.size
+
+
+@dataclass(frozen=True)
+class MirroredPairs(_EvenTrials):
+    """Experiment: noise and the same noise turned around at neighbouring timesteps.
+
+    Blocks of eight: four at evenly spaced places, then their mirrors. It helps a linear denoiser
+    and did not help a trained one.
+    """
+
+    places: int = 4
+    distance: float = 1 / 32  # from the middle of a pair to either
+
+    def draw(self, trials: tuple[int, ...], progress: Progress) -> Draw:
+        block, rest = divmod(len(progress.draws), 2 * self.places)
+        mirrored, place = divmod(rest, self.places)
+        pair = block * self.places + place
+        start = trial_position(progress.seed, progress.image, 0)
+        middle = (van_der_corput(pair) + start) % 1
+        position = middle + (self.distance if mirrored else -self.distance)
+        timestep = min(max(int(position * TIMESTEPS), 0), TIMESTEPS - 1)
+        return Draw(timestep, pair, -1 if mirrored else 1)
+
+    def _pairs(self, errors: Tensor, draws: Sequence[Draw]) -> Tensor:
+        """Means of both trials of a pair, or the one that took place, in order of time."""
+        members: dict[int, list[int]] = {}
+        for number in sorted(range(len(draws)), key=lambda n: draws[n].timestep):
+            members.setdefault(draws[number].noise, []).append(number)
+        return torch.stack([errors[..., pair].mean(-1) for pair in members.values()], -1)
+
+    def variance(self, errors: Tensor, draws: Sequence[Draw]) -> Tensor:
+        return collapsed_variance(self._pairs(errors, draws))
+
+    def units(self, draws: Sequence[Draw]) -> int:
+        return len({draw.noise for draw in draws})
+
+
+@dataclass(frozen=True)
+class AdaptiveTimes:
+    """More trials where the leading prompts disagree most, without labels (Neyman allocation).
+
+    The first trials are those of the spread-out grid; then each of `strata` equal parts of the time
+    axis gets one, and the next trial always goes to the part with the largest
+    spread^2 / (n (n + 1)), where n counts its trials and the spread is that of the mean errors of
+    the `leaders` best prompts there. Parts count the same however many trials they had, so the
+    score still is the error at evenly distributed times.
+    """
+
+    strata: int = 8
+    leaders: int = 5
+    first: int = 5
+
+    def looks(self, trials: tuple[int, ...]) -> tuple[int, ...]:
+        return trials
+
+    def timesteps(self, trials: tuple[int, ...]) -> list[int]:
+        return list(range(TIMESTEPS))
+
+    def stratum(self, draw: Draw) -> int:
+        return draw.timestep * self.strata // TIMESTEPS
+
+    def members(self, draws: Sequence[Draw]) -> list[list[int]]:
+        """Numbers of the trials in each stratum."""
+        members: list[list[int]] = [[] for _ in range(self.strata)]
+        for number, draw in enumerate(draws):
+            members[self.stratum(draw)].append(number)
+        return members
+
+    def draw(self, trials: tuple[int, ...], progress: Progress) -> Draw:
+        number = len(progress.draws)
+        if number < self.first:
+            return Draw(*spread_timesteps()[number])
+        members = self.members(progress.draws)
+        empty = [stratum for stratum in range(self.strata) if not members[stratum]]
+        stratum = empty[0] if empty else self._most_divided(progress, members)
+        start, end = (-(-edge * TIMESTEPS // self.strata) for edge in (stratum, stratum + 1))
+        visited = np.array([progress.draws[n].timestep for n in members[stratum]])
+        fresh = np.setdiff1d(np.arange(start, end), visited)
+        fresh = fresh if len(fresh) else np.arange(start, end)
+        width = end - start
+        best = most_even((fresh - start) / width, (visited - start) / width)
+        return Draw(int(fresh[best]), number)
+
+    def _most_divided(self, progress: Progress, members: list[list[int]]) -> int:
+        leading = self.score(progress.errors, progress.draws).argsort(stable=True)[: self.leaders]
+        means = torch.stack([progress.errors[leading][:, part].mean(1) for part in members])
+        spread = means.sort(1).values.var(1, correction=0)  # sorted: same bits in any prompt order
+        counts = torch.tensor([len(part) for part in members])
+        return int((spread / (counts * (counts + 1))).argmax())
+
+    def _filled(self, draws: Sequence[Draw]) -> list[list[int]]:
+        return [part for part in self.members(draws) if part]
+
+    def score(self, errors: Tensor, draws: Sequence[Draw]) -> Tensor:
+        means = [errors[..., part].mean(-1) for part in self._filled(draws)]
+        return torch.stack(means, -1).mean(-1)
+
+    def variance(self, errors: Tensor, draws: Sequence[Draw]) -> Tensor:
+        """As `collapsed_variance`, with the differences of neighbours that touch each stratum."""
+        filled = self._filled(draws)
+        order = sorted(range(len(draws)), key=lambda n: draws[n].timestep)
+        halves = errors[..., order].diff(dim=-1).square() / 2
+        place = {number: rank for rank, number in enumerate(order)}
+        total = 0
+        for part in filled:
+            ranks = [place[number] for number in part]
+            touching = halves[..., max(min(ranks) - 1, 0) : max(ranks) + 1]
+            total = total + touching.mean(-1) / len(part)
+        return total / len(filled) ** 2
+
+    def units(self, draws: Sequence[Draw]) -> int:
+        return len(draws)
+
+
+def van_der_corput(number: int) -> float:
+    """Bits of the number behind the point: 0, 1/2, 1/4, 3/4, ..."""
+    value, step = 0.0, 0.5
+    while number:
+        value += step * (number % 2)
+        number //= 2
+        step /= 2
+    return value

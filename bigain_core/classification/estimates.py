@@ -1,0 +1,57 @@
+"""By how much a prompt is worse than another, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .designs import Design, Draw
+from .student import student_tail
+
+PRIOR_DOF = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Differences:
+    """Mean errors (P,) less those of a leader over the same trials, and their variances (P,).
+
+    `dof` is how many degrees of freedom the variances have; 0 stands for unknown variances.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    dof: int
+
+    def tail(self, against: float = 0.0) -> Tensor:
+        """(P,) probability that the true difference is below `against`, as far as one can tell."""
+        gap = self.mean - against
+        if not self.dof:
+            return torch.full_like(gap, 0.5)
+        t = gap / self.variance.sqrt()
+        t = torch.where(gap == 0, 0.0, t)  # 0 / 0: as likely better as worse
+        return student_tail(t, self.dof)
+
+
+def paired_differences(
+    errors: Tensor, draws: Sequence[Draw], leader: int, design: Design, prior_dof: int = PRIOR_DOF
+) -> Differences:
+    """How errors (P, n) compare with those of `leader`.
+
+    The few trials of one prompt say little about its variance, but all prompts share one scale of
+    noise: each variance is moderated by the median of all as if that rested on `prior_dof` trials.
+    """
+    differences = errors - errors[leader]
+    mean = design.score(differences, draws)
+    units = design.units(draws)
+    if units < 2 or len(errors) < 2:
+        return Differences(mean, torch.zeros_like(mean), 0)
+    variance = design.variance(differences, draws)
+    others = torch.arange(len(errors)) != leader
+    prior = variance[others].median()
+    own = units - 1
+    moderated = (prior_dof * prior + own * variance) / (prior_dof + own)
+    moderated[leader] = 0.0
+    return Differences(mean, moderated, own + prior_dof)

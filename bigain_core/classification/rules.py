@@ -1,0 +1,187 @@
+"""When a prompt may be dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, log
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .designs import Blocks, Design, Draw
+from .estimates import PRIOR_DOF, Differences, paired_differences
+
+FIRST_BLOCKS = 3  # whose sizes set the scale of the certified test
+CAPPED_PROMPTS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """Errors (A, n) of the prompts that are left, after the trials `draws`; `prompts` began."""
+
+    errors: Tensor
+    draws: tuple[Draw, ...]
+    design: Design
+    prompts: int
+
+    @property
+    def scores(self) -> Tensor:
+        return self.design.score(self.errors, self.draws)
+
+    @property
+    def leader(self) -> int:
+        return int(self.scores.argmin())
+
+
+class Rule(Protocol):
+    goes_on_alone: bool  # whether trials go on when one prompt is left
+
+    def caps(self, looks: int, prompts: int) -> tuple[int, ...]:
+        """How many prompts each look keeps at most, unless the user says otherwise."""
+        ...
+
+    def keeps(self, look: Look) -> list[int]:
+        """Rows of the look that are not dropped."""
+        ...
+
+    def ties(self, look: Look) -> bool:
+        """Whether the prompts that are left need not be told apart."""
+        ...
+
+
+@dataclass(frozen=True)
+class Staged:
+    """Keep lists alone decide, as published."""
+
+    goes_on_alone = True
+
+    def caps(self, looks: int, prompts: int) -> tuple[int, ...]:
+        if looks not in PUBLISHED_KEEP:
+            raise ValueError(
+                f"BiGain: expected a list of kept prompts, one number per stage, for {looks} "
+                "stages; the published lists cover up to three. Fill in `keep`, for example "
+                "50, 20, 5, 1."
+            )
+        return tuple(min(count, prompts) for count in PUBLISHED_KEEP[looks])
+
+    def keeps(self, look: Look) -> list[int]:
+        return list(range(len(look.errors)))
+
+    def ties(self, look: Look) -> bool:
+        return False
+
+
+PUBLISHED_KEEP = {1: (1,), 2: (5, 1), 3: (50, 10, 1)}
+
+
+@dataclass(frozen=True)
+class Sequential:
+    """Drop prompts as soon as it is clear enough that they are worse than the leader.
+
+    At each look those whose probabilities of being better add up to at most `delta` go. With few
+    trials that is a model of the errors, not a guarantee. From 16 prompts on, the first two looks
+    keep at most an eighth and a 24th, but no fewer than 8 and 5. When all that are left are surely
+    within `indifference` of the leader they are tied.
+    """
+
+    delta: float = 0.05
+    prior_dof: int = PRIOR_DOF
+    indifference: float = 0.0
+    goes_on_alone = False
+
+    def __post_init__(self):
+        _check_delta(self.delta)
+        if self.indifference < 0:
+            raise ValueError(
+                "BiGain: expected an indifference of at least 0 (in units of the error), got "
+                f"{self.indifference}."
+            )
+
+    def caps(self, looks: int, prompts: int) -> tuple[int, ...]:
+        caps = [prompts] * looks
+        if prompts >= CAPPED_PROMPTS:
+            caps[:2] = [max(8, ceil(prompts / 8)), max(5, ceil(prompts / 24))][:looks]
+            caps[2:] = caps[1:2] * (looks - 2)
+        return tuple(caps)
+
+    def _differences(self, look: Look) -> Differences:
+        return paired_differences(look.errors, look.draws, look.leader, look.design, self.prior_dof)
+
+    def keeps(self, look: Look) -> list[int]:
+        leader, tail = look.leader, self._differences(look).tail()
+        surest = [k for k in tail.argsort(stable=True).tolist() if k != leader]
+        sums = tail[surest].cumsum(0)
+        dropped = set(surest[: int((sums <= self.delta).sum())])
+        return [k for k in range(len(tail)) if k not in dropped]
+
+    def ties(self, look: Look) -> bool:
+        if not self.indifference:
+            return False
+        leader = look.leader
+        beyond = 1 - self._differences(look).tail(self.indifference)
+        return float(beyond.sum() - beyond[leader]) <= self.delta
+
+
+@dataclass(frozen=True)
+class Certified:
+    """Drop prompts only on proof: the best is ever dropped with probability `delta` at most.
+
+    For every pair of prompts a self-normalised e-process bets that one is worse (de la Pena 1999;
+    Howard et al. 2020), and by Ville's inequality it reaches (K - 1) / delta with probability
+    delta / (K - 1) if it is not. Holds whenever the looks are, for block means whose differences
+    are distributed symmetrically and with one peak about their mean.
+    """
+
+    delta: float = 0.05
+    goes_on_alone = False
+
+    def __post_init__(self):
+        _check_delta(self.delta)
+
+    def caps(self, looks: int, prompts: int) -> tuple[int, ...]:
+        return (prompts,) * looks
+
+    def keeps(self, look: Look) -> list[int]:
+        blocks = look.design.means(look.errors)
+        if blocks.shape[1] < FIRST_BLOCKS:
+            return list(range(len(blocks)))
+        evidence = log_evidence(blocks - blocks[look.leader])
+        proof = log((look.prompts - 1) / self.delta) if look.prompts > 1 else 0.0
+        return [k for k in range(len(blocks)) if k == look.leader or evidence[k] < proof]
+
+    def ties(self, look: Look) -> bool:
+        return False
+
+
+def log_evidence(differences: Tensor) -> Tensor:
+    """Logarithm of the e-process against a mean of at most 0: block means (P, m) -> (P,).
+
+    The bet is a half-normal mixture whose scale is the mean square of the first blocks.
+    """
+    total, square = differences.sum(1), differences.square().sum(1)
+    scale = differences[:, :FIRST_BLOCKS].square().mean(1)
+    spread = (square + scale).clamp(min=torch.finfo(torch.float64).tiny)
+    chance = torch.special.log_ndtr(total / spread.sqrt()) + log(2)
+    evidence = chance + (scale / spread).log() / 2 + total.square() / (2 * spread)
+    return torch.where(scale > 0, evidence, 0.0)
+
+
+def check_blocks(design: Design, trials: Sequence[int]) -> None:
+    """Raise ValueError unless a certified rule can look after these trials of this design."""
+    if not isinstance(design, Blocks):
+        raise ValueError(
+            "BiGain: expected trials in Blocks for the certified rule, which needs independent "
+            f"block means, got {type(design).__name__}."
+        )
+    if any(count % design.size for count in trials):
+        raise ValueError(
+            f"BiGain: expected looks after whole blocks of {design.size} trials for the certified "
+            f"rule, got {list(trials)}."
+        )
+
+
+def _check_delta(delta: float) -> None:
+    if not 0 < delta < 1:
+        raise ValueError(f"BiGain: expected a delta between 0 and 1, got {delta}.")
