@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from .classification import BiGainDiffusionClassifier, BiGainPrompts
 from .compression import BiGainAuto, BiGainReport
 from .dit import BiGainDiTLabels, BiGainDiTLoader
+from .evaluation import BiGainEvaluate
 from .keys_and_values import BiGainAlphaSchedule, BiGainKVDownsampling
 from .merging import BiGainTokenMerging
 
@@ -21,4 +22,5 @@ class BiGainExtension(ComfyExtension):
             BiGainDiffusionClassifier,
             BiGainDiTLoader,
             BiGainDiTLabels,
+            BiGainEvaluate,
         ]

@@ -59,6 +59,10 @@ class Job:
         own = self.images.chosen(self.limit)[self.shard :: self.shards]
         return tuple(image for image in own if known_labels(image, self.labels))
 
+    def waiting(self, records: dict[int, dict]) -> list[LabelledImage]:
+        """Those of this shard that are not classified; unreadable ones get another chance."""
+        return [image for image in self.own if "best" not in records.get(image.number, {})]
+
     @cached_property
     def left_out(self) -> tuple[LabelledImage, ...]:
         chosen = self.images.chosen(self.limit)

@@ -26,6 +26,28 @@ class Results:
     settings: dict
     records: dict[int, dict]
 
+    @property
+    def text(self) -> str:
+        """As a file has it."""
+        lines = [_header(self.settings), *self.records.values()]
+        return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is there whole or, if that fails, as it was before."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.unlink(missing_ok=True)
+        with part.open("x", encoding="utf-8") as file:
+            file.write(text)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ValueError(
+            f"BiGain: expected to write {path.name}, got {error.strerror}. Make room on the disk "
+            "or make the folder writable, and queue again."
+        ) from error
+
 
 def shard_name(name: str, shard: int, shards: int) -> str:
     """File of a shard (from 0); of the whole set if it is the only one."""
@@ -103,7 +125,7 @@ class ResultFile:
             if not (content.startswith(START) or START.startswith(content)):
                 raise _not_ours(self.path)
             self._cut(0)
-            self._append({KEY: 1, "settings": self.settings})
+            self._append(_header(self.settings))
             return {}
         found, length = _parsed(self.path, content)
         _check_settings(self.path.name, found.settings, self.settings)
@@ -128,6 +150,10 @@ class ResultFile:
 
     def _cut(self, length: int) -> None:
         self._file.truncate(length)
+
+
+def _header(settings: dict) -> dict:
+    return {KEY: 1, "settings": settings}
 
 
 def _parsed(path: Path, content: bytes) -> tuple[Results, int]:
