@@ -2,7 +2,6 @@
 
 import math
 
-import comfy.model_sampling
 import comfy_extras.nodes_easycache
 import pytest
 import torch
@@ -115,17 +114,6 @@ def test_a_latent_of_another_kind_is_refused(models, prompts, shape):
     model = models["sd15"]
     with pytest.raises(ValueError, match=r"expected a latent of shape \(batch, 4, height, width\)"):
         classify_latents(model, torch.zeros(shape), prompts("sd15", model), PLAN, silent)
-
-
-def test_a_model_of_another_kind_is_refused(models, prompts):
-    model = models["sd15"].clone()
-
-    class Flow(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
-        pass
-
-    model.add_object_patch("model_sampling", Flow(model.model.model_config))
-    with pytest.raises(ValueError, match="predicts noise or velocity.*does not cover yet"):
-        classify_latents(model, LATENT, prompts("sd15", model), PLAN, silent)
 
 
 def test_prompts_for_a_part_of_the_image_are_refused(models, prompts):
