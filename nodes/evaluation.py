@@ -133,9 +133,9 @@ class BiGainEvaluate(io.ComfyNode):
         compare_with,
     ) -> io.NodeOutput:  # fmt: skip
         images = read_folder(Path(folder_paths.get_input_directory()), folder, csv)
-        job = Job(images, prompts.labels, limit, shard - 1, shards)
+        job = Job(images, tuple(dict.fromkeys(prompts.classes)), limit, shard - 1, shards)
         plan = PLANS[preset]
-        made = job.settings(plan, size, **settings(model, prompts))
+        made = job.settings(prompts.labels, plan, size, **settings(model, prompts))
         paths = [_output(output, shard_name("", k, shards)) for k in range(shards)]
         whole, exported = _output(output, SUFFIX), _output(output, ".csv")
         others = read_results(_output(compare_with, SUFFIX)) if compare_with.strip() else None

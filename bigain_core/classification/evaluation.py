@@ -23,7 +23,7 @@ class UnreadableImageError(ValueError):
 
 @dataclass(frozen=True)
 class Job:
-    """The images of a set that are to be classified among `labels`, and how.
+    """The images of a set that are to be classified among `labels`, which are all different.
 
     Shard i of n takes every n-th image from the i-th on (from 0). Images none of whose labels is
     among the prompts are left out.
@@ -73,11 +73,11 @@ class Job:
         found = {label for image in self.images.chosen(self.limit) for label in image.labels}
         return tuple(sorted(found - set(self.labels)))
 
-    def settings(self, plan: TrialPlan, size: int, **others) -> dict:
+    def settings(self, prompts: Sequence[str], plan: TrialPlan, size: int, **others) -> dict:
         """What results must have in common to be counted together."""
         return {
             "images": self.images.digest,
-            "prompts": list(self.labels),
+            "prompts": list(prompts),
             "plan": repr(plan),
             "size": size,
             **others,
@@ -91,21 +91,30 @@ def unreadable_record(image: LabelledImage, error: Exception) -> dict:
     return {"image": image.number, "file": image.file, "unreadable": str(error)}
 
 
-def record(image: LabelledImage, ranking: Ranking, labels: Sequence[str]) -> dict:
-    """What is kept of the ranking of one image."""
-    known = known_labels(image, labels)
-    wanted = [labels.index(label) for label in known]
+def record(image: LabelledImage, ranking: Ranking, classes: Sequence[str]) -> dict:
+    """What is kept of the ranking of one image; `classes` are what its prompts stand for.
+
+    Where several prompts stand for one class, the best of them is its place in the ranking.
+    """
+    place = {name: number for number, name in enumerate(dict.fromkeys(classes))}
+    known = known_labels(image, place)
+    wanted = [place[label] for label in known]
+    ranked = {
+        kind: list(dict.fromkeys(place[classes[k]] for k in ranking.ranked(kind)))
+        for kind in RANKINGS
+    }
+    best = classes[ranking.best]
     return {
         "image": image.number,
         "file": image.file,
         "labels": list(known),
-        "best": labels[ranking.best],
-        "right": labels[ranking.best] in known,
+        "best": best,
+        "right": best in known,
         "margin": ranking.margin,
         "confidence": ranking.confidence,
         "calls": ranking.calls,
-        "precision": {k: average_precision(ranking.ranked(k), wanted) for k in RANKINGS},
-        "ranked": ranking.ranked(),
+        "precision": {kind: average_precision(order, wanted) for kind, order in ranked.items()},
+        "ranked": ranked["paired"],
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
@@ -159,6 +159,6 @@ def _labels(cell: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(label for label in labels if label))
 
 
-def known_labels(image: LabelledImage, prompts: Sequence[str]) -> tuple[str, ...]:
+def known_labels(image: LabelledImage, prompts: Collection[str]) -> tuple[str, ...]:
     """Those of an image that are among the prompts."""
     return tuple(label for label in image.labels if label in prompts)

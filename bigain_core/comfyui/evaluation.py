@@ -17,7 +17,7 @@ from ..classification.evaluation import Job, UnreadableImageError, record, unrea
 from ..classification.labelled_sets import LabelledImage
 from ..classification.result_files import ResultFile
 from .attach import attached_to
-from .classifier import Prompts
+from .classifier import Prompts, encode_images
 from .pictures import read_picture
 from .scoring import with_denoiser
 
@@ -110,7 +110,7 @@ def evaluate(
     def work(denoiser: Denoiser, latents: Tensor) -> None:
         for image, latent in zip(images, latents, strict=True):
             found = classify(denoiser, latent[None], prompts.labels, plan, image.number)
-            results.add(record(image, found.rankings[0], prompts.labels))
+            results.add(record(image, found.rankings[0], prompts.classes))
             listener.on_image()
 
     for start in range(0, len(waiting), ENCODED_AT_ONCE):
@@ -124,6 +124,6 @@ def evaluate(
                 listener.on_image()
                 continue
             images.append(image)
-            latents.append(vae.encode(pixels))
+            latents.append(encode_images(vae, pixels))
         if images:
             with_denoiser(model, torch.cat(latents), prompts, plan, listener.on_calls, work)

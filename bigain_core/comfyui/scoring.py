@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+import comfy.sample
 import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..classification import Denoiser, TrialPlan
+from ..classification import Denoiser, TrialPlan, check_labels
 from .classifier import (
     TIMESTEP_CACHES,
     Prompts,
-    _all_sigmas,
+    _announced,
     _check_conditionings,
     _check_latents,
-    _check_sampling,
     _HostDenoiser,
     _name,
+    _Run,
 )
+from .sampling import host_levels
 
 Found = TypeVar("Found")
 
@@ -36,18 +38,26 @@ def with_denoiser(
     """What `work` gives for a denoiser and latents as the network sees them, on its device.
 
     latents (B, C, ...) as a VAE gives them; `plan` says which noise levels may come.
+
+    Raises ValueError as `classify_latents` does.
     """
-    _check_sampling(model)
-    _check_latents(model, latents)
+    check_labels(prompts.labels)
     _check_conditionings(prompts)
+    levels = host_levels(model)
+    _check_latents(model, latents)
     model = model.clone()
     for kind, key in TIMESTEP_CACHES:
         model.remove_wrappers_with_key(kind, key)
+    latents = comfy.sample.fix_empty_latent_channels(model, latents.float())
     guider = comfy.samplers.CFGGuider(model)
     guider.inner_set_conds({_name(k): c for k, c in enumerate(prompts.conditionings)})
-    sampler = _Worker(lambda *inside: work(_HostDenoiser(*inside[:2], on_calls), inside[2]))
-    latents = latents.float()
-    sigmas = _all_sigmas(model, plan)
+    run = _Run(prompts, plan, on_calls, None)
+
+    def inside(guider, options: dict, x: Tensor) -> Found:
+        return work(_HostDenoiser(guider, options, levels, run), x)
+
+    sampler = _Worker(inside)
+    sigmas = _announced(levels, plan)
     guider.sample(torch.zeros_like(latents), latents, sampler, sigmas, disable_pbar=True)
     return sampler.found
 

@@ -364,7 +364,7 @@ def results(job, scores):
         for image, row in zip(job.every, scores.tolist(), strict=False)
     }
     assert json.loads(json.dumps(records[0])) == records[0]
-    return Results(job.settings(TrialPlan(), 32), records)
+    return Results(job.settings(job.labels, TrialPlan(), 32), records)
 
 
 def test_accuracy_comes_with_the_interval_of_wilson():
@@ -402,6 +402,16 @@ def test_several_labels_are_averaged_as_scikit_learn_does():
     assert f"mAP {mean:.4f} (paired)" in str(summary)
     first = wanted[torch.arange(12), scores.argmin(1)].double().mean().item()
     assert summary.accuracy == pytest.approx(first)
+
+
+def test_several_prompts_of_a_class_count_as_one():
+    classes = ("ant", "bee", "ant", "cow")
+    errors = [[4.0, 4], [2, 2], [1, 1], [3, 3]]  # the second prompt of the ant is best
+    image = LabelledImage(0, "0.png", ("bee", "cow"))
+    found = record(image, ranking(errors), classes)
+    assert (found["best"], found["right"]) == ("ant", False)
+    assert found["ranked"] == [0, 1, 2]  # ant, bee, cow
+    assert found["precision"]["paired"] == pytest.approx((1 / 2 + 2 / 3) / 2)
 
 
 def test_what_is_missing_is_said():
