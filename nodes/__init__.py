@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from .classification import BiGainDiffusionClassifier, BiGainGate, BiGainPrompts
 from .compression import BiGainAuto, BiGainReport
 from .dit import BiGainDiTLabels, BiGainDiTLoader
+from .evaluation import BiGainEvaluate
 from .keys_and_values import BiGainAlphaSchedule, BiGainKVDownsampling
 from .merging import BiGainTokenMerging
 
@@ -22,4 +23,5 @@ class BiGainExtension(ComfyExtension):
             BiGainDiTLoader,
             BiGainDiTLabels,
             BiGainGate,
+            BiGainEvaluate,
         ]
