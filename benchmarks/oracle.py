@@ -31,7 +31,7 @@ class GaussianWorld:
         """Every class moves `changed` coefficients by normal numbers, `shift` deviations large."""
         generator = torch.Generator().manual_seed(seed)
         frequencies = torch.arange(1, size + 1, dtype=torch.float64)
-        variances = 4 * frequencies**-1.2
+        variances = 4 * frequencies**-0.75
         means = torch.zeros(classes, size, dtype=torch.float64)
         for mean in means:
             where = torch.randperm(size, generator=generator)[:changed]

@@ -1,6 +1,7 @@
 """Zero-shot classification: rank prompts by how well a model denoises an image under each."""
 
-from .classifier import Denoiser, Screening, Trial, check_labels, classify
+from .classifier import Screening, check_labels, classify
+from .compression_effect import NoiseChange, noise_change
 from .designs import (
     AdaptiveTimes,
     Blocks,
@@ -10,6 +11,8 @@ from .designs import (
     SpreadGrid,
     UniformTimes,
 )
+from .errors import Denoiser, ErrorSource, Trial
+from .evidence import band_differences, evidence_map
 from .levels import NoiseLevel, NoiseSchedule
 from .metrics import average_precision, mcnemar, wilson_interval
 from .noise import alphas_cumprod, trial_noise
@@ -30,8 +33,10 @@ __all__ = [
     "Curve",
     "Denoiser",
     "Draw",
+    "ErrorSource",
     "Lead",
     "MirroredPairs",
+    "NoiseChange",
     "NoiseLevel",
     "NoiseSchedule",
     "PublishedGrid",
@@ -45,9 +50,12 @@ __all__ = [
     "UniformTimes",
     "alphas_cumprod",
     "average_precision",
+    "band_differences",
     "check_labels",
     "classify",
+    "evidence_map",
     "mcnemar",
+    "noise_change",
     "trial_noise",
     "trial_timesteps",
     "wilson_interval",

@@ -5,46 +5,16 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .designs import Draw, Progress, SpreadGrid
-from .levels import NoiseLevel, NoiseSchedule
-from .losses import mean_error
-from .noise import trial_noise
+from .errors import Denoiser, ErrorSource
 from .plan import Budget, TrialPlan
 from .ranking import Classification, Ranking
 from .rules import Look, Staged
-from .weighting import error_weight, nats_weight
-
-
-@dataclass(frozen=True, eq=False)
-class Trial:
-    """One noise level and one noise (C, ...), the same for all prompts."""
-
-    level: NoiseLevel
-    noise: Tensor
-
-    @property
-    def timestep(self) -> int:
-        return self.level.timestep
-
-    def noised(self, latent: Tensor) -> Tensor:
-        """The latent with this noise: signal * latent + noise * eps."""
-        return self.level.signal * latent + self.level.noise * self.noise
-
-
-class Denoiser(Protocol):
-    """A model behind a list of prompts."""
-
-    schedule: NoiseSchedule
-
-    def __call__(self, latent: Tensor, trial: Trial, prompts: Sequence[int]) -> Tensor:
-        """Clean latents (P, C, ...) that the model predicts from `trial.noised(latent)`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -99,13 +69,13 @@ def classify(
     for number, latent in enumerate(latents):
         mask = None if masks is None else masks[number]
         known = previous.rankings[number] if previous else None
-        digest = _digest(latent, mask)
+        digest = _digest(latent, mask, first_image + number)
         if known and known.digest != digest:
             raise ValueError(
                 "BiGain: expected a previous result of the same images and masks, got one of "
                 f"another (image {number}). Leave the previous result out to start again."
             )
-        source = _Source(denoiser, latent, mask, prompts, plan, first_image + number)
+        source = ErrorSource(denoiser, latent, prompts, plan, first_image + number, mask)
         rankings.append(_rank(source, screening, known, digest, clock))
     return Classification(tuple(prompts), tuple(rankings), plan)
 
@@ -131,89 +101,33 @@ def check_labels(labels: Sequence[str]) -> None:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _Source:
-    """Where errors of one image come from."""
-
-    denoiser: Denoiser
-    latent: Tensor
-    mask: Tensor | None
-    labels: Sequence[str]
-    plan: TrialPlan
-    image: int
-
-    def trial(self, draw: Draw) -> Trial:
-        noise = trial_noise(tuple(self.latent.shape), self.plan.seed, self.image, draw.noise)
-        level = self.denoiser.schedule.level(draw.timestep)
-        return Trial(level, draw.sign * noise.to(self.latent.device))
-
-    def errors(self, draw: Draw, prompts: list[int]) -> Tensor:
-        """Errors (len(prompts),) of one trial."""
-        trial = self.trial(draw)
-        clean = self.denoiser(self.latent, trial, prompts)
-        weight = error_weight(self.plan.weighting, self.denoiser.schedule, trial.level)
-        residuals = weight**0.5 * (clean.float() - self.latent.float())
-        errors = mean_error(residuals, self.plan.loss, self.mask)
-        broken = [
-            k for k, fine in zip(prompts, errors.isfinite().tolist(), strict=True) if not fine
-        ]
-        if broken:
-            raise ValueError(
-                "BiGain: expected numbers from the model, got NaN or infinity for the prompt "
-                f"{self.labels[broken[0]]!r} at timestep {draw.timestep}. Half precision may "
-                "overflow: try fp32 or bf16."
-            )
-        return errors
-
-    def nats(self, draws: Sequence[Draw]) -> Tensor:
-        """(T,) nats that an error of 1 stands for; NaN where errors are not squared."""
-        if self.plan.loss != "l2":
-            return torch.full((len(draws),), torch.nan, dtype=torch.float64)
-        schedule, elements = self.denoiser.schedule, self.latent.numel()
-        if self.mask is not None:
-            elements = self.mask.float().expand(self.latent.shape).sum().item()
-        levels = [schedule.level(draw.timestep) for draw in draws]
-        factors = [
-            elements
-            * nats_weight(schedule, level)
-            / (error_weight(self.plan.weighting, schedule, level) or torch.nan)
-            for level in levels
-        ]
-        return torch.tensor(factors, dtype=torch.float64)
-
-
-@dataclass
 class _Trials:
     """The trials of one image so far; errors of another run are taken over where it had them."""
 
-    source: _Source
-    known: Ranking | None
-    draws: list[Draw] = field(default_factory=list)
-    columns: list[Tensor] = field(default_factory=list)
-
-    def __post_init__(self):
-        draws = self.known.draws if self.known else ()
-        self._finished = {draw: column for column, draw in enumerate(draws)}
+    def __init__(self, source: ErrorSource, known: Ranking | None):
+        self.source, self.known = source, known
+        self.draws: list[Draw] = []
+        shape = len(source.labels), source.plan.looks[-1]
+        self._errors = torch.full(shape, torch.nan, dtype=torch.float64)
+        self._finished = {draw: n for n, draw in enumerate(known.draws)} if known else {}
 
     def run(self, draw: Draw, prompts: list[int]) -> None:
-        column = torch.full((len(self.source.labels),), torch.nan, dtype=torch.float64)
+        column = self._errors[:, len(self.draws)]
         if draw in self._finished:
             column[prompts] = self.known.errors[prompts, self._finished[draw]].double()
         missing = [k for k in prompts if column[k].isnan()]
         if missing:
             column[missing] = self.source.errors(draw, missing)
         self.draws.append(draw)
-        self.columns.append(column)
 
-    def of(self, prompts: list[int]) -> Tensor:
-        """(len(prompts), n)."""
-        if not self.columns:
-            return torch.zeros(len(prompts), 0, dtype=torch.float64)
-        return torch.stack(self.columns, 1)[prompts]
+    @property
+    def errors(self) -> Tensor:
+        """(P, n)."""
+        return self._errors[:, : len(self.draws)]
 
 
 def _rank(
-    source: _Source,
+    source: ErrorSource,
     screening: Screening | None,
     known: Ranking | None,
     digest: str,
@@ -235,13 +149,13 @@ def _rank(
     for look, keep in zip(plan.looks, plan.kept(count), strict=True):
         over = False
         while len(trials.draws) < look and not over:
-            progress = Progress(plan.seed, source.image, tuple(trials.draws), trials.of(alive))
+            progress = Progress(plan.seed, source.image, tuple(trials.draws), trials.errors[alive])
             trials.run(plan.design.draw(plan.trials, progress), alive)
             spent += len(alive)
             over = _is_over(plan.budget, spent + len(alive), clock() - start)
         if len(trials.draws) < look:
             break
-        view = Look(trials.of(alive), tuple(trials.draws), plan.design, count)
+        view = Look(trials.errors[alive], tuple(trials.draws), plan.design, count)
         if plan.rule.ties(view):
             tied = tuple(alive)
             break
@@ -253,7 +167,7 @@ def _rank(
         if decided or _is_over(plan.budget, spent + len(alive), clock() - start):
             break
     return Ranking(
-        errors=torch.stack(trials.columns, 1),
+        errors=trials.errors.clone(),
         stage=survived,
         timesteps=torch.tensor([draw.timestep for draw in trials.draws]),
         draws=tuple(trials.draws),
@@ -274,9 +188,10 @@ def _is_over(budget: Budget, next_spent: float, seconds: float) -> bool:
     )
 
 
-def _digest(latent: Tensor, mask: Tensor | None) -> str:
+def _digest(latent: Tensor, mask: Tensor | None, image: int) -> str:
     """Tells images apart."""
-    digest = hashlib.sha256(latent.float().cpu().contiguous().numpy().tobytes())
+    digest = hashlib.sha256(str(image).encode())
+    digest.update(latent.float().cpu().contiguous().numpy().tobytes())
     if mask is not None:
         digest.update(mask.float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .noise import TIMESTEPS, trial_position
-from .trials import SPREAD_TRIALS, most_even, spread_timesteps, trial_timesteps
+from .trials import SPREAD_TRIALS, spread_timesteps, trial_timesteps
 
 
 @dataclass(frozen=True)
@@ -212,11 +212,12 @@ class MirroredPairs(_EvenTrials):
 class AdaptiveTimes:
     """More trials where the leading prompts disagree most, without labels (Neyman allocation).
 
-    The first trials are those of the spread-out grid; then each of `strata` equal parts of the time
-    axis gets one, and the next trial always goes to the part with the largest
-    spread^2 / (n (n + 1)), where n counts its trials and the spread is that of the mean errors of
-    the `leaders` best prompts there. Parts count the same however many trials they had, so the
-    score still is the error at evenly distributed times.
+    The first trials are those of the spread-out grid. Then each of `strata` equal parts of the time
+    axis gets one, beginning where the parts beside it promise most, and each further trial goes to
+    the part with the largest spread^2 / (n (n + 1)): n counts its trials, the spread is that of the
+    mean errors of the `leaders` best prompts there. Every part weighs the same however many trials
+    it had (the nearest stand in for one without), so the score still is the error at evenly
+    distributed times.
     """
 
     strata: int = 8
@@ -229,25 +230,31 @@ class AdaptiveTimes:
     def timesteps(self, trials: tuple[int, ...]) -> list[int]:
         return list(range(TIMESTEPS))
 
-    def stratum(self, draw: Draw) -> int:
-        return draw.timestep * self.strata // TIMESTEPS
-
     def members(self, draws: Sequence[Draw]) -> list[list[int]]:
         """Numbers of the trials in each stratum."""
         members: list[list[int]] = [[] for _ in range(self.strata)]
         for number, draw in enumerate(draws):
-            members[self.stratum(draw)].append(number)
+            members[draw.timestep * self.strata // TIMESTEPS].append(number)
         return members
+
+    def shares(self, members: list[list[int]]) -> Tensor:
+        """(strata, strata) whose trials stand for each stratum: its own or the nearest ones'."""
+        filled = [stratum for stratum, part in enumerate(members) if part]
+        shares = torch.zeros(self.strata, self.strata, dtype=torch.float64)
+        for stratum in range(self.strata):
+            closest = min(abs(stratum - other) for other in filled)
+            nearest = [other for other in filled if abs(stratum - other) == closest]
+            shares[stratum, nearest] = 1 / len(nearest)
+        return shares
 
     def draw(self, trials: tuple[int, ...], progress: Progress) -> Draw:
         number = len(progress.draws)
         if number < self.first:
             return Draw(*spread_timesteps()[number])
         members = self.members(progress.draws)
-        empty = [stratum for stratum in range(self.strata) if not members[stratum]]
-        stratum = empty[0] if empty else self._most_divided(progress, members)
+        stratum = self._most_divided(progress, members)
         start, end = (-(-edge * TIMESTEPS // self.strata) for edge in (stratum, stratum + 1))
-        visited = np.array([progress.draws[n].timestep for n in members[stratum]])
+        visited = np.array([progress.draws[n].timestep for n in members[stratum]], dtype=int)
         fresh = np.setdiff1d(np.arange(start, end), visited)
         fresh = fresh if len(fresh) else np.arange(start, end)
         width = end - start
@@ -256,30 +263,37 @@ class AdaptiveTimes:
 
     def _most_divided(self, progress: Progress, members: list[list[int]]) -> int:
         leading = self.score(progress.errors, progress.draws).argsort(stable=True)[: self.leaders]
-        means = torch.stack([progress.errors[leading][:, part].mean(1) for part in members])
-        spread = means.sort(1).values.var(1, correction=0)  # sorted: same bits in any prompt order
+        means = self._means(progress.errors[leading], members)
+        spread = means.sort(0).values.var(0, correction=0)  # sorted: the same in any prompt order
+        spread = self.shares(members) @ spread
         counts = torch.tensor([len(part) for part in members])
+        if not counts.all():
+            return int(torch.where(counts > 0, -1.0, spread).argmax())
         return int((spread / (counts * (counts + 1))).argmax())
 
-    def _filled(self, draws: Sequence[Draw]) -> list[list[int]]:
-        return [part for part in self.members(draws) if part]
+    def _means(self, errors: Tensor, members: list[list[int]]) -> Tensor:
+        """Mean error in each stratum, 0 in those without trials: (..., n) -> (..., strata)."""
+        means = [errors[..., part].mean(-1) if part else errors[..., 0] * 0 for part in members]
+        return torch.stack(means, -1)
 
     def score(self, errors: Tensor, draws: Sequence[Draw]) -> Tensor:
-        means = [errors[..., part].mean(-1) for part in self._filled(draws)]
-        return torch.stack(means, -1).mean(-1)
+        members = self.members(draws)
+        return self._means(errors, members) @ self.shares(members).mean(0).to(errors.dtype)
 
     def variance(self, errors: Tensor, draws: Sequence[Draw]) -> Tensor:
         """As `collapsed_variance`, with the differences of neighbours that touch each stratum."""
-        filled = self._filled(draws)
+        members = self.members(draws)
+        weights = self.shares(members).mean(0).tolist()
         order = sorted(range(len(draws)), key=lambda n: draws[n].timestep)
         halves = errors[..., order].diff(dim=-1).square() / 2
         place = {number: rank for rank, number in enumerate(order)}
-        total = 0
-        for part in filled:
-            ranks = [place[number] for number in part]
-            touching = halves[..., max(min(ranks) - 1, 0) : max(ranks) + 1]
-            total = total + touching.mean(-1) / len(part)
-        return total / len(filled) ** 2
+        total = torch.zeros(errors.shape[:-1], dtype=errors.dtype)
+        for part, weight in zip(members, weights, strict=True):
+            if part:
+                ranks = [place[number] for number in part]
+                touching = halves[..., max(min(ranks) - 1, 0) : max(ranks) + 1]
+                total = total + weight**2 * touching.mean(-1) / len(part)
+        return total
 
     def units(self, draws: Sequence[Draw]) -> int:
         return len(draws)
@@ -293,3 +307,16 @@ def van_der_corput(number: int) -> float:
         number //= 2
         step /= 2
     return value
+
+
+def most_even(candidates: np.ndarray, visited: np.ndarray) -> int:
+    """The candidate (L,) that brings all visited positions (n,) closest to even midpoints.
+
+    Positions lie in [0, 1); closest in the mean square between the i-th position and (i + 1/2) / n,
+    which is the L2 discrepancy. The first of equal candidates.
+    """
+    known = np.broadcast_to(visited, (len(candidates), len(visited)))
+    joined = np.hstack([known, candidates[:, None]])  # (L, n + 1)
+    midpoints = (np.arange(joined.shape[1]) + 0.5) / joined.shape[1]
+    misses = ((np.sort(joined, axis=1) - midpoints) ** 2).sum(1)
+    return int(misses.argmin())

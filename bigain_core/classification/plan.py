@@ -71,7 +71,7 @@ class TrialPlan:
         Raises ValueError when a list was given that does not fit the stages or the prompts.
         """
         if self.keep is None:
-            return self.rule.caps(len(self.trials), prompts)
+            return self.rule.caps(self.trials, prompts)
         keep = self.keep
         descending = all(a >= b for a, b in zip(keep, keep[1:], strict=False))
         if len(keep) != len(self.trials) or keep[-1] != 1 or not descending:
@@ -106,7 +106,7 @@ class TrialPlan:
 
 
 LOOKS = (5, 8, 11, 14, 17, 20)
-LONG_LOOKS = (*LOOKS, 40, 70, 100)
+LONG_LOOKS = (*LOOKS, 40, 60, 80, 100)
 ADAPTIVE_LOOKS = (5, 8, 10, 12, 14, 16, 18, 20)
 CERTIFIED_TRIALS = 200
 

@@ -15,6 +15,8 @@ from .estimates import PRIOR_DOF, Differences, paired_differences
 
 FIRST_BLOCKS = 3  # whose sizes set the scale of the certified test
 CAPPED_PROMPTS = 16
+# (trials, divisor, floor): from so many trials on no more than one prompt in so many goes on
+CAPS = ((3, 3, 12), (5, 8, 8), (8, 24, 5))
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +40,7 @@ class Look:
 class Rule(Protocol):
     goes_on_alone: bool  # whether trials go on when one prompt is left
 
-    def caps(self, looks: int, prompts: int) -> tuple[int, ...]:
+    def caps(self, trials: tuple[int, ...], prompts: int) -> tuple[int, ...]:
         """How many prompts each look keeps at most, unless the user says otherwise."""
         ...
 
@@ -57,14 +59,14 @@ class Staged:
 
     goes_on_alone = True
 
-    def caps(self, looks: int, prompts: int) -> tuple[int, ...]:
-        if looks not in PUBLISHED_KEEP:
+    def caps(self, trials: tuple[int, ...], prompts: int) -> tuple[int, ...]:
+        if len(trials) not in PUBLISHED_KEEP:
             raise ValueError(
-                f"BiGain: expected a list of kept prompts, one number per stage, for {looks} "
+                f"BiGain: expected a list of kept prompts, one number per stage, for {len(trials)} "
                 "stages; the published lists cover up to three. Fill in `keep`, for example "
                 "50, 20, 5, 1."
             )
-        return tuple(min(count, prompts) for count in PUBLISHED_KEEP[looks])
+        return tuple(min(count, prompts) for count in PUBLISHED_KEEP[len(trials)])
 
     def keeps(self, look: Look) -> list[int]:
         return list(range(len(look.errors)))
@@ -81,8 +83,9 @@ class Sequential:
     """Drop prompts as soon as it is clear enough that they are worse than the leader.
 
     At each look those whose probabilities of being better add up to at most `delta` go. With few
-    trials that is a model of the errors, not a guarantee. From 16 prompts on, the first two looks
-    keep at most an eighth and a 24th, but no fewer than 8 and 5. When all that are left are surely
+    trials that is a model of the errors, not a guarantee. Of 16 prompts or more only a share goes
+    on, whatever the test says: a third (or 12) after 3 trials, an eighth (or 8) after 5, a 24th (or
+    5) after 8. When all that are left are surely
     within `indifference` of the leader they are tied.
     """
 
@@ -99,12 +102,8 @@ class Sequential:
                 f"{self.indifference}."
             )
 
-    def caps(self, looks: int, prompts: int) -> tuple[int, ...]:
-        caps = [prompts] * looks
-        if prompts >= CAPPED_PROMPTS:
-            caps[:2] = [max(8, ceil(prompts / 8)), max(5, ceil(prompts / 24))][:looks]
-            caps[2:] = caps[1:2] * (looks - 2)
-        return tuple(caps)
+    def caps(self, trials: tuple[int, ...], prompts: int) -> tuple[int, ...]:
+        return tuple(_cap(count, prompts) for count in trials)
 
     def _differences(self, look: Look) -> Differences:
         return paired_differences(look.errors, look.draws, look.leader, look.design, self.prior_dof)
@@ -124,6 +123,13 @@ class Sequential:
         return float(beyond.sum() - beyond[leader]) <= self.delta
 
 
+def _cap(trials: int, prompts: int) -> int:
+    if prompts < CAPPED_PROMPTS:
+        return prompts
+    limits = [max(floor, ceil(prompts / one)) for least, one, floor in CAPS if trials >= least]
+    return min([prompts, *limits])
+
+
 @dataclass(frozen=True)
 class Certified:
     """Drop prompts only on proof: the best is ever dropped with probability `delta` at most.
@@ -140,8 +146,8 @@ class Certified:
     def __post_init__(self):
         _check_delta(self.delta)
 
-    def caps(self, looks: int, prompts: int) -> tuple[int, ...]:
-        return (prompts,) * looks
+    def caps(self, trials: tuple[int, ...], prompts: int) -> tuple[int, ...]:
+        return (prompts,) * len(trials)
 
     def keeps(self, look: Look) -> list[int]:
         blocks = look.design.means(look.errors)

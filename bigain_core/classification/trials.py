@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import numpy as np
-
 from .noise import TIMESTEPS
 
 PUBLISHED = (5, 20)
@@ -32,35 +30,32 @@ def trial_timesteps(trial_list: tuple[int, ...]) -> list[list[int]]:
     return stages
 
 
-def most_even(candidates: np.ndarray, visited: np.ndarray) -> int:
-    """The candidate (L,) that brings all visited positions (n,) closest to even midpoints.
+def in_rounds(times: list[int], parts: int, order: tuple[int, ...]) -> list[int]:
+    """Visit one time in each of `parts` equal runs, then another in each, and so on.
 
-    Positions lie in [0, 1); closest in the mean square between the i-th position and (i + 1/2) / n,
-    which is the L2 discrepancy. The first of equal candidates.
+    `order` says which place of the runs each round takes. Within a round every other run comes
+    first, so half a round is even as well.
     """
-    known = np.broadcast_to(visited, (len(candidates), len(visited)))
-    joined = np.hstack([known, candidates[:, None]])  # (L, n + 1)
-    midpoints = (np.arange(joined.shape[1]) + 0.5) / joined.shape[1]
-    misses = ((np.sort(joined, axis=1) - midpoints) ** 2).sum(1)
-    return int(misses.argmin())
+    runs = [*range(0, parts, 2), *range(1, parts, 2)]
+    return [times[run * len(order) + place] for place in order for run in runs]
 
 
 @lru_cache
 def spread_timesteps() -> tuple[tuple[int, int], ...]:
-    """(timestep, noise number) of the 100 trials of the nested grids, in the order of visiting.
+    """(timestep, noise number) of 100 trials on nested grids of 5, 20 and 100.
 
     The first 5 and the first 20 are those of the published grid (5, 20), and each keeps the noise
-    that it has there, so both are the same trials in another order: in this one every number of
-    trials covers the time axis as evenly as can be.
+    that it has there, so both are the same trials in another order. The 15 are visited in rounds of
+    3, one in each third, the further 80 in rounds of 20, so that the trials after any round are
+    less than half a bin from an even grid. The finest noise level, which shows most detail, comes
+    in the first round.
     """
     stages = trial_timesteps(PUBLISHED)
     stages.append(sorted({*trial_timesteps((SPREAD_TRIALS,))[0]} - {*stages[0], *stages[1]}))
-    visited: list[tuple[int, int]] = []
-    for stage in stages:
-        fresh = list(enumerate(stage, len(visited)))
-        while fresh:
-            places = np.array([timestep for timestep, _ in visited]) / TIMESTEPS
-            candidates = np.array([timestep for _, timestep in fresh]) / TIMESTEPS
-            number, timestep = fresh.pop(most_even(candidates, places))
-            visited.append((timestep, number))
-    return tuple(visited)
+    published = {time: number for number, time in enumerate(sum(stages, []))}
+    visited = [
+        *in_rounds(stages[0], 1, (2, 0, 4, 1, 3)),
+        *in_rounds(stages[1], 3, (0, 3, 2, 4, 1)),
+        *in_rounds(stages[2], 20, (0, 3, 1, 2)),
+    ]
+    return tuple((time, published[time]) for time in visited)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..classification.classifier import Trial
+from ..classification.errors import Trial
 from ..classification.levels import NoiseSchedule
 from ..classification.noise import TIMESTEPS, alphas_cumprod
 from ..compression import Compression, NetworkCall, RunLog, replaced_forwards

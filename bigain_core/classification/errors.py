@@ -1,0 +1,101 @@
+"""Errors of the prompts for one image, trial by trial."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .designs import Draw
+from .levels import NoiseLevel, NoiseSchedule
+from .losses import mean_error
+from .noise import trial_noise
+from .plan import TrialPlan
+from .weighting import error_weight, nats_weight
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One noise level and one noise (C, ...), the same for all prompts."""
+
+    level: NoiseLevel
+    noise: Tensor
+
+    @property
+    def timestep(self) -> int:
+        return self.level.timestep
+
+    def noised(self, latent: Tensor) -> Tensor:
+        """The latent with this noise: signal * latent + noise * eps."""
+        return self.level.signal * latent + self.level.noise * self.noise
+
+
+class Denoiser(Protocol):
+    """A model behind a list of prompts."""
+
+    schedule: NoiseSchedule
+
+    def __call__(self, latent: Tensor, trial: Trial, prompts: Sequence[int]) -> Tensor:
+        """Clean latents (P, C, ...) that the model predicts from `trial.noised(latent)`."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorSource:
+    """A model and an image: what the errors of each trial are."""
+
+    denoiser: Denoiser
+    latent: Tensor
+    labels: Sequence[str]
+    plan: TrialPlan
+    image: int = 0
+    mask: Tensor | None = None
+
+    def trial(self, draw: Draw) -> Trial:
+        noise = trial_noise(tuple(self.latent.shape), self.plan.seed, self.image, draw.noise)
+        level = self.denoiser.schedule.level(draw.timestep)
+        return Trial(level, draw.sign * noise.to(self.latent.device))
+
+    def residuals(self, draw: Draw, prompts: Sequence[int]) -> Tensor:
+        """Weighted misses of the clean latent (len(prompts), C, ...); their loss is the error."""
+        trial = self.trial(draw)
+        clean = self.denoiser(self.latent, trial, prompts)
+        weight = error_weight(self.plan.weighting, self.denoiser.schedule, trial.level)
+        return weight**0.5 * (clean.float() - self.latent.float())
+
+    def errors(self, draw: Draw, prompts: Sequence[int]) -> Tensor:
+        """Errors (len(prompts),) of one trial.
+
+        Raises ValueError if the model gives no numbers.
+        """
+        errors = mean_error(self.residuals(draw, prompts), self.plan.loss, self.mask)
+        finite = errors.isfinite().tolist()
+        broken = [k for k, fine in zip(prompts, finite, strict=True) if not fine]
+        if broken:
+            raise ValueError(
+                "BiGain: expected numbers from the model, got NaN or infinity for the prompt "
+                f"{self.labels[broken[0]]!r} at timestep {draw.timestep}. Half precision may "
+                "overflow: try fp32 or bf16."
+            )
+        return errors
+
+    @property
+    def elements(self) -> float:
+        """How many elements of the latent count."""
+        if self.mask is None:
+            return self.latent.numel()
+        return self.mask.double().cpu().expand(self.latent.shape).sum().item()
+
+    def nats(self, draws: Sequence[Draw]) -> Tensor:
+        """(T,) nats that an error of 1 stands for; not finite where errors are no squares."""
+        if self.plan.loss != "l2":
+            return torch.full((len(draws),), torch.nan, dtype=torch.float64)
+        schedule = self.denoiser.schedule
+        levels = [schedule.level(draw.timestep) for draw in draws]
+        wanted = [nats_weight(schedule, level) for level in levels]
+        taken = [error_weight(self.plan.weighting, schedule, level) for level in levels]
+        ratio = torch.tensor(wanted, dtype=torch.float64) / torch.tensor(taken, dtype=torch.float64)
+        return self.elements * ratio

@@ -1,0 +1,192 @@
+"""Who is dropped when, and the estimates that it rests on."""
+
+import math
+
+import pytest
+import torch
+from scipy.integrate import quad
+from scipy.stats import norm
+from scipy.stats import t as student
+
+from bigain_core.classification import (
+    Blocks,
+    Budget,
+    Certified,
+    Draw,
+    Sequential,
+    SpreadGrid,
+    Staged,
+    TrialPlan,
+    UniformTimes,
+)
+from bigain_core.classification.estimates import paired_differences
+from bigain_core.classification.rules import Look, log_evidence
+
+DRAWS = tuple(Draw(t, n) for n, t in enumerate([500, 100, 900, 300, 700]))
+
+
+def look_at(errors, design=None, prompts=None):
+    errors = torch.as_tensor(errors, dtype=torch.float64)
+    draws = tuple(Draw(10 * n, n) for n in range(errors.shape[1]))
+    return Look(errors, draws, design or SpreadGrid(), prompts or len(errors))
+
+
+def slow_tail(errors, leader):
+    """P(better than the leader) of every other prompt, written out for even grids."""
+    n = len(errors[0])
+    order = sorted(range(n), key=lambda s: DRAWS[s].timestep)
+    means, variances = {}, {}
+    for k, row in enumerate(errors):
+        d = [row[s] - errors[leader][s] for s in order]
+        mean = sum(d) / n
+        ordinary = sum((x - mean) ** 2 for x in d) / (n - 1)
+        successive = sum((b - a) ** 2 for a, b in zip(d, d[1:], strict=False)) / (2 * (n - 1))
+        means[k], variances[k] = mean, min(ordinary, successive) / n
+    others = sorted(variances[k] for k in variances if k != leader)
+    prior = others[(len(others) - 1) // 2]
+    tails = {}
+    for k in variances:
+        moderated = (8 * prior + (n - 1) * variances[k]) / (8 + n - 1)
+        tails[k] = student.sf(means[k] / math.sqrt(moderated), 8 + n - 1)
+    return tails
+
+
+def test_tails_equal_those_written_out(randn):
+    errors = (randn(4, 5).double() * 0.2 + torch.tensor([[0.0], [0.1], [0.3], [0.6]])).tolist()
+    found = paired_differences(torch.tensor(errors, dtype=torch.float64), DRAWS, 0, SpreadGrid())
+    expected = slow_tail(errors, 0)
+    assert found.tail()[1:].tolist() == pytest.approx([expected[k] for k in (1, 2, 3)], rel=1e-9)
+    assert found.dof == 12
+
+
+def test_two_prompts_need_no_others():
+    errors = torch.tensor([[0.1, 0.2, 0.1], [0.3, 0.5, 0.4]], dtype=torch.float64)
+    found = paired_differences(errors, DRAWS[:3], 0, SpreadGrid())
+    differences = torch.tensor([0.3, 0.2, 0.3])  # in order of time
+    assert found.variance[1].item() == pytest.approx(float(differences.var()) / 3, rel=1e-5)
+
+
+def test_one_trial_tells_nothing():
+    found = paired_differences(torch.tensor([[0.1], [0.9]]).double(), DRAWS[:1], 0, SpreadGrid())
+    assert found.tail().tolist() == [0.5, 0.5]
+
+
+def test_the_longest_list_of_sure_losers_is_dropped(randn):
+    """Their probabilities of being better may add up to delta, no more."""
+    offsets = torch.linspace(0, 1, 12)[:, None]
+    errors = randn(12, 8).double() * 0.3 + offsets
+    look = look_at(errors)
+    tails = paired_differences(errors, look.draws, look.leader, look.design).tail()
+    for delta in (0.01, 0.05, 0.2, 0.6):
+        kept = Sequential(delta).keeps(look)
+        dropped = [k for k in range(12) if k not in kept]
+        assert look.leader in kept
+        assert sum(tails[dropped].tolist()) <= delta
+        survivors = [k for k in kept if k != look.leader]
+        if survivors:
+            surest = min(tails[k].item() for k in survivors)
+            assert sum(tails[dropped].tolist()) + surest > delta
+            assert all(tails[k] <= surest for k in dropped)
+    assert 1 < len(Sequential(0.01).keeps(look)) < 12
+
+
+def test_equal_prompts_are_never_dropped():
+    look = look_at([[0.5] * 6] * 4)
+    assert Sequential(0.4).keeps(look) == [0, 1, 2, 3]
+
+
+def test_a_constant_difference_is_sure():
+    look = look_at([[0.5] * 6, [0.6] * 6, [0.5] * 6])
+    assert Sequential(0.05).keeps(look) == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "caps"),
+    [
+        (15, (15, 15, 15, 15, 15)),
+        (16, (16, 12, 8, 5, 5)),
+        (37, (37, 13, 8, 5, 5)),
+        (100, (100, 34, 13, 5, 5)),
+        (1000, (1000, 334, 125, 42, 42)),
+    ],
+)
+def test_many_prompts_are_capped(prompts, caps):
+    plan = TrialPlan((2, 3, 5, 8, 11), design=SpreadGrid(), rule=Sequential())
+    assert plan.kept(prompts) == caps
+
+
+def test_prompts_within_the_indifference_are_tied(randn):
+    errors = 0.001 * randn(3, 20).double() + torch.tensor([[0.5], [0.5002], [0.5004]])
+    errors = errors.double()
+    assert Sequential(indifference=0.01).ties(look_at(errors))
+    assert not Sequential(indifference=0.0001).ties(look_at(errors))
+    assert not Sequential().ties(look_at(errors))
+    errors[2] += 0.1
+    assert not Sequential(indifference=0.01).ties(look_at(errors))
+
+
+def mixture_of_bets(total, square, scale):
+    """Mean of exp(lambda S - lambda^2 V / 2) over half-normal lambda, by numerical integration."""
+
+    def bet(size):
+        return 2 * norm.pdf(size, scale=scale**-0.5) * math.exp(size * total - size**2 * square / 2)
+
+    return quad(bet, 0, 40, limit=200)[0]
+
+
+def test_evidence_is_a_mixture_of_bets(randn):
+    differences = randn(5, 12).double() + torch.tensor([[0.0], [0.5], [1.0], [-0.5], [2.0]])
+    for row, evidence in zip(differences, log_evidence(differences), strict=True):
+        scale = row[:3].square().mean().item()
+        expected = mixture_of_bets(row.sum().item(), row.square().sum().item(), scale)
+        assert evidence.item() == pytest.approx(math.log(expected), abs=1e-6)
+
+
+def test_certified_waits_for_proof():
+    """One-sided blocks of equal size prove least: the e-process grows with their number alone."""
+    rule, kept = Certified(0.05), []
+    for blocks in range(1, 30):
+        errors = torch.zeros(2, 4 * blocks)
+        errors[1] = 0.3
+        kept.append(len(rule.keeps(look_at(errors, Blocks(4)))))
+    needed = next(n for n in range(1, 99) if _constant_evidence(n) >= math.log(1 / 0.05))
+    assert kept == [2] * (needed - 1) + [1] * (30 - needed)
+
+
+def _constant_evidence(n):
+    return (
+        math.log(2 * norm.cdf(n / math.sqrt(n + 1)))
+        + 0.5 * math.log(1 / (n + 1))
+        + n * n / (2 * (n + 1))
+    )
+
+
+def test_equal_prompts_prove_nothing():
+    errors = torch.zeros(2, 400)
+    assert Certified().keeps(look_at(errors, Blocks(4))) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Sequential(delta=0), "a delta between 0 and 1, got 0"),
+        (lambda: Certified(delta=1.5), "a delta between 0 and 1, got 1.5"),
+        (lambda: Sequential(indifference=-1), "an indifference of at least 0"),
+        (lambda: Budget(calls=0), "a budget above 0 calls"),
+        (lambda: Budget(seconds=-1.0), "a budget above 0 calls"),
+        (lambda: TrialPlan((8,), rule=Certified()), "trials in Blocks .* got PublishedGrid"),
+        (lambda: TrialPlan((8,), rule=Certified(), design=UniformTimes()), "got UniformTimes"),
+        (
+            lambda: TrialPlan((8, 10), rule=Certified(), design=Blocks(4)),
+            r"whole blocks of 4 trials .* got \[8, 10\]",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(make, message):
+    with pytest.raises(ValueError, match=f"BiGain: expected .*{message}"):
+        make()
+
+
+def test_stages_drop_by_their_lists_alone():
+    look = look_at([[0.0] * 5, [9.0] * 5])
+    assert Staged().keeps(look) == [0, 1]
