@@ -6,6 +6,7 @@ from .classification import BiGainDiffusionClassifier, BiGainPrompts
 from .compression import BiGainAuto, BiGainReport
 from .dit import BiGainDiTLabels, BiGainDiTLoader
 from .evaluation import BiGainEvaluate
+from .evidence import BiGainEvidenceMap, BiGainRankImages
 from .keys_and_values import BiGainAlphaSchedule, BiGainKVDownsampling
 from .merging import BiGainTokenMerging
 
@@ -23,4 +24,6 @@ class BiGainExtension(ComfyExtension):
             BiGainDiTLoader,
             BiGainDiTLabels,
             BiGainEvaluate,
+            BiGainEvidenceMap,
+            BiGainRankImages,
         ]
