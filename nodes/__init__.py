@@ -6,6 +6,7 @@ from .classification import BiGainDiffusionClassifier, BiGainGate, BiGainPrompts
 from .compression import BiGainAuto, BiGainReport
 from .dit import BiGainDiTLabels, BiGainDiTLoader
 from .evaluation import BiGainEvaluate
+from .evidence import BiGainEvidenceMap, BiGainRankImages
 from .keys_and_values import BiGainAlphaSchedule, BiGainKVDownsampling
 from .merging import BiGainTokenMerging
 
@@ -24,4 +25,6 @@ class BiGainExtension(ComfyExtension):
             BiGainDiTLabels,
             BiGainGate,
             BiGainEvaluate,
+            BiGainEvidenceMap,
+            BiGainRankImages,
         ]
