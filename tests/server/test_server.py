@@ -13,6 +13,9 @@ PRIMARY = {  # what a bypassed node passes on, or what it is about
     "BiGainDiTLoader": "model_name",
     "BiGainDiTLabels": "model",
     "BiGainGate": "value",
+    "BiGainEvaluate": "model",
+    "BiGainEvidenceMap": "model",
+    "BiGainRankImages": "model",
 }
 
 
