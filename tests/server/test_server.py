@@ -12,6 +12,9 @@ PRIMARY = {  # what a bypassed node passes on, or what it is about
     "BiGainDiffusionClassifier": "model",
     "BiGainDiTLoader": "model_name",
     "BiGainDiTLabels": "model",
+    "BiGainEvaluate": "model",
+    "BiGainEvidenceMap": "model",
+    "BiGainRankImages": "model",
 }
 
 
