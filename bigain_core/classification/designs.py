@@ -222,7 +222,7 @@ class AdaptiveTimes:
 
     strata: int = 8
     leaders: int = 5
-    first: int = 5
+    first: int = 3
 
     def looks(self, trials: tuple[int, ...]) -> tuple[int, ...]:
         return trials

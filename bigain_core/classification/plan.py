@@ -105,16 +105,20 @@ class TrialPlan:
         return sum((end - start) * count for start, end, count in stages)
 
 
-LOOKS = (5, 8, 11, 14, 17, 20)
-LONG_LOOKS = (*LOOKS, 40, 60, 80, 100)
-ADAPTIVE_LOOKS = (5, 8, 10, 12, 14, 16, 18, 20)
+GRID_LOOKS = (5, 8, 11, 14, 17, 20)
+EARLY_LOOKS = (3, 4, 5, 6, 8, 10, 12, 14, 16, 18, 20)
+LATE_LOOKS = (24, 28, 32, 40, 48, 56, 64)
 CERTIFIED_TRIALS = 200
 
+# fast and balanced spend as much as they need up to 14 and 20 trials, thorough up to 64;
+# "sequential" has the trials of the paper and stops earlier.
 PLANS = {
-    "fast": TrialPlan((5, 8, 11, 14), design=SpreadGrid(), rule=Sequential(delta=0.2)),
-    "balanced": TrialPlan(LOOKS, design=SpreadGrid(), rule=Sequential()),
-    "adaptive": TrialPlan(ADAPTIVE_LOOKS, design=AdaptiveTimes(), rule=Sequential()),
-    "thorough": TrialPlan(LONG_LOOKS, design=SpreadGrid(), rule=Sequential()),
+    "fast": TrialPlan((2, *EARLY_LOOKS[:8]), design=AdaptiveTimes(first=2), rule=Sequential(0.1)),
+    "balanced": TrialPlan(EARLY_LOOKS, design=AdaptiveTimes(), rule=Sequential()),
+    "thorough": TrialPlan(
+        (*EARLY_LOOKS, *LATE_LOOKS), design=AdaptiveTimes(), rule=Sequential(0.01)
+    ),
+    "sequential": TrialPlan(GRID_LOOKS, design=SpreadGrid(), rule=Sequential()),
     "paper [5, 20]": TrialPlan(),
     "paper [5, 20, 100]": TrialPlan((5, 20, 100)),
     "certified": TrialPlan(

@@ -16,7 +16,7 @@ from .estimates import PRIOR_DOF, Differences, paired_differences
 FIRST_BLOCKS = 3  # whose sizes set the scale of the certified test
 CAPPED_PROMPTS = 16
 # (trials, divisor, floor): from so many trials on no more than one prompt in so many goes on
-CAPS = ((3, 3, 12), (5, 8, 8), (8, 24, 5))
+CAPS = ((2, 2, 12), (3, 3, 12), (4, 4, 10), (5, 8, 8), (8, 24, 5))
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +84,8 @@ class Sequential:
 
     At each look those whose probabilities of being better add up to at most `delta` go. With few
     trials that is a model of the errors, not a guarantee. Of 16 prompts or more only a share goes
-    on, whatever the test says: a third (or 12) after 3 trials, an eighth (or 8) after 5, a 24th (or
-    5) after 8. When all that are left are surely
+    on, whatever the test says: half (or 12) after 2 trials, a third (or 12) after 3, a quarter (or
+    10) after 4, an eighth (or 8) after 5, a 24th (or 5) after 8. When all that are left are surely
     within `indifference` of the leader they are tied.
     """
 

@@ -104,14 +104,14 @@ def test_a_constant_difference_is_sure():
     ("prompts", "caps"),
     [
         (15, (15, 15, 15, 15, 15)),
-        (16, (16, 12, 8, 5, 5)),
-        (37, (37, 13, 8, 5, 5)),
-        (100, (100, 34, 13, 5, 5)),
-        (1000, (1000, 334, 125, 42, 42)),
+        (16, (12, 12, 10, 8, 5)),
+        (37, (19, 13, 10, 8, 5)),
+        (100, (50, 34, 25, 13, 5)),
+        (1000, (500, 334, 250, 125, 42)),
     ],
 )
 def test_many_prompts_are_capped(prompts, caps):
-    plan = TrialPlan((2, 3, 5, 8, 11), design=SpreadGrid(), rule=Sequential())
+    plan = TrialPlan((2, 3, 4, 5, 9), design=SpreadGrid(), rule=Sequential())
     assert plan.kept(prompts) == caps
 
 

@@ -1,0 +1,238 @@
+"""Classifier plans on the bundled model: one line of results per image, and tables of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks.accuracy import held_out
+from benchmarks.data import CLASS_NAMES, TEXTURES
+from benchmarks.demo_backend import CallFlops
+from benchmarks.methods import BUNDLED_PLACEMENT, OFF, methods
+from bigain_core.classification import (
+    PLANS,
+    Denoiser,
+    ErrorSource,
+    Screening,
+    SpreadGrid,
+    Trial,
+    TrialPlan,
+    band_differences,
+    classify,
+    mcnemar,
+    noise_change,
+    wilson_interval,
+)
+from bigain_core.compression import Compression, Rule
+from bigain_core.methods import TokenMerging
+from bigain_core.models.checkpoint import BUNDLED_MODEL, load_dit, read_checkpoint
+from bigain_core.models.dit_outline import dit_outline
+from bigain_core.models.runner import DiTRunner
+
+PAPER = "paper [5, 20]"
+PLAIN_PLANS = (PAPER, "sequential", "balanced", "fast")
+TWO_STAGE = "two-stage"
+SCREENING = {"trials": 5, "keep": 10}
+SCREENED_BY = Compression((Rule(TokenMerging(0.7)),))  # L-GTM in every block
+METHODS = (*PLAIN_PLANS, TWO_STAGE)
+EFFECT_IMAGES = 30
+BANDS = 4
+
+Markdown = Callable[[Sequence[str], object], None]
+
+
+class Remembering:
+    """A denoiser that runs the network once for each trial and prompt of an image.
+
+    Plans share most of their trials, so comparing them costs little more than the longest. Seconds
+    inside the network and its rows are counted.
+    """
+
+    def __init__(self, denoiser: Denoiser):
+        self.denoiser, self.schedule = denoiser, denoiser.schedule
+        self.known: dict[tuple[int, float, int], Tensor] = {}
+        self.seconds, self.rows = 0.0, 0
+
+    def __call__(self, latent: Tensor, trial: Trial, prompts: Sequence[int]) -> Tensor:
+        start = perf_counter()
+        key = trial.timestep, trial.noise.flatten()[0].item()
+        missing = [k for k in prompts if (*key, k) not in self.known]
+        if missing:
+            found = self.denoiser(latent, trial, missing)
+            self.known |= {(*key, k): row for k, row in zip(missing, found, strict=True)}
+            self.rows += len(missing)
+        clean = torch.stack([self.known[(*key, k)] for k in prompts])
+        self.seconds += perf_counter() - start
+        return clean
+
+
+def flop_share(dit, compression: Compression) -> float:
+    """Operations of a compressed network call over those of a plain one."""
+    size = dit.config.input_size
+    runner = DiTRunner(dit, compression)
+    runner.predict_noise(torch.zeros(1, dit.config.in_channels, size, size), 500, torch.tensor([0]))
+    flops = CallFlops.from_log(dit_outline(dit.config, size, size).flops, runner.log)
+    return flops.compressed / flops.network
+
+
+def classify_image(dit, share: float, classes: range, pixels: Tensor, image: int) -> dict:
+    """What every method says about one image (1, 3, 32, 32)."""
+    plain = Remembering(DiTRunner(dit).denoiser(classes))
+    cheap = Remembering(DiTRunner(dit, SCREENED_BY).denoiser(classes))
+    names = [CLASS_NAMES[k] for k in classes]
+    found = {}
+    for method in METHODS:
+        plan = PLANS["balanced" if method == TWO_STAGE else method]
+        screening = Screening(cheap, cost=share, **SCREENING) if method == TWO_STAGE else None
+        if screening and screening.keep >= len(names):
+            continue
+        inside, start = plain.seconds + cheap.seconds, perf_counter()
+        result = classify(plain, pixels, names, plan, image, screening=screening)
+        outside = perf_counter() - start - (plain.seconds + cheap.seconds - inside)
+        ranking = result.rankings[0]
+        lead = ranking.best_lead
+        found[method] = {
+            "best": classes[ranking.best],
+            "spent": ranking.spent,
+            "confidence": ranking.confidence,
+            "sure": lead.margin >= 2 * lead.standard_error,
+            "outside": outside,
+        }
+    seconds = plain.seconds / max(plain.rows, 1)
+    return {"rows": plain.rows, "cheap_rows": cheap.rows, "row_seconds": seconds, "found": found}
+
+
+def read_lines(path: Path) -> list[dict]:
+    """Whole lines of a file; what a killed run left of its last line is cut off."""
+    if not path.exists():
+        return []
+    text = path.read_text("utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, "utf-8")
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def run_bundled(folder: Path, counts: dict[str, int], markdown: Markdown) -> None:
+    dit = load_dit(read_checkpoint(BUNDLED_MODEL))
+    share = flop_share(dit, SCREENED_BY)
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, count in counts.items():
+        path = folder / f"{kind}_{count}.jsonl"
+        done = {row["image"] for row in read_lines(path)}
+        images, classes = held_out(kind, count)
+        for image in tqdm([n for n in range(count) if n not in done], desc=kind, mininterval=60):
+            row = classify_image(dit, share, classes, images.pixels[image : image + 1], image)
+            row |= {"image": image, "label": images.labels[image].item()}
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        if count:
+            report(kind, read_lines(path), share, markdown)
+
+
+def report(kind: str, rows: list[dict], share: float, markdown: Markdown) -> None:
+    """Tables of finished images."""
+    print(f"\n{len(rows)} images of {kind}; a compressed call counts {share:.2f}.\n")
+    right = {
+        method: [row["found"][method]["best"] == row["label"] for row in rows]
+        for method in METHODS
+        if method in rows[0]["found"]
+    }
+    calls = {m: sum(row["found"][m]["spent"] for row in rows) / len(rows) for m in right}
+    lines = []
+    for method, hits in right.items():
+        low, high = wilson_interval(sum(hits), len(hits))
+        pairs = list(zip(hits, right[PAPER], strict=True))
+        wins, losses = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
+        found = [row["found"][method] for row in rows]
+        network = sum(row["row_seconds"] * f["spent"] for row, f in zip(rows, found, strict=True))
+        outside = sum(f["outside"] for f in found)
+        sure = [hit for hit, f in zip(hits, found, strict=True) if f["sure"]]
+        lines.append(
+            [
+                method,
+                f"{calls[method]:.1f} ({calls[method] / calls[PAPER]:.2f}x)",
+                f"{sum(hits) / len(hits):.3f} ({low:.3f} to {high:.3f})",
+                f"{wins}:{losses}, p = {mcnemar(hits, right[PAPER]):.2f}",
+                f"{sum(sure)} of {len(sure)}",
+                f"{outside / (outside + network):.1%}",
+            ]
+        )
+    head = ["method", "calls", "accuracy", "wins:losses to paper, McNemar"]
+    markdown([*head, "right where sure", "time outside the network"], lines)
+    if kind == "shapes":
+        size = len(TEXTURES)
+        lines = []
+        for method in right:
+            pairs = [(row["found"][method]["best"], row["label"]) for row in rows]
+            shape = sum(a // size == b // size for a, b in pairs) / len(pairs)
+            texture = sum(a % size == b % size for a, b in pairs) / len(pairs)
+            lines.append([method, f"{shape:.3f}", f"{texture:.3f}"])
+        markdown(["method", "shape alone", "texture alone"], lines)
+    print("Confidence against being right, plan balanced.\n")
+    edges = (0.0, 0.5, 0.8, 0.95, 1.01)
+    lines = []
+    for low, high in zip(edges, edges[1:], strict=False):
+        inside = [
+            (row["found"]["balanced"]["confidence"], hit)
+            for row, hit in zip(rows, right["balanced"], strict=True)
+            if low <= row["found"]["balanced"]["confidence"] < high
+        ]
+        if inside:
+            mean = sum(c for c, _ in inside) / len(inside)
+            share = sum(hit for _, hit in inside) / len(inside)
+            lines.append([f"{mean:.3f}", len(inside), f"{share:.3f}"])
+    markdown(["mean confidence", "images", "right"], lines)
+
+
+def effect(markdown: Markdown) -> None:
+    """Theorem 1 on the true class against the plain model's best other one, band by band."""
+    dit = load_dit(read_checkpoint(BUNDLED_MODEL))
+    images, classes = held_out("shapes", EFFECT_IMAGES)
+    names = [CLASS_NAMES[k] for k in classes]
+    plan = TrialPlan((20,), (1,), design=SpreadGrid())
+    plain = DiTRunner(dit).denoiser(classes)
+    found = {}
+    for image, (pixels, label) in enumerate(
+        zip(images.pixels, images.labels.tolist(), strict=True)
+    ):
+        ranking = classify(plain, pixels[None], names, PLANS["sequential"], image).rankings[0]
+        other = next(k for k in ranking.ranked() if k != label)
+        pair, labels = [label, other], [names[label], names[other]]
+        for method, compression in methods(BUNDLED_PLACEMENT).items():
+            denoiser = DiTRunner(dit, compression).denoiser([classes[k] for k in pair])
+            result = classify(denoiser, pixels[None], labels, plan, image).rankings[0]
+            source = ErrorSource(denoiser, pixels, labels, plan, image)
+            bands = band_differences(source, result, 0, 1, BANDS)
+            found.setdefault(method, []).append((result, bands))
+    lines, parts = [], []
+    for method, results in found.items():
+        pairs = list(zip(found[OFF], results, strict=True))
+        changes = [
+            noise_change(
+                before.errors[1] - before.errors[0],
+                after.errors[1] - after.errors[0],
+                before.draws,
+                plan.design,
+            )
+            for (before, _), (after, _) in pairs
+        ]
+        ratios = torch.tensor([change.log_ratio for change in changes], dtype=torch.float64)
+        spread = ratios.std().item() / len(ratios) ** 0.5
+        holds = sum(change.holds for change in changes)
+        if method != OFF:
+            median = ratios.median().exp().item()
+            ratio = f"{ratios.mean():+.3f} +- {spread:.3f}"
+            lines.append([method, f"{holds} of {len(changes)}", f"{median:.2f}", ratio])
+        shares = torch.stack([bands.mean(0) for _, bands in results]).mean(0)
+        parts.append([method, *(f"{1e4 * share:.2f}" for share in shares.tolist())])
+    print(f"\nTrue class against the best other, {EFFECT_IMAGES} images, 20 trials each.\n")
+    markdown(["method", "(S.15) holds", "median r'/r", "mean log r'/r"], lines)
+    print("Mean margin by band, from coarse to fine, in units of 1e-4.\n")
+    markdown(["method", *(f"band {n + 1}" for n in range(BANDS))], parts)
