@@ -214,8 +214,8 @@ def _more_inputs() -> list[io.Input]:
             options=PRESETS,
             default=CUSTOM,
             optional=True,
-            tooltip="custom: the trials and keep above, as published. fast, balanced, adaptive and "
-            "thorough drop a prompt as soon as it is clear enough that it is worse, and stop when "
+            tooltip="custom: the trials and keep above, as published. fast, balanced, thorough and "
+            "sequential drop a prompt as soon as it is clear enough that it is worse, and stop when "
             "one is left. certified drops only on proof, which takes many more trials. The paper's "
             "ignore trials and keep above as well.",
         ),
