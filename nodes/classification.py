@@ -215,9 +215,9 @@ def _more_inputs() -> list[io.Input]:
             default=CUSTOM,
             optional=True,
             tooltip="custom: the trials and keep above, as published. fast, balanced, thorough and "
-            "sequential drop a prompt as soon as it is clear enough that it is worse, and stop when "
-            "one is left. certified drops only on proof, which takes many more trials. The paper's "
-            "ignore trials and keep above as well.",
+            "sequential drop a prompt as soon as it is clear enough that it is worse, and stop "
+            "when one is left. certified drops only on proof, which takes many more trials. The "
+            "paper's ignore trials and keep above as well.",
         ),
         advanced(
             io.Combo,
