@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -268,10 +269,13 @@ def environment(host: Host | None, left_out: str = "") -> dict[str, str]:
     return environ | {name: value for name, value in chosen.items() if value}
 
 
+def module_command(module: str, *arguments: str) -> list[str]:
+    return [str(venv_python(VENV)), "-m", module, *arguments]
+
+
 def run_module(heading: str, environ: dict[str, str], module: str, *arguments: str) -> int:
     say(f"== {heading}")
-    command = [str(venv_python(VENV)), "-m", module, *arguments]
-    return subprocess.call(command, cwd=REPO, env=environ)
+    return subprocess.call(module_command(module, *arguments), cwd=REPO, env=environ)
 
 
 def run_demo(hosts: Sequence[Host], extra: Sequence[str], left_out: str) -> int:
@@ -285,17 +289,29 @@ def run_demo(hosts: Sequence[Host], extra: Sequence[str], left_out: str) -> int:
 
 
 def run_tests(hosts: Sequence[Host], extra: Sequence[str], left_out: str) -> int:
-    """The host tests with every further host, then all tests with the first one."""
+    """All tests with the first host and beside it, one by one, the host tests with the others.
+
+    A test uses one core. What the others say comes when the first host is through.
+    """
     host, *others = hosts or [None]
-    codes = []
-    for other in others:
-        heading = f"host tests with {other}"
-        code = run_module(heading, environment(other), "pytest", "-m", "host", *extra)
-        # The chosen tests need not include host tests; the full run below answers for them.
-        codes.append(0 if code == PYTEST_NOTHING_SELECTED else code)
     heading = f"all tests with {host}" if host else "all tests that need no ComfyUI"
-    codes.append(run_module(heading, environment(host, left_out), "pytest", *extra))
+    with ThreadPoolExecutor(1) as beside:
+        runs = [(other, beside.submit(host_tests, other, extra)) for other in others]
+        codes = [run_module(heading, environment(host, left_out), "pytest", *extra)]
+        for other, run in runs:
+            say(f"== host tests with {other}\n{run.result().stdout}")
+            # The chosen tests need not include host tests; the full run answers for them.
+            code = run.result().returncode
+            codes.append(0 if code == PYTEST_NOTHING_SELECTED else code)
     return next((code for code in codes if code), 0)
+
+
+def host_tests(host: Host, extra: Sequence[str]) -> subprocess.CompletedProcess:
+    """Run with a host; what they say is in `stdout`."""
+    command = module_command("pytest", "-m", "host", *extra)
+    kept = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    environ = environment(host)
+    return subprocess.run(command, cwd=REPO, env=environ, errors="replace", check=False, **kept)
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, list[str], list[str]]:

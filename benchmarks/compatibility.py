@@ -39,6 +39,7 @@ COLUMNS = {
 }
 SCENARIOS = {
     "tests/host/test_with_patches.py": "Other nodes that change attention or the model",
+    "tests/host/test_with_joint_models.py": "The same on Flux",
     "tests/host/test_with_guidance.py": "Guidance",
     "tests/host/test_with_conditioning.py": "Conditioning",
     "tests/host/test_with_samplers.py": "Samplers and schedules",
@@ -66,6 +67,12 @@ nothing else changes. They say nothing about the quality of pictures.
 attention. *L-GTM*: the picture changes, the same way each time, and the plain model is afterwards
 what it was; for models with joint attention it equals such a reference too. *off*: ratio 0, factor
 1 and a node outside its range are bit-identical to the plain model.
+"""
+NEXT_TO = """
+## Next to other nodes
+
+On Stable Diffusion 1.5, parts of it on SDXL and Flux as well. The picture with both equals one
+whose compression was done by the host's own patches instead of ours, in either order of the nodes.
 """
 
 
@@ -126,7 +133,7 @@ def family_rows(by_host: dict[Host, list[Outcome]]) -> Iterator[list[str]]:
 def row_name(result: Outcome) -> str:
     """A scenario by its name; other tests by what they are called."""
     if ONE_ROW_EACH.match(result.function):
-        return result.parameters.rpartition("-")[0] or result.parameters
+        return re.sub("(-before|-behind)?(-merging|-pooling)?$", "", result.parameters)
     return result.function.removeprefix("test_").replace("_", " ")
 
 
@@ -145,7 +152,7 @@ def page(hosts: list[Host]) -> str:
     head = ["model", *(f"{host.version}: {column}" for host in hosts for column in COLUMNS)]
     families = {host: outcomes(host, FAMILIES) for host in hosts}
     parts.append(table(head, list(family_rows(families))))
-    parts.append("\n## Next to other nodes")
+    parts.append(NEXT_TO.rstrip())
     for path, title in SCENARIOS.items():
         results = {host: outcomes(host, path) for host in hosts}
         head = [title, *(host.version for host in hosts)]

@@ -13,11 +13,10 @@ def summary(log: RunLog) -> str:
     if not log.sites and not log.left_alone:
         return "BiGain: no network call was seen; connect the report behind the sampler."
     if not log.sites_compressed:
-        reasons = f" Reason: {_most_common_reason(log)}." if log.left_alone else ""
         return (
             f"BiGain CHANGED NOTHING on {log.family}: 0 of {len(log.sites)} self-attention layers "
-            f"compressed.{reasons}"
-        )
+            f"compressed. {_main_reason(log)}"
+        ).rstrip()
     after = log.flops_before - log.flops_saved
     return (
         f"BiGain on {log.family}: {log.sites_compressed} of {len(log.sites)} self-attention layers "
@@ -26,8 +25,15 @@ def summary(log: RunLog) -> str:
     ).rstrip()
 
 
-def _most_common_reason(log: RunLog) -> str:
-    return log.left_alone.most_common(1)[0][0]
+def _main_reason(log: RunLog) -> str:
+    if log.left_alone:
+        return f"Reason: {log.left_alone.most_common(1)[0][0]}."
+    unseen = _never_reached(log)
+    return f"Another patch computes the attention of {unseen} of them." if unseen else ""
+
+
+def _never_reached(log: RunLog) -> int:
+    return sum(not record.calls for record in log.sites.values())
 
 
 def _tokens(log: RunLog) -> str:
@@ -64,6 +70,8 @@ def report(log: RunLog) -> str:
     lines = [summary(log)]
     lines += [_site_line(site, record) for site, record in log.sites.items() if record.compressed]
     lines += [f"left alone {count} times: {reason}" for reason, count in log.left_alone.items()]
+    if unseen := _never_reached(log):
+        lines.append(f"never reached {unseen} layers: another patch computes their attention")
     return "\n".join(lines)
 
 

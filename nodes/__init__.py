@@ -2,9 +2,11 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .classification import BiGainDiffusionClassifier, BiGainPrompts
+from .classification import BiGainDiffusionClassifier, BiGainGate, BiGainPrompts
 from .compression import BiGainAuto, BiGainReport
 from .dit import BiGainDiTLabels, BiGainDiTLoader
+from .evaluation import BiGainEvaluate
+from .evidence import BiGainEvidenceMap, BiGainRankImages
 from .keys_and_values import BiGainAlphaSchedule, BiGainKVDownsampling
 from .merging import BiGainTokenMerging
 
@@ -21,4 +23,8 @@ class BiGainExtension(ComfyExtension):
             BiGainDiffusionClassifier,
             BiGainDiTLoader,
             BiGainDiTLabels,
+            BiGainGate,
+            BiGainEvaluate,
+            BiGainEvidenceMap,
+            BiGainRankImages,
         ]

@@ -10,7 +10,7 @@ run, which starts a fresh log. Nothing stays on the model between calls.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
@@ -19,7 +19,15 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
-from ..compression import Compression, NetworkCall, Rule, RunLog, replaced_forwards
+from ..compression import (
+    Compression,
+    NetworkCall,
+    Replacement,
+    Rule,
+    RunLog,
+    SiteRecord,
+    replaced_forwards,
+)
 from ..counting import counted_layers
 from ..report import summary
 from .compiled import Doors, may_compile
@@ -32,24 +40,32 @@ COMPILED = "torch.compile"  # the host's key for its own wrapper
 
 
 @dataclass
+class _Wired:
+    """What is kept about a network: its layers, and the forwards that calls under way replaced."""
+
+    layers: Layers
+    doors: Doors = field(default_factory=Doors)
+    originals: list[list[Replacement]] = field(default_factory=list)
+
+
+@dataclass
 class Attached:
     """What the nodes ask for and what happened in the last sampling run."""
 
     family: Family
     compression: Compression
     log: RunLog
-    layers_of: WeakKeyDictionary[nn.Module, Layers] = field(default_factory=WeakKeyDictionary)
-    doors: Doors = field(default_factory=Doors)
+    networks: WeakKeyDictionary[nn.Module, _Wired] = field(default_factory=WeakKeyDictionary)
 
     def __deepcopy__(self, memo):
         # Older hosts deep-copy model options in clone(); the report needs this very log.
         return self
 
-    def layers(self, network: nn.Module) -> Layers:
-        """Looked for once for each network: the host may have one for every device."""
-        if network not in self.layers_of:
-            self.layers_of[network] = self.family.reach.layers(network)
-        return self.layers_of[network]
+    def wired(self, network: nn.Module) -> _Wired:
+        """Made once for each network: the host may have one for every device, each in a thread."""
+        if network not in self.networks:
+            self.networks[network] = _Wired(self.family.reach.layers(network))
+        return self.networks[network]
 
 
 def attached_to(model: ModelPatcher) -> Attached | None:
@@ -112,16 +128,41 @@ def compress_network_call(executor, x, t, *args, **kwargs):
         kind = f"a {type(network).__name__} called with a latent of {x.ndim} dimensions"
         attached.log.left_alone[f"{kind} is not a {attached.family.name} with 4 or 5"] += 1
         return executor(x, t, *args, **kwargs)
-    log, reach, layers = attached.log, attached.family.reach, attached.layers(network)
     moment = moment_at_sigma(model.model_sampling, float(t.flatten()[0]))
-    call = NetworkCall(attached.compression, moment, log, reach.layer_flops)
+    call = NetworkCall(
+        attached.compression, moment, attached.log, attached.family.reach.layer_flops
+    )
     options = given["transformer_options"]
     inputs = Inputs(x, given["c_crossattn"], kwargs, options)
-    found = reach.intercept(network, layers, call, inputs)
-    with attached.doors.hidden(found) if may_compile() else nullcontext(found) as intercepted:
-        given["transformer_options"] = {**options, **intercepted.options}
-        with replaced_forwards(intercepted.replacements), _counted(network, call, x, options):
+    with _intercepted(attached, network, call, inputs) as changes:
+        given["transformer_options"] = {**options, **changes}
+        with _counted(network, call, x, options):
             return executor(x, t, *given.args, **given.kwargs)
+
+
+@contextmanager
+def _intercepted(
+    attached: Attached, network: nn.Module, call: NetworkCall, inputs: Inputs
+) -> Iterator[Mapping]:
+    """Forwards are replaced within; yields the options to change.
+
+    In a call inside a call (of a wrapper that asks the model once more) the layers are first as
+    they were before the outer one, so that both are compressed alone.
+    """
+    wired = attached.wired(network)
+    for site, _ in wired.layers:
+        call.log.sites.setdefault(site, SiteRecord())
+    outer = wired.originals[-1] if wired.originals else []
+    doors = Doors() if wired.originals else wired.doors
+    with replaced_forwards(outer):
+        found = attached.family.reach.intercept(network, wired.layers, call, inputs)
+        wired.originals.append([(module, module.forward) for module, _ in found.replacements])
+        try:
+            with doors.hidden(found) if may_compile() else nullcontext(found) as intercepted:
+                with replaced_forwards(intercepted.replacements):
+                    yield intercepted.options
+        finally:
+            wired.originals.pop()
 
 
 class _Arguments:
@@ -163,13 +204,14 @@ def _counted(network: nn.Module, call: NetworkCall, x: Tensor, options) -> Itera
 
 
 def log_sampling_run(executor, *args, **kwargs):
-    """OUTER_SAMPLE wrapper: a fresh log before the run, one line about it after."""
+    """OUTER_SAMPLE wrapper: a fresh log before the run, one line after, loud if in vain."""
     attached = attached_to(executor.class_obj.model_patcher)
     if attached is None:
         return executor(*args, **kwargs)
     attached.log.clear()
     result = executor(*args, **kwargs)
-    logging.info(summary(attached.log))
+    level = logging.INFO if attached.log.sites_compressed else logging.WARNING
+    logging.log(level, summary(attached.log))
     return result
 
 

@@ -295,38 +295,53 @@ class TestProvidingAHost:
 class TestRunning:
     @pytest.fixture
     def runs(self, dev, monkeypatch):
-        """Collects (arguments, COMFYUI_PATH, BIGAIN_LEFT_OUT); `codes` are the exit codes."""
+        """Collects (arguments, COMFYUI_PATH, BIGAIN_LEFT_OUT) in the order of these.
+
+        `codes` are the exit codes, that of the run beside and of the one in front.
+        """
         seen = []
 
-        def call(command, cwd, env):
+        def note(command, cwd, env):
             assert cwd == dev.REPO and command[0] == str(dev.venv_python(dev.VENV))
             seen.append((command[2:], env.get("COMFYUI_PATH"), env.get("BIGAIN_LEFT_OUT")))
-            return self.codes.pop(0) if self.codes else 0
+            seen.sort(key=str)
 
-        self.codes = []
+        def call(command, cwd, env):
+            note(command, cwd, env)
+            return self.codes[1]
+
+        def run(command, cwd, env, **kept):
+            note(command, cwd, env)
+            return dev.subprocess.CompletedProcess(command, self.codes[0], stdout="said beside")
+
+        self.codes = [0, 0]
         monkeypatch.setenv("COMFYUI_PATH", "inherited")
         monkeypatch.setenv("BIGAIN_LEFT_OUT", "inherited")
         monkeypatch.setattr(dev.subprocess, "call", call)
+        monkeypatch.setattr(dev.subprocess, "run", run)
         return seen
 
     @pytest.fixture
     def hosts(self, dev):
         return [dev.Host(Path("/new"), "0.33.0"), dev.Host(Path("/old"), "0.3.64")]
 
-    def test_host_subset_of_the_others_then_everything(self, dev, runs, hosts):
+    def test_everything_with_one_and_the_host_tests_with_the_others(self, dev, runs, hosts, capsys):
         assert dev.run_tests(hosts, ["-x"], "") == 0
         new, old = (str(host.path) for host in hosts)
         assert runs == [(["pytest", "-m", "host", "-x"], old, None), (["pytest", "-x"], new, None)]
+        said = capsys.readouterr().out
+        assert said.index("all tests with") < said.index("host tests with ComfyUI 0.3.64")
+        assert said.endswith("said beside\n")
 
     def test_without_host(self, dev, runs):
         dev.run_tests([], [], "Left out: much.")
         assert runs == [(["pytest"], None, "Left out: much.")]
 
     @pytest.mark.parametrize(
-        ("codes", "expected"), [([1, 0], 1), ([0, 2], 2), ([5, 0], 0), ([5, 5], 5), ([3, 1], 3)]
+        ("codes", "expected"), [([1, 0], 1), ([0, 2], 2), ([5, 0], 0), ([5, 5], 5), ([3, 1], 1)]
     )
-    def test_first_failure_is_the_exit_code(self, dev, runs, hosts, codes, expected):
-        self.codes.extend(codes)
+    def test_any_failure_is_the_exit_code(self, dev, runs, hosts, codes, expected):
+        self.codes[:] = codes
         assert dev.run_tests(hosts, [], "") == expected
         assert len(runs) == 2
 
@@ -337,7 +352,7 @@ class TestRunning:
         assert runs == [(["benchmarks.demo", "--host", new, *extra], new, None)]
 
     def test_demo_without_host_ends_with_what_was_left_out(self, dev, runs, capsys):
-        self.codes.append(7)
+        self.codes[1] = 7
         assert dev.run_demo([], [], "Left out: much.") == 7
         assert runs == [(["benchmarks.demo"], None, None)]
         assert capsys.readouterr().out.splitlines()[-1] == "Left out: much."

@@ -52,6 +52,14 @@ def test_a_run_that_compressed_nothing_gives_the_commonest_reason():
     assert summary(log).endswith("Reason: a mask.")
 
 
+def test_layers_that_another_patch_computes_are_counted(log):
+    log.sites[Site(3, "decoder")] = SiteRecord()
+    assert "2 of 4 self-attention layers" in summary(log)
+    assert report(log).endswith("never reached 1 layers: another patch computes their attention")
+    nothing = RunLog("a UNet", {Site(n, "encoder"): SiteRecord() for n in range(3)})
+    assert summary(nothing).endswith("Another patch computes the attention of 3 of them.")
+
+
 def test_a_run_that_never_called_the_network_says_what_to_do():
     assert "no network call was seen" in report(RunLog())
     assert "connect the report behind the sampler" in report(RunLog())

@@ -1,18 +1,28 @@
 """Small random models of the host's own classes, and a sampling run in miniature."""
 
+from functools import cache
+
+import comfy.lora
+import folder_paths
 import pytest
 import torch
 from bigain.bigain_core.models.checkpoint import BUNDLED_MODEL
 from bigain.nodes.dit import BiGainDiTLabels
+from safetensors.torch import save_file
 
-from tests.host.families import NAMED, fill, guided
+from tests.host.families import NAMED, NARROW_HEADS, UNET, build, fill, guided
+from tests.host.side_by_side import Run
+
+
+def sd15(**dtypes):
+    """A model of its own; that of the fixture `models` is shared."""
+    return build("SD15", UNET, fixed=NARROW_HEADS, **dtypes)
 
 
 @pytest.fixture(scope="session")
 def dit_checkpoint(tmp_path_factory):
     """A small random DiT file: 8 x 8 latents of 4 channels, 5 named classes."""
     from bigain.bigain_core.models.dit import DiT, DiTConfig
-    from safetensors.torch import save_file
 
     config = DiTConfig(8, 2, 4, 64, 2, 1, 5, learn_sigma=True)
     network = DiT(config)
@@ -52,6 +62,46 @@ def sample(conditioning):
         return guided(model, noise, *prompts, steps=steps, sampler=sampler)
 
     return run
+
+
+LORA = "small_lora.safetensors"
+
+
+@pytest.fixture(scope="session")
+def lora_file(models, tmp_path_factory):
+    """A random LoRA of rank 2 for the attention of "sd15", in the form of kohya's scripts: LORA."""
+    generator = torch.Generator().manual_seed(5)
+    network = models["sd15"].model
+    parts = {}
+    for name, key in comfy.lora.model_lora_keys_unet(network, {}).items():
+        if name.startswith("lora_unet_") and "_attentions_" in name and "_attn" in name:
+            rows, columns = network.state_dict()[key].shape
+            up, down = (torch.randn(n, 2, generator=generator) for n in (rows, columns))
+            parts[f"{name}.lora_up.weight"] = up / rows**0.5
+            parts[f"{name}.lora_down.weight"] = down.T.contiguous()
+            parts[f"{name}.alpha"] = torch.tensor(1.0)
+    folder = tmp_path_factory.mktemp("loras")
+    save_file(parts, folder / LORA)
+    folder_paths.add_model_folder_path("loras", str(folder))
+
+
+@pytest.fixture
+def own_sd15():
+    """For a test that leaves traces on the network."""
+    return sd15()
+
+
+@pytest.fixture(scope="session")
+def start(models, conditioning):
+    """A run of a model by its name, or of a given one, as it is before a scenario changes it."""
+
+    @cache
+    def make(name="sd15", size=(12, 16), batch=1, model=None):
+        model = model or models[name]
+        texts = conditioning(name, model), conditioning(name, model, 1)
+        return Run(model, *texts, {"samples": torch.zeros(batch, 4, *size)})
+
+    return make
 
 
 @pytest.fixture(scope="session")

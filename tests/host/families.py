@@ -55,18 +55,19 @@ def patcher(model):
     return comfy.model_patcher.ModelPatcher(model, load_device=CPU, offload_device=CPU)
 
 
-def build(name, config, state=None, fixed=None):
+def build(name, config, state=None, fixed=None, dtype=torch.float32, cast_to=None):
     """A model by the host's configuration `name`.
 
     `state` is what the configuration looks for in a checkpoint, `fixed` replaces entries of the
-    network's configuration that are the same for all checkpoints of the family.
+    network's configuration that are the same for all checkpoints of the family. Weights are of
+    `dtype` and computed with as `cast_to`.
     """
     family = getattr(comfy.supported_models, name)
     if fixed is not None:
         entries = {"unet_extra_config": {**family.unet_extra_config, **fixed}}
         family = type(family.__name__, (family,), entries)
     made = family(dict(config))
-    made.set_inference_dtype(torch.float32, None)
+    made.set_inference_dtype(dtype, cast_to)
     return patcher(made.get_model(state or {}, "", device=CPU))
 
 

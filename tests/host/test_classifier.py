@@ -1,17 +1,35 @@
 """The classifier against direct calls of the network, without the host's machinery."""
 
 import math
+from dataclasses import replace
 
-import comfy.model_sampling
 import comfy_extras.nodes_easycache
 import pytest
 import torch
-from bigain.bigain_core.classification import TrialPlan, trial_noise
-from bigain.bigain_core.comfyui.classifier import Prompts, classify_latents, encode_prompts
-from bigain.nodes.classification import BiGainDiffusionClassifier, BiGainPrompts
+from bigain.bigain_core.classification import (
+    PLANS,
+    AdaptiveTimes,
+    Budget,
+    Classification,
+    Ranking,
+    Sequential,
+    TrialPlan,
+    trial_noise,
+)
+from bigain.bigain_core.comfyui.chart import ALIVE, BEST, bar_chart
+from bigain.bigain_core.comfyui.classifier import (
+    Prompts,
+    classify_latents,
+    encode_images,
+    encode_prompts,
+    warnings_about,
+)
+from bigain.nodes._plans import CUSTOM, PRESETS, trial_plan
+from bigain.nodes.classification import BiGainDiffusionClassifier, BiGainGate, BiGainPrompts
 from bigain.nodes.dit import BiGainDiTLabels
 
 from tests.host.compressing import merge
+from tests.host.families import NAMED
 
 NAMES = ("sd15", "sd2v", "sdxl", "dit")
 PLAN = TrialPlan((1, 3), (2, 1))
@@ -117,17 +135,6 @@ def test_a_latent_of_another_kind_is_refused(models, prompts, shape):
         classify_latents(model, torch.zeros(shape), prompts("sd15", model), PLAN, silent)
 
 
-def test_a_model_of_another_kind_is_refused(models, prompts):
-    model = models["sd15"].clone()
-
-    class Flow(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
-        pass
-
-    model.add_object_patch("model_sampling", Flow(model.model.model_config))
-    with pytest.raises(ValueError, match="predicts noise or velocity.*does not cover yet"):
-        classify_latents(model, LATENT, prompts("sd15", model), PLAN, silent)
-
-
 def test_prompts_for_a_part_of_the_image_are_refused(models, prompts):
     model = models["sd15"]
     wanted = prompts("sd15", model)
@@ -190,11 +197,11 @@ def classify_node(model, prompts, **changes):
 
 def test_the_node_gives_one_answer_per_image(models, prompts):
     wanted = prompts("sd15", models["sd15"])
-    best, labels, margins, table, result = classify_node(
+    best, labels, margins, table, result, confidence, chart = classify_node(
         models["sd15"], wanted, latent={"samples": LATENT}
     )
     assert [wanted.labels[k] for k in best] == labels
-    assert len(best) == len(margins) == 2
+    assert len(best) == len(margins) == len(confidence) == len(chart) == 2
     assert table.splitlines()[1].split(",")[:3] == ["0", "1", labels[0]]
     assert result.best == best
 
@@ -204,7 +211,6 @@ def test_the_node_gives_one_answer_per_image(models, prompts):
     [
         ({}, "an image with a VAE or a latent, got neither"),
         ({"image": torch.zeros(1, 8, 8, 3)}, "got image"),
-        ({"latent": {"samples": LATENT, "noise_mask": 0}}, "without a mask"),
         ({"latent": {"samples": LATENT}, "trials": "five"}, "whole numbers separated by commas"),
         ({"latent": {"samples": LATENT}, "trials": "20, 5"}, "expected ascending numbers"),
         ({"latent": {"samples": LATENT}, "keep": "1"}, "expected 2 descending numbers"),
@@ -229,3 +235,164 @@ def test_labels_need_a_dit(models):
         BiGainDiTLabels.execute(models["sd15"], "cat")
     with pytest.raises(ValueError, match="class number from 0 to 4 or a name such as ant.*'fox'"):
         BiGainDiTLabels.execute(models["dit"], "fox")
+
+
+def test_csv_gives_whole_prompts_and_their_classes():
+    clip = WordCounter()
+    text = 'prompt,class\n"a cat, black",cat\na kitten,cat\na dog,dog'
+    (prompts,) = BiGainPrompts.execute(clip, text, "a photo of a {}").args
+    assert clip.seen == ["a cat, black", "a kitten", "a dog"]
+    assert prompts.classes == ("cat", "cat", "dog")
+
+
+def test_a_label_set_replaces_the_labels():
+    clip = WordCounter()
+    (prompts,) = BiGainPrompts.execute(clip, "x", "a {}", "STL-10").args
+    assert len(prompts.labels) == 10 and clip.seen[7] == "a monkey"
+    assert prompts.classes == prompts.labels
+
+
+def test_the_best_prompt_of_a_class_answers_for_it(models, prompts):
+    model = models["sd15"]
+    plain = prompts("sd15", model)
+    classes = ("x", "y", "x", "y")
+    grouped = Prompts(plain.labels, plain.conditionings, classes)
+    inputs = {"latent": {"samples": LATENT}, "trials": "3", "keep": "auto"}
+    first = classify_node(model, plain, **inputs)
+    best, labels, margins, table, every, confidence, chart = classify_node(model, grouped, **inputs)
+    assert labels == [classes[k] for k in first[0]]
+    for margin, ranking in zip(margins, every.rankings, strict=True):
+        means = ranking.mean_errors.tolist()
+        groups = [min(means[0], means[2]), min(means[1], means[3])]
+        assert margin == pytest.approx(abs(groups[0] - groups[1]))
+    assert len(every.labels) == 4, "the result keeps every prompt"
+
+
+def test_every_preset_runs(models, prompts):
+    model = models["sd15"]
+    wanted = prompts("sd15", model, 2)
+    for preset in set(PRESETS) - {CUSTOM}:
+        inputs = {"preset": preset, "most_evaluations": 8, "latent": {"samples": LATENT[:1]}}
+        result = classify_node(model, wanted, **inputs, trials="ignored", keep="ignored")[4]
+        assert result.calls <= 8
+        assert result.plan.rule == PLANS[preset].rule and result.plan.design == PLANS[preset].design
+
+
+def choices(**changes):
+    usual = {
+        "preset": CUSTOM, "trials": "5, 20", "keep": "auto", "loss": "l2", "seed": 0,
+        "weighting": "native", "design": "auto", "delta": 0.0, "most_evaluations": 0,
+        "most_seconds": 0.0,
+    }  # fmt: skip
+    return trial_plan(**(usual | changes))
+
+
+def test_what_was_saved_before_presets_existed_is_the_plan_of_the_paper():
+    assert choices() == TrialPlan((5, 20))
+    assert choices(keep="2, 1", seed=4) == TrialPlan((5, 20), (2, 1), seed=4)
+
+
+def test_choices_change_a_preset_and_zeros_leave_it():
+    assert choices(preset="balanced", loss="l1", seed=3) == replace(
+        PLANS["balanced"], loss="l1", seed=3
+    )
+    changed = choices(preset="thorough", delta=0.2, design="adaptive", most_evaluations=9,
+                      most_seconds=2.5, weighting="elbo")  # fmt: skip
+    assert changed.rule.delta == 0.2 and changed.trials == PLANS["thorough"].trials
+    assert changed.budget == Budget(9, 2.5) and changed.weighting == "elbo"
+    assert isinstance(changed.design, AdaptiveTimes)
+    assert choices(delta=0.1).rule == Sequential(0.1)
+    with pytest.raises(ValueError, match="expected trials in Blocks"):
+        choices(preset="certified", design="uniform")
+
+
+def test_a_noise_mask_of_the_latent_reaches_the_errors(models, prompts):
+    wanted = prompts("sd15", models["sd15"])
+    mask = torch.zeros(1, 64, 64)
+    mask[:, :, :32] = 1
+    found, plain = (
+        classify_node(models["sd15"], wanted, latent={"samples": LATENT, **extra})[4]
+        for extra in ({"noise_mask": mask}, {})
+    )
+    assert not torch.equal(found.rankings[0].errors[:, 0], plain.rankings[0].errors[:, 0])
+
+
+def test_the_node_screens_and_goes_on(models, prompts):
+    model = models["sd15"]
+    wanted = prompts("sd15", model)
+    inputs = {"latent": {"samples": LATENT}, "screening_model": merge(model)}
+    inputs |= {"screening_trials": 2, "screening_keep": 2, "trials": "3", "keep": "auto"}
+    first = classify_node(model, wanted, **inputs)[4]
+    assert first.calls == 2 * 3 * 2 and first.rankings[0].screening.calls == 2 * 4
+    again = classify_node(model, wanted, **inputs, previous=first)[4]
+    assert torch.equal(again.rankings[1].errors.nan_to_num(), first.rankings[1].errors.nan_to_num())
+
+
+def test_images_are_encoded_one_by_one():
+    """A video VAE takes a batch for the frames of one film."""
+
+    class Film:
+        def encode(self, pixels):
+            assert pixels.shape[0] == 1 and pixels.shape[-1] == 3
+            return pixels.movedim(-1, 1)[:, :, None]
+
+    images = torch.rand(3, 4, 5, 4)
+    latents = encode_images(Film(), images)
+    assert torch.equal(latents[:, :, 0], images[..., :3].movedim(-1, 1))
+
+
+def pixels(chart, colour):
+    wanted = torch.tensor(colour) / 255
+    return ((chart - wanted).abs() < 1e-3).all(-1)
+
+
+def test_the_chart_draws_bars_as_long_as_the_labels_are_behind():
+    errors = torch.tensor([[1.0, 1.0, 1.0], [1.1, 1.1, 1.1], [1.4, 1.4, 1.4]]).double()
+    ranking = Ranking(errors, torch.ones(3), torch.arange(3))
+    chart = bar_chart(Classification(("best", "near", "x" * 99), (ranking,)))
+    assert chart.shape[0] == 1 and chart.shape[-1] == 3 and 0 <= chart.min() <= chart.max() <= 1
+    bars = pixels(chart[0], ALIVE).sum(1)
+    rows = bars[bars > 20]
+    assert sorted({round(row / rows.max().item() * 4) for row in rows.tolist()}) == [1, 4]
+    assert pixels(chart[0], BEST).any()
+
+
+def test_the_chart_takes_one_label_and_very_many():
+    one = Ranking(torch.ones(1, 2), torch.ones(1), torch.arange(2))
+    assert bar_chart(Classification(("only",), (one,))).shape[0] == 1
+    many = Ranking(torch.arange(200.0).reshape(100, 2), torch.ones(100), torch.arange(2))
+    chart = bar_chart(Classification(tuple(map(str, range(100))), (many, many)))
+    assert chart.shape[0] == 2 and chart.shape[1] < 800
+
+
+def test_distilled_models_are_warned_of():
+    assert warnings_about(NAMED["sd15"].model) == []
+    (text,) = warnings_about(NAMED["flux"].model)
+    assert "FluxGuidance" in text
+
+
+@pytest.mark.parametrize(("value", "name"), [(0.9, "sure"), (0.95, "sure"), (0.1, "unsure")])
+def test_the_gate_asks_for_the_input_that_it_passes_on(value, name):
+    threshold = 0.9
+    assert BiGainGate.check_lazy_status(value, threshold, None, None) == [name]
+    given = {"sure": None, "unsure": None, name: "this"}
+    assert BiGainGate.check_lazy_status(value, threshold, **given) == []
+    assert BiGainGate.execute(value, threshold, **given).args == ("this", name == "sure")
+
+
+def test_inputs_that_came_later_are_optional_and_behind_the_others():
+    """Workflows store widgets by position, and prompts of older versions lack the new ones."""
+    names = [field.id for field in BiGainDiffusionClassifier.define_schema().inputs]
+    assert names[:9] == [
+        "model", "prompts", "trials", "keep", "loss", "trial_seed", "image", "vae", "latent"
+    ]  # fmt: skip
+    later = BiGainDiffusionClassifier.define_schema().inputs[9:]
+    assert later[0].id == "preset" and later[0].default == CUSTOM
+    assert all(field.optional for field in later)
+    outputs = [field.display_name for field in BiGainDiffusionClassifier.define_schema().outputs]
+    assert outputs == [
+        "best_index", "best_prompt", "margin", "table", "result", "confidence", "chart"
+    ]  # fmt: skip
+    labels = BiGainPrompts.define_schema().inputs
+    assert [field.id for field in labels] == ["clip", "labels", "template", "label_set"]
+    assert labels[3].optional and labels[3].default == CUSTOM

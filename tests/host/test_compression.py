@@ -134,6 +134,18 @@ def test_outside_its_range_a_rule_does_nothing(models, sample):
     assert "CHANGED NOTHING" in report(model)
 
 
+@pytest.mark.parametrize(("end", "level"), [(1.0, "INFO"), (0.4, "WARNING")])
+def test_a_run_has_one_line_in_the_log_and_is_loud_if_nothing_was_changed(
+    models, sample, caplog, end, level
+):
+    model = merge(models["sd15"], start_percent=0.39, end_percent=end)
+    with caplog.at_level("INFO"):
+        sample("sd15", model, steps=2)
+    (record,) = [record for record in caplog.records if record.message.startswith("BiGain")]
+    assert record.levelname == level
+    assert record.message == report(model).splitlines()[0]
+
+
 def test_half_a_range_acts_on_half_of_the_steps(models, sample):
     model = merge(models["sd15"], end_percent=0.5)
     sample("sd15", model, steps=4)

@@ -18,9 +18,10 @@ from bigain.bigain_core.compression import Compression, NetworkCall, Rule, RunLo
 from bigain.bigain_core.grid import TokenGrid
 from bigain.bigain_core.methods import TokenMerging
 from bigain.bigain_core.schedules import Moment
+from comfy.ldm.modules.attention import CrossAttention
 
 from tests.host.compressing import merge, pool, report
-from tests.host.families import CASES, NAMED, parametrized, sample
+from tests.host.families import CASES, NAMED, fill, parametrized, sample
 from tests.host.watching import OVERRIDE, Watch, grid, layer_of
 
 UNCOVERED = {"ernie_image", "hidream_o1", "stable_cascade"}
@@ -317,3 +318,32 @@ def test_half_precision_is_close_to_full(name, dtype, ours):
     exact = one_call(ours(case.model))
     its_own = (plain - one_call(case.model)).norm()
     assert (compressed - exact).norm() < 1.5 * its_own + 0.05 * exact.norm()
+
+
+class MotionModule(torch.nn.Module):
+    """Attention over the frames of a video at each place, as AnimateDiff adds it to a UNet."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.attention = CrossAttention(channels, heads=2, dim_head=16, operations=torch.nn)
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(x.shape)
+        over_frames = x.flatten(2).permute(2, 0, 1)  # (H * W, frames, C)
+        mixed = over_frames + self.attention(over_frames)
+        return mixed.permute(1, 2, 0).reshape(x.shape)
+
+
+@pytest.mark.parametrize("ours", [merge, pool])
+def test_a_motion_module_in_a_unet_sees_whole_frames(ours):
+    case = replace(NAMED["sd15"])
+    block = case.model.model.diffusion_model.input_blocks[1]
+    without = sample(case, ours(case.model), batch=3)
+    motion = MotionModule(32)
+    fill(motion)
+    block.append(motion)
+    model = ours(case.model)
+    assert not torch.equal(sample(case, model, batch=3), without)
+    assert {shape[1:] for shape in motion.seen} == {torch.Size((32, 12, 20))}
+    assert "3 of 7 self-attention layers compressed" in report(model)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,16 @@ import pytest
 import requests
 from comfy_cli.workflow_to_api import convert_ui_to_api
 from PIL import Image
+from safetensors.torch import load
+from torch import Tensor
 
 PACK = Path(__file__).resolve().parents[2]
 EXAMPLES = PACK / "example_workflows"
+FAMILY_NODES = Path(__file__).parent / "family_nodes"
 BYPASSED = 4  # the mode of a node that the user switched off
 OPTIONS = ["--cpu", "--disable-api-nodes", "--disable-all-custom-nodes"]
-OPTIONS += ["--whitelist-custom-nodes", "bigain", "--database-url", "sqlite:///:memory:"]
+OPTIONS += ["--whitelist-custom-nodes", "bigain", FAMILY_NODES.name]
+OPTIONS += ["--database-url", "sqlite:///:memory:"]
 OPTIONS += ["--cache-classic"]  # what is kept must not depend on how much memory is free
 SECONDS_TO_BOOT = 240
 SECONDS_TO_RUN = 250
@@ -50,14 +55,23 @@ class Run:
 
     def pictures(self, node: str) -> list[np.ndarray]:
         """What a node saved: (H, W, 3) each, in the order of the batch."""
-        files = self.entry["outputs"][node]["images"]
+        return [np.asarray(Image.open(io.BytesIO(file))) for file in self._files(node, "images")]
+
+    def latent(self, node: str) -> Tensor:
+        """What a node saved: (B, C, H, W) or (B, C, T, H, W)"""
+        (file,) = self._files(node, "latents")
+        return load(file)["latent_tensor"]
+
+    def _files(self, node: str, kind: str) -> list[bytes]:
+        files = self.entry["outputs"][node][kind]
         answers = [local().get(f"{self.url}/view", params=file, timeout=30) for file in files]
-        return [np.asarray(Image.open(io.BytesIO(answer.content))) for answer in answers]
+        return [answer.content for answer in answers]
 
 
 @dataclass
 class Server:
     url: str
+    folder: Path  # its base directory
     log_file: Path
     process: subprocess.Popen
     boot_log: str = ""
@@ -69,6 +83,11 @@ class Server:
     def get(self, path: str) -> requests.Response:
         answer = local().get(self.url + path, timeout=60)
         answer.raise_for_status()
+        return answer
+
+    def post(self, path: str, content: dict) -> requests.Response:
+        answer = local().post(self.url + path, json=content, timeout=60)
+        assert answer.ok, answer.text
         return answer
 
     def wait_for_boot(self) -> None:
@@ -85,16 +104,34 @@ class Server:
 
     def run(self, prompt: dict) -> Run:
         """Queue a prompt and wait for it."""
-        answer = local().post(f"{self.url}/prompt", json={"prompt": prompt}, timeout=60)
-        assert answer.ok, answer.text
-        prompt_id = answer.json()["prompt_id"]
-        deadline = time.monotonic() + SECONDS_TO_RUN
-        while time.monotonic() < deadline:
-            history = self.get(f"/history/{prompt_id}").json()
-            if prompt_id in history:
-                return Run(history[prompt_id], self.url)
-            time.sleep(0.1)
-        pytest.fail(f"expected the prompt to end within {SECONDS_TO_RUN} s")
+        return self.ended(self.queue(prompt))
+
+    def run_and_interrupt(self, prompt: dict, under_way: Callable[[str], bool]) -> Run:
+        """Interrupt a prompt once the log since its start says that it is under way."""
+        before = len(self.log)
+        prompt_id = self.queue(prompt)
+        until(lambda: under_way(self.log[before:]), "the prompt to be under way")
+        self.post("/interrupt", {"prompt_id": prompt_id})
+        return self.ended(prompt_id)
+
+    def queue(self, prompt: dict) -> str:
+        return self.post("/prompt", {"prompt": prompt}).json()["prompt_id"]
+
+    def ended(self, prompt_id: str) -> Run:
+        entry = until(
+            lambda: self.get(f"/history/{prompt_id}").json().get(prompt_id), "the prompt to end"
+        )
+        return Run(entry, self.url)
+
+
+def until(happened: Callable, what: str):
+    """What a function returns as soon as that is true of it."""
+    deadline = time.monotonic() + SECONDS_TO_RUN
+    while time.monotonic() < deadline:
+        if found := happened():
+            return found
+        time.sleep(0.05)
+    pytest.fail(f"expected {what} within {SECONDS_TO_RUN} s")
 
 
 def local() -> requests.Session:
@@ -104,11 +141,12 @@ def local() -> requests.Session:
 
 
 def make_base(folder: Path, files: list[Path]) -> Path:
-    """A base directory whose only custom node is a copy of what this pack ships."""
+    """A base directory with a copy of what this pack ships, and the nodes for its tests."""
     for file in files:
         target = folder / "custom_nodes" / "bigain" / file.relative_to(PACK)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
+    shutil.copytree(FAMILY_NODES, folder / "custom_nodes" / FAMILY_NODES.name)
     (folder / "input").mkdir()
     for image in EXAMPLES.glob("*_input.png"):
         shutil.copy(image, folder / "input")
@@ -121,7 +159,7 @@ def environment(comfyui: Path, folder: Path) -> dict[str, str]:
     Before it could read the templates' package of today, ComfyUI served a folder of that package
     which is gone; it does not start without one.
     """
-    environ = {**os.environ, "PYTHONUTF8": "1"}
+    environ = {**os.environ, "PYTHONUTF8": "1", "BIGAIN_REPOSITORY": str(PACK)}
     if "iter_templates" not in (comfyui / "app" / "frontend_management.py").read_text("utf-8"):
         package = folder / "stand_in" / "comfyui_workflow_templates"
         (package / "templates").mkdir(parents=True)
@@ -147,7 +185,7 @@ def booted(comfyui: Path, folder: Path):
             stderr=subprocess.STDOUT,
         )
         try:
-            server = Server(f"http://127.0.0.1:{port}", log_file, process)
+            server = Server(f"http://127.0.0.1:{port}", folder, log_file, process)
             server.wait_for_boot()
             yield server
         finally:
@@ -180,17 +218,27 @@ def object_info(server) -> dict:
 
 
 @pytest.fixture(scope="session")
-def example():
-    """A fresh copy of an example workflow by its name, some kinds of nodes switched off."""
+def workflow():
+    """A fresh copy of a saved workflow, some kinds of nodes switched off."""
 
-    def load(name: str, switched_off: tuple[str, ...] = ()) -> dict:
-        workflow = json.loads((EXAMPLES / f"{name}.json").read_text("utf-8"))
-        for node in workflow["nodes"]:
+    def read(file: Path, switched_off: tuple[str, ...] = ()) -> dict:
+        saved = json.loads(file.read_text("utf-8"))
+        for node in saved["nodes"]:
             if node["type"] in switched_off:
                 node["mode"] = BYPASSED
-        return workflow
+        return saved
 
-    return load
+    return read
+
+
+@pytest.fixture(scope="session")
+def example(workflow):
+    """The same of an example workflow by its name."""
+
+    def read(name: str, switched_off: tuple[str, ...] = ()) -> dict:
+        return workflow(EXAMPLES / f"{name}.json", switched_off)
+
+    return read
 
 
 @pytest.fixture(scope="session")

@@ -21,11 +21,16 @@ def shipped(server, prompt):
     return server.run(prompt)
 
 
+def rows(done, classifier):
+    table, _ = done.text(classifier).split("\n\n", 1)
+    return list(csv.DictReader(io.StringIO(table)))
+
+
 @pytest.fixture(scope="module")
 def ranking(shipped, prompt, node_ids):
     """The rows of the table that the classifier shows."""
     (classifier,) = node_ids(prompt, "BiGainDiffusionClassifier")
-    return list(csv.DictReader(io.StringIO(shipped.text(classifier))))
+    return rows(shipped, classifier)
 
 
 def test_it_runs_as_shipped(shipped):
@@ -61,8 +66,7 @@ def test_labels_that_are_given_are_the_only_ones_ranked(server, example, convert
     done = server.run(prompt)
     assert done.succeeded, done.entry
     (classifier,) = node_ids(prompt, "BiGainDiffusionClassifier")
-    rows = csv.DictReader(io.StringIO(done.text(classifier)))
-    assert {row["label"] for row in rows} == set(labels)
+    assert {row["label"] for row in rows(done, classifier)} == set(labels)
 
 
 def test_a_list_that_is_no_list_of_numbers_is_an_error_in_our_words(server, example, converted):

@@ -12,6 +12,10 @@ PRIMARY = {  # what a bypassed node passes on, or what it is about
     "BiGainDiffusionClassifier": "model",
     "BiGainDiTLoader": "model_name",
     "BiGainDiTLabels": "model",
+    "BiGainGate": "value",
+    "BiGainEvaluate": "model",
+    "BiGainEvidenceMap": "model",
+    "BiGainRankImages": "model",
 }
 
 

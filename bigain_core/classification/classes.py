@@ -1,0 +1,37 @@
+"""Several prompts for one class: the best of them counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from .ranking import Classification, Ranking
+
+
+def by_class(result: Classification, classes: Sequence[str]) -> Classification:
+    """The result with one row per class, that of its best prompt; `classes` has one per prompt.
+
+    Classes come in the order in which they first appear. Numbers of evaluations are those of the
+    prompts that are left; the result of all prompts knows how many there were.
+    """
+    if tuple(classes) == result.labels:
+        return result
+    names = tuple(dict.fromkeys(classes))
+    numbers = [names.index(name) for name in classes]
+    rankings = tuple(_by_class(ranking, numbers) for ranking in result.rankings)
+    return replace(result, labels=names, rankings=rankings)
+
+
+def _by_class(ranking: Ranking, numbers: Sequence[int]) -> Ranking:
+    best: dict[int, int] = {}
+    for prompt in ranking.order:
+        best.setdefault(numbers[prompt], prompt)
+    rows = [best[number] for number in sorted(best)]
+    tied = sorted({numbers[prompt] for prompt in ranking.tied})
+    return replace(
+        ranking,
+        errors=ranking.errors[rows],
+        stage=ranking.stage[rows],
+        tied=tuple(tied) if len(tied) > 1 else (),
+        screening=ranking.screening and _by_class(ranking.screening, numbers),
+    )

@@ -1,0 +1,275 @@
+"""How often a classifier is right on a labelled set."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from .labelled_sets import LabelledImage, LabelledSet, known_labels
+from .metrics import average_precision, mcnemar, wilson_interval
+from .plan import TrialPlan
+from .ranking import RANKINGS, Ranking
+from .result_files import Results
+
+NAMED = 5  # files and labels that a summary names
+
+
+class UnreadableImageError(ValueError):
+    """An image file that does not hold an image."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """The images of a set that are to be classified among `labels`, which are all different.
+
+    Shard i of n takes every n-th image from the i-th on (from 0). Images none of whose labels is
+    among the prompts are left out.
+    """
+
+    images: LabelledSet
+    labels: tuple[str, ...]
+    limit: int = 0
+    shard: int = 0
+    shards: int = 1
+
+    def __post_init__(self):
+        if not 0 <= self.shard < self.shards:
+            raise ValueError(
+                f"BiGain: expected a shard from 1 to {self.shards}, got {self.shard + 1}."
+            )
+        if not self.every:
+            raise ValueError(
+                "BiGain: expected images with labels that are among the prompts, got none; they "
+                f"are labelled {_some(self.unknown_labels)}. Labels and prompts must be spelled "
+                "alike."
+            )
+
+    @cached_property
+    def every(self) -> tuple[LabelledImage, ...]:
+        """Of all shards."""
+        chosen = self.images.chosen(self.limit)
+        return tuple(image for image in chosen if known_labels(image, self.labels))
+
+    @property
+    def own(self) -> tuple[LabelledImage, ...]:
+        """Of this shard."""
+        own = self.images.chosen(self.limit)[self.shard :: self.shards]
+        return tuple(image for image in own if known_labels(image, self.labels))
+
+    def waiting(self, records: dict[int, dict]) -> list[LabelledImage]:
+        """Those of this shard that are not classified; unreadable ones get another chance."""
+        return [image for image in self.own if "best" not in records.get(image.number, {})]
+
+    @cached_property
+    def left_out(self) -> tuple[LabelledImage, ...]:
+        chosen = self.images.chosen(self.limit)
+        return tuple(image for image in chosen if not known_labels(image, self.labels))
+
+    @cached_property
+    def unknown_labels(self) -> tuple[str, ...]:
+        found = {label for image in self.images.chosen(self.limit) for label in image.labels}
+        return tuple(sorted(found - set(self.labels)))
+
+    def settings(self, prompts: Sequence[str], plan: TrialPlan, size: int, **others) -> dict:
+        """What results must have in common to be counted together."""
+        return {
+            "images": self.images.digest,
+            "prompts": list(prompts),
+            "plan": repr(plan),
+            "size": size,
+            **others,
+        }
+
+    def summary(self, results: Results) -> Summary:
+        return Summary(self, results.records)
+
+
+def unreadable_record(image: LabelledImage, error: Exception) -> dict:
+    return {"image": image.number, "file": image.file, "unreadable": str(error)}
+
+
+def record(image: LabelledImage, ranking: Ranking, classes: Sequence[str]) -> dict:
+    """What is kept of the ranking of one image; `classes` are what its prompts stand for.
+
+    Where several prompts stand for one class, the best of them is its place in the ranking.
+    """
+    place = {name: number for number, name in enumerate(dict.fromkeys(classes))}
+    known = known_labels(image, place)
+    wanted = [place[label] for label in known]
+    ranked = {
+        kind: list(dict.fromkeys(place[classes[k]] for k in ranking.ranked(kind)))
+        for kind in RANKINGS
+    }
+    best = classes[ranking.best]
+    return {
+        "image": image.number,
+        "file": image.file,
+        "labels": list(known),
+        "best": best,
+        "right": best in known,
+        "margin": ranking.margin,
+        "confidence": ranking.confidence,
+        "calls": ranking.calls,
+        "precision": {kind: average_precision(order, wanted) for kind, order in ranked.items()},
+        "ranked": ranked["paired"],
+    }
+
+
+COLUMNS = ("image", "file", "labels", "best", "right", "margin", "confidence", "calls")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the records of a job add up to, those of all its shards that are there."""
+
+    job: Job
+    records: dict[int, dict]
+
+    @cached_property
+    def unreadable(self) -> list[dict]:
+        found = (self.records.get(image.number, {}) for image in self.job.every)
+        return [record for record in found if "unreadable" in record]
+
+    @cached_property
+    def finished(self) -> list[dict]:
+        """Records of classified images in the order of the set."""
+        found = (self.records.get(image.number, {}) for image in self.job.every)
+        return [record for record in found if "best" in record]
+
+    @property
+    def right(self) -> int:
+        return sum(record["right"] for record in self.finished)
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.finished) + len(self.unreadable) == len(self.job.every)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images whose best prompt is one of their labels; NaN without any."""
+        finished = self.finished
+        return self.right / len(finished) if finished else float("nan")
+
+    @property
+    def calls(self) -> float:
+        """Network evaluations per image."""
+        finished = self.finished
+        return sum(record["calls"] for record in finished) / len(finished)
+
+    def mean_average_precision(self, kind: str) -> float:
+        """mAP (paper, S.18) under one of RANKINGS."""
+        finished = self.finished
+        return sum(record["precision"][kind] for record in finished) / len(finished)
+
+    @property
+    def has_several_labels(self) -> bool:
+        return any(len(record["labels"]) > 1 for record in self.finished)
+
+    def by_class(self) -> list[tuple[str, int, int]]:
+        """(label, images that have it, how many of those are right) for every prompt."""
+        rows = []
+        for label in self.job.labels:
+            having = [record for record in self.finished if label in record["labels"]]
+            rows.append((label, len(having), sum(record["right"] for record in having)))
+        return rows
+
+    def __str__(self) -> str:
+        lines = []
+        if finished := self.finished:
+            low, high = wilson_interval(self.right, len(finished))
+            lines += [
+                f"accuracy {self.accuracy:.4f} ({self.right} of {len(finished)}; 95 % interval "
+                f"{low:.4f} to {high:.4f})",
+                f"{self.calls:.1f} network evaluations per image",
+            ]
+        if self.has_several_labels:
+            means = (f"{self.mean_average_precision(kind):.4f} ({kind})" for kind in RANKINGS)
+            lines.append(f"mAP {', '.join(means)}")
+        total = len(self.job.every)
+        missing = total - len(finished) - len(self.unreadable)
+        if missing:
+            lines.append(f"{missing} of {total} images have no result yet")
+        if self.unreadable:
+            files = [record["file"] for record in self.unreadable]
+            lines.append(f"{len(files)} unreadable, skipped: {_some(files)}")
+        if self.job.left_out:
+            unknown = _some(self.job.unknown_labels)
+            lines.append(
+                f"{len(self.job.left_out)} left out, no prompt for their labels: {unknown}"
+            )
+        idle = sorted({*self.job.images.empty, *self._without_images()})
+        if idle:
+            lines.append(f"{len(idle)} labels without images: {_some(idle)}")
+        return "\n".join(lines)
+
+    def _without_images(self) -> list[str]:
+        seen = {label for image in self.job.every for label in image.labels}
+        return [label for label in self.job.labels if label not in seen]
+
+    def class_table(self) -> str:
+        """CSV with a row per class."""
+        rows = []
+        for label, count, right in self.by_class():
+            if not count:
+                rows.append([label, 0, 0, "", "", ""])
+                continue
+            low, high = wilson_interval(right, count)
+            shares = (f"{share:.4f}" for share in (right / count, low, high))
+            rows.append([label, count, right, *shares])
+        return _csv(("label", "images", "right", "accuracy", "low", "high"), rows)
+
+    def image_table(self) -> str:
+        """CSV with a row per classified image."""
+        precisions = [f"precision_{kind}" for kind in RANKINGS]
+        rows = (
+            [
+                *("; ".join(r[c]) if c == "labels" else r[c] for c in COLUMNS),
+                *(r["precision"][kind] for kind in RANKINGS),
+            ]
+            for r in self.finished
+        )
+        return _csv((*COLUMNS, *precisions), rows)
+
+
+def comparison(ours: Results, theirs: Results) -> str:
+    """McNemar's test on the images that both classified, in words.
+
+    Raises ValueError if the results are of different sets or have no image in common.
+    """
+    if ours.settings["images"] != theirs.settings["images"]:
+        raise ValueError(
+            "BiGain: expected results of the same labelled images for a comparison, got those of "
+            "another set. Evaluate both on one folder with the same labels."
+        )
+    shared = sorted(
+        number
+        for number in ours.records.keys() & theirs.records.keys()
+        if "best" in ours.records[number] and "best" in theirs.records[number]
+    )
+    if not shared:
+        raise ValueError("BiGain: expected results with images in common, got none.")
+    first, second = ([r.records[n]["right"] for n in shared] for r in (ours, theirs))
+    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
+    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
+    return (
+        f"on {len(shared)} images that both classified: {sum(first)} right against {sum(second)}; "
+        f"only these {only_first}, only the others {only_second}; McNemar p = "
+        f"{mcnemar(first, second):.4g}"
+    )
+
+
+def _csv(columns: Sequence[str], rows) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few of them."""
+    rest = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,63 @@
+"""A picture of a ranking."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ..classification import Classification, Ranking
+
+WIDTH, ROW, EDGE = 768, 30, 16
+NAMES = 240  # pixels for labels
+MOST_ROWS = 20
+PAPER, INK, FAINT = (250, 250, 250), (30, 30, 30), (150, 150, 150)
+BEST, ALIVE, DROPPED = (34, 139, 84), (70, 110, 180), (185, 195, 210)
+
+
+def bar_chart(result: Classification) -> Tensor:
+    """(B, H, W, 3): how far every label is behind the best, with standard errors, best first.
+
+    Pale bars are of labels that were dropped before the end and rest on fewer trials.
+    """
+    drawn = [_draw(ranking, result.labels) for ranking in result.rankings]
+    return torch.stack([torch.from_numpy(np.asarray(image).copy()) for image in drawn]) / 255
+
+
+def _draw(ranking: Ranking, labels: tuple[str, ...]) -> Image.Image:
+    order = ranking.order[:MOST_ROWS]
+    leads = [ranking.lead(order[0], k) for k in order[1:]]
+    errors = [lead.standard_error if isfinite(lead.standard_error) else 0.0 for lead in leads]
+    reach = max(
+        [abs(lead.margin) + error for lead, error in zip(leads, errors, strict=True)], default=0
+    )
+    scale = (WIDTH - NAMES - 2 * EDGE) / reach if reach > 0 else 0.0
+    image = Image.new("RGB", (WIDTH, 2 * EDGE + ROW * (len(order) + 1)), PAPER)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=15)
+    zero = EDGE + NAMES
+    title = f"error behind the best; confidence {ranking.confidence:.1%}"
+    draw.text((zero, EDGE), title, FAINT, font)
+    for row, prompt in enumerate(order):
+        middle = EDGE + ROW * (row + 1) + ROW // 2
+        name = _shortened(labels[prompt], draw, font)
+        draw.text((EDGE, middle), name, BEST if row == 0 else INK, font, anchor="lm")
+        if row == 0:
+            draw.line((zero, middle - ROW // 3, zero, middle + ROW // 3), BEST, 4)
+            continue
+        lead, error = leads[row - 1], errors[row - 1]
+        whole = ranking.trials[prompt] == ranking.trials.max()
+        end = zero + max(lead.margin, 0) * scale
+        box = (zero, middle - ROW // 3, end, middle + ROW // 3)
+        draw.rectangle(box, ALIVE if whole else DROPPED)
+        draw.line((max(end - error * scale, zero), middle, end + error * scale, middle), INK, 2)
+    return image
+
+
+def _shortened(text: str, draw: ImageDraw.ImageDraw, font) -> str:
+    short = text
+    while draw.textlength(short, font) > NAMES - EDGE:
+        short = short.removesuffix("...")[:-1] + "..."
+    return short

@@ -1,0 +1,435 @@
+"""The classifier on every prediction type of the host, against plain calls of the networks."""
+
+import math
+
+import comfy.model_base
+import comfy.model_sampling
+import comfy_extras.nodes_model_advanced as advanced
+import pytest
+import torch
+from bigain.bigain_core.classification import Budget, SpreadGrid, TrialPlan, trial_noise
+from bigain.bigain_core.comfyui.classifier import Prompts, Screener, classify_latents
+from bigain.bigain_core.comfyui.sampling import host_levels
+
+from tests.host.compressing import merge
+from tests.host.families import NAMED, prompt
+
+PLAN = TrialPlan((1, 3), (3, 1), design=SpreadGrid())
+SIZES = {"pixart_alpha": (40, 48)}
+FLOW_TIMES = {  # what a network is told at noise level 1
+    "sd3": 1000,
+    "flux": 1,
+    "auraflow": 1,
+    "lumina2": 1,
+    "qwen_image": 1,
+    "wan": 1000,
+}
+NAMES = ("sd15", "sd2v", "sdxl", "pixart_alpha", "dit", *FLOW_TIMES)
+
+
+def silent(calls):
+    pass
+
+
+def some_prompts(case, count=3, make=None):
+    labels = tuple(f"label {number}" for number in range(count))
+    return Prompts(labels, tuple((make or case.conditioning)(k) for k in range(count)))
+
+
+def some_latents(case, batch=2):
+    return case.noise(SIZES.get(case.name, (8, 12)), batch)
+
+
+def call(model, inputs, time, conditioning):
+    """The network's answer (1, C, ...), without the host's sampling."""
+    [[tokens, entries]] = conditioning
+    base = model.model
+    sides = {"width": inputs.shape[-1] * 8, "height": inputs.shape[-2] * 8}
+    conds = base.extra_conds(
+        cross_attn=tokens, noise=inputs, device=inputs.device, **{**sides, **entries}
+    )
+    values = {key: value.cond for key, value in conds.items()}
+    context = values.pop("c_crossattn", None)
+    times = torch.tensor([time], dtype=torch.float32)
+    return base.diffusion_model(
+        inputs, times, context=context, control=None, transformer_options={}, **values
+    ).float()
+
+
+def direct_error(name, model, conditioning, latent, timestep, noise):
+    """Mean squared error of what the network predicts."""
+    clean = model.model.process_latent_in(latent)
+    if name in FLOW_TIMES:
+        level = (timestep + 0.5) / 1000
+        noisy = (1 - level) * clean + level * noise
+        predicted = call(model, noisy, level * FLOW_TIMES[name], conditioning)
+        return (predicted - (noise - clean)).double().square().mean().item()
+    sigma = model.model.model_sampling.sigmas.double()[timestep].item()
+    signal, amount = 1 / math.hypot(1, sigma), sigma / math.hypot(1, sigma)
+    predicted = call(model, signal * clean + amount * noise, timestep, conditioning)
+    target = signal * noise - amount * clean if name == "sd2v" else noise
+    return (predicted - target).double().square().mean().item()
+
+
+def dimensions(model, latents):
+    dims = model.get_model_object("latent_format").latent_dimensions
+    return latents[:, :, None] if dims == 3 and latents.ndim == 4 else latents
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_errors_equal_plain_calls_of_the_network(name):
+    case = NAMED[name]
+    model, latents, prompts = case.model, some_latents(case), some_prompts(case)
+    result = classify_latents(model, latents, prompts, PLAN, silent)
+    latents = dimensions(model, latents)
+    for image, ranking in enumerate(result.rankings):
+        for trial, draw in enumerate(ranking.draws):
+            noise = trial_noise(tuple(latents.shape[1:]), PLAN.seed, image, draw.noise)[None]
+            expected = [
+                direct_error(name, model, c, latents[image : image + 1], draw.timestep, noise)
+                for c in prompts.conditionings
+            ]
+            found = ranking.errors[:, trial].tolist()
+            assert found == pytest.approx(expected, rel=1e-6)
+            assert len({f"{error:.5g}" for error in found}) == 3, "prompts make a difference"
+
+
+def test_a_picture_for_a_video_model_is_one_frame():
+    case = NAMED["wan"]
+    picture = some_latents(NAMED["lumina2"], 1)
+    assert picture.ndim == 4 and picture.shape[1] == 16
+    still = classify_latents(case.model, picture, some_prompts(case), PLAN, silent)
+    film = classify_latents(case.model, picture[:, :, None], some_prompts(case), PLAN, silent)
+    assert torch.equal(still.rankings[0].errors, film.rankings[0].errors)
+
+
+# Kinds of sampling that users choose by nodes
+
+
+class Linear(torch.nn.Module):
+    """Stands for a network: the same answer whatever the prompt, and a note of what it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x, t, **kwargs):
+        self.seen.append((x.clone(), t.clone()))
+        return 0.3 * x + 0.1
+
+
+def with_linear(model, monkeypatch):
+    network = Linear()
+    network.dtype = torch.float32
+    monkeypatch.setitem(model.model._modules, "diffusion_model", network)
+    return network
+
+
+def edm_target(sampling, x, clean, sigma, scale):
+    """What a network gives that predicts `clean` from `x` without error (Karras et al. 2022)."""
+    spread = math.hypot(sigma, scale)
+    skip, out = scale**2 / spread**2, sigma * scale / spread
+    return (clean - skip * x) / (out if sampling == "edm" else -out)
+
+
+@pytest.mark.parametrize(("sampling", "scale"), [("edm", 0.5), ("v_prediction", 1.0)])
+def test_edm_networks_are_scored_by_what_they_predict(monkeypatch, sampling, scale):
+    case = NAMED["sd15"]
+    latents = some_latents(case, 1)
+    node = advanced.ModelSamplingContinuousEDM()
+    (model,) = node.patch(case.model, sampling, sigma_max=80.0, sigma_min=0.02)
+    with_linear(model, monkeypatch)
+    result = classify_latents(model, latents, some_prompts(case), TrialPlan((3,)), silent)
+    clean = model.model.process_latent_in(latents)
+    for trial, draw in enumerate(result.rankings[0].draws):
+        sigma = 0.02 * (80 / 0.02) ** ((draw.timestep + 0.5) / 1000)
+        noisy = clean + sigma * trial_noise(tuple(latents.shape[1:]), 0, 0, draw.noise)
+        predicted = 0.3 * noisy / math.hypot(sigma, scale) + 0.1
+        target = edm_target(sampling, noisy, clean, sigma, scale)
+        expected = (predicted - target).double().square().mean().item()
+        found = result.rankings[0].errors[:, trial].tolist()
+        assert found == pytest.approx([expected] * 3, rel=1e-4)
+
+
+def test_networks_that_give_the_clean_image_are_scored_by_it(monkeypatch):
+    case = NAMED["sd15"]
+    latents = some_latents(case, 1)
+    (model,) = advanced.ModelSamplingDiscrete().patch(case.model, "x0", zsnr=False)
+    with_linear(model, monkeypatch)
+    result = classify_latents(model, latents, some_prompts(case), TrialPlan((3,)), silent)
+    clean = model.model.process_latent_in(latents)
+    for trial, draw in enumerate(result.rankings[0].draws):
+        sigma = model.model.model_sampling.sigmas[draw.timestep].item()
+        noisy = clean + sigma * trial_noise(tuple(latents.shape[1:]), 0, 0, draw.noise)
+        predicted = 0.3 * noisy / math.hypot(sigma, 1) + 0.1
+        expected = (predicted - clean).double().square().mean().item()
+        found = result.rankings[0].errors[:, trial].tolist()
+        assert found == pytest.approx([expected] * 3, rel=1e-5)
+
+
+def test_a_rectified_flow_counted_in_edm_units_is_scored_as_a_flow(monkeypatch):
+    case = NAMED["sd15"]
+    latents = some_latents(case, 1)
+    node = advanced.ModelSamplingContinuousEDM()
+    (model,) = node.patch(case.model, "cosmos_rflow", sigma_max=80.0, sigma_min=0.002)
+    network = with_linear(model, monkeypatch)
+    result = classify_latents(model, latents, some_prompts(case), TrialPlan((3,)), silent)
+    clean = model.model.process_latent_in(latents)
+    for trial, draw in enumerate(result.rankings[0].draws):
+        level = (draw.timestep + 0.5) / 1000
+        noise = trial_noise(tuple(latents.shape[1:]), 0, 0, draw.noise)
+        noisy = (1 - level) * clean + level * noise
+        torch.testing.assert_close(network.seen[trial][0][:1], noisy)
+        assert network.seen[trial][1][0].item() == pytest.approx(level)
+        expected = (0.3 * noisy + 0.1 - (noise - clean)).double().square().mean().item()
+        found = result.rankings[0].errors[:, trial].tolist()
+        assert found == pytest.approx([expected] * 3, rel=1e-4)
+
+
+def test_a_flow_is_tried_at_even_times_whatever_its_shift():
+    case = NAMED["sd3"]
+    shifted = [advanced.ModelSamplingSD3().patch(case.model, shift)[0] for shift in (1.0, 7.0)]
+    sigmas = [host_levels(model).sigmas for model in shifted]
+    assert torch.equal(*sigmas)
+    assert sigmas[0][[0, 125, 999]].tolist() == pytest.approx([0.0005, 0.1255, 0.9995])
+    flux = advanced.ModelSamplingFlux().patch(NAMED["flux"].model, 1.15, 0.5, 1024, 1024)[0]
+    assert torch.equal(host_levels(flux).sigmas, sigmas[0])
+
+
+def test_patches_are_told_every_noise_level_in_falling_order():
+    case, seen = NAMED["sd3"], []
+    model = case.model.clone()
+
+    def look(apply, arguments):
+        seen.append(arguments["c"]["transformer_options"]["sample_sigmas"])
+        return apply(arguments["input"], arguments["timestep"], **arguments["c"])
+
+    model.set_model_unet_function_wrapper(look)
+    classify_latents(model, some_latents(case, 1), some_prompts(case), PLAN, silent)
+    timesteps = sorted(PLAN.timesteps, reverse=True)
+    wanted = [(timestep + 0.5) / 1000 for timestep in timesteps] + [0]
+    assert seen and seen[0].tolist() == pytest.approx(wanted)
+
+
+class Cascade(comfy.model_sampling.StableCascadeSampling, comfy.model_sampling.EPS):
+    pass
+
+
+def test_a_kind_of_model_without_a_prompt_to_find_is_refused(monkeypatch):
+    case = NAMED["sd15"]
+    kinds = ["IMG_TO_IMG", "IMG_TO_IMG_FLOW", "V_PREDICTION_DDPM"]
+    for name in (kind for kind in kinds if hasattr(comfy.model_sampling, kind)):
+        kind = getattr(comfy.model_sampling, name)
+        sampling = type("Sampling", (comfy.model_sampling.ModelSamplingDiscrete, kind), {})
+        model = case.model.clone()
+        model.add_object_patch("model_sampling", sampling())
+        with pytest.raises(ValueError, match=f"got BaseModel with {name} sampling"):
+            classify_latents(model, some_latents(case, 1), some_prompts(case), PLAN, silent)
+    (distilled,) = advanced.ModelSamplingDiscrete().patch(case.model, "lcm", zsnr=False)
+    with pytest.raises(ValueError, match="LCM sampling"):
+        host_levels(distilled)
+    stage_b = case.model.clone()
+    monkeypatch.setattr(stage_b, "model", object.__new__(comfy.model_base.StableCascade_B))
+    stage_b.add_object_patch("model_sampling", Cascade())
+    with pytest.raises(ValueError, match="got StableCascade_B"):
+        host_levels(stage_b)
+
+
+def test_stage_c_of_cascade_is_scored():
+    case = NAMED["stable_cascade"]
+    latents = case.noise((6, 10), 1)
+    result = classify_latents(case.model, latents, some_prompts(case), PLAN, silent)
+    errors = result.rankings[0].errors
+    assert errors.isfinite().all() and len(set(errors[:, 0].tolist())) == 3
+
+
+# What must not matter
+
+
+def assert_same(found, wanted, rows=slice(None)):
+    for ours, theirs in zip(found.rankings, wanted.rankings, strict=True):
+        torch.testing.assert_close(
+            ours.errors[rows], theirs.errors, rtol=1e-6, atol=0, equal_nan=True
+        )
+
+
+@pytest.mark.parametrize("name", ["sd15", "flux"])
+def test_free_memory_does_not_change_a_result(monkeypatch, name):
+    case = NAMED[name]
+    latents, prompts = some_latents(case), some_prompts(case, 5)
+    wanted = classify_latents(case.model, latents, prompts, PLAN, silent)
+    batches = []
+    model = case.model.clone()
+
+    def look(apply, arguments):
+        batches.append(len(arguments["input"]))
+        return apply(arguments["input"], arguments["timestep"], **arguments["c"])
+
+    model.set_model_unet_function_wrapper(look)
+    monkeypatch.setattr(type(model.model), "memory_required", lambda *args, **kw: float("inf"))
+    found = classify_latents(model, latents, prompts, PLAN, silent)
+    assert set(batches) == {1}
+    assert_same(found, wanted)
+
+
+@pytest.mark.parametrize("name", ["sd15", "flux"])
+def test_the_order_of_prompts_and_images_does_not_matter(name):
+    case = NAMED[name]
+    latents, prompts = some_latents(case), some_prompts(case, 4)
+    wanted = classify_latents(case.model, latents, prompts, PLAN, silent)
+    order = [2, 0, 3, 1]
+    turned = Prompts(
+        tuple(prompts.labels[k] for k in order), tuple(prompts.conditionings[k] for k in order)
+    )
+    found = classify_latents(case.model, latents, turned, PLAN, silent)
+    assert_same(found, wanted, [order.index(k) for k in range(4)])
+    alone = classify_latents(case.model, latents[:1], prompts, PLAN, silent)
+    assert torch.equal(
+        alone.rankings[0].errors.nan_to_num(), wanted.rankings[0].errors.nan_to_num()
+    )
+
+
+@pytest.mark.parametrize("name", ["sd15", "flux", "sd3"])
+def test_prompts_of_other_lengths_do_not_change_a_prompt(name):
+    """The host would repeat the tokens of the short ones to the length of the long ones."""
+    case = NAMED[name]
+    [[tokens, entries]] = case.conditioning(0)
+    pooled = {key: tuple(value.shape) for key, value in entries.items()}
+    long = prompt(tokens.shape[2], 2 * tokens.shape[1], **pooled)
+    mixed = Prompts(("a", "b", "c"), (case.conditioning(0), long(1), case.conditioning(2)))
+    plan, latents = TrialPlan((2,)), some_latents(case, 1)
+    together = classify_latents(case.model, latents, mixed, plan, silent)
+    for k, conditioning in enumerate(mixed.conditionings):
+        alone = Prompts(("x",), (conditioning,))
+        result = classify_latents(case.model, latents, alone, plan, silent)
+        found = together.rankings[0].errors[k].tolist()
+        assert found == pytest.approx(result.rankings[0].errors[0].tolist(), rel=1e-6)
+
+
+def test_a_model_that_answers_nan_is_named_and_stops(monkeypatch):
+    case, calls = NAMED["sd15"], []
+    prompts = some_prompts(case)
+    model = case.model.clone()
+
+    def broken(apply, arguments):
+        result = apply(arguments["input"], arguments["timestep"], **arguments["c"])
+        calls.append(len(result))
+        result[1] = torch.nan
+        return result
+
+    model.set_model_unet_function_wrapper(broken)
+    with pytest.raises(ValueError, match="got NaN or infinity for the prompt 'label"):
+        classify_latents(model, some_latents(case, 1), prompts, PLAN, silent)
+    assert calls == [3], "it goes on after the first trial"
+
+
+# Masks
+
+
+def test_a_mask_says_where_errors_count():
+    case = NAMED["sd15"]
+    latents, prompts = some_latents(case, 1), some_prompts(case)
+    mask = torch.zeros(1, 64, 96)
+    mask[:, :32] = 1
+    masked = classify_latents(case.model, latents, prompts, TrialPlan((1,)), silent, mask=mask)
+    draw = masked.rankings[0].draws[0]
+    clean = case.model.model.process_latent_in(latents)
+    noise = trial_noise(tuple(latents.shape[1:]), 0, 0, draw.noise)[None]
+    sigma = case.model.model.model_sampling.sigmas[draw.timestep].item()
+    noisy = (clean + sigma * noise) / math.hypot(1, sigma)
+    for k, conditioning in enumerate(prompts.conditionings):
+        error = call(case.model, noisy, draw.timestep, conditioning) - noise
+        expected = error[..., :4, :].square().mean().item()
+        assert masked.rankings[0].errors[k, 0].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_one_mask_serves_every_image_and_frame():
+    case = NAMED["wan"]
+    mask = torch.zeros(1, 1, 64, 96)
+    mask[..., :48] = 1
+    plan, latents = TrialPlan((1,)), some_latents(case)
+    half = classify_latents(case.model, latents, some_prompts(case), plan, silent, mask=mask)
+    rest = classify_latents(case.model, latents, some_prompts(case), plan, silent, mask=1 - mask)
+    whole = classify_latents(case.model, latents, some_prompts(case), plan, silent)
+    for a, b, both in zip(half.rankings, rest.rankings, whole.rankings, strict=True):
+        torch.testing.assert_close((a.errors + b.errors) / 2, both.errors, rtol=1e-5, atol=0)
+        assert not torch.allclose(a.errors, b.errors, rtol=1e-3)
+
+
+# Two models
+
+
+def test_a_screening_model_rules_out_and_the_model_decides():
+    case = NAMED["sd15"]
+    latents, prompts, calls = some_latents(case), some_prompts(case, 6), []
+    quick = merge(case.model)
+    plan = TrialPlan((2, 4), (2, 1), design=SpreadGrid())
+    result = classify_latents(
+        case.model, latents, prompts, plan, calls.append, screener=Screener(quick, 3, 2)
+    )
+    cheap_plan = TrialPlan((3,), (1,), design=SpreadGrid())
+    cheap = classify_latents(quick, latents, prompts, cheap_plan, silent)
+    plain = classify_latents(case.model, latents, prompts, TrialPlan((4,), (1,),
+                             design=SpreadGrid()), silent)  # fmt: skip
+    for ranking, first, second in zip(result.rankings, cheap.rankings, plain.rankings, strict=True):
+        left = sorted(first.ranked()[:2])
+        assert torch.equal(ranking.screening.errors, first.errors)
+        assert (ranking.trials > 0).nonzero()[:, 0].tolist() == left
+        assert ranking.best == min(left, key=lambda k: second.mean_errors[k].item())
+        torch.testing.assert_close(ranking.errors[left], second.errors[left], rtol=1e-6, atol=0)
+        assert 0 < ranking.cost < 1, "a compressed call counts less"
+    assert sum(calls) == 2 * (6 * 3 + 2 * 4) and result.plan == plan
+
+
+def test_screening_by_time_leaves_the_first_trial_to_the_model():
+    case = NAMED["sd15"]
+    plan = TrialPlan((2, 4), (2, 1), design=SpreadGrid(), budget=Budget(seconds=1e-6))
+    result = classify_latents(
+        case.model, some_latents(case), some_prompts(case, 4), plan, silent,
+        screener=Screener(merge(case.model), 2, 2),
+    )  # fmt: skip
+    for ranking in result.rankings:
+        assert ranking.screening.errors.shape[1] == 2 and ranking.errors.shape[1] == 1
+    assert result.plan == plan
+
+
+def test_a_screening_model_with_other_latents_is_refused():
+    sd15, sdxl = NAMED["sd15"], NAMED["sdxl"]
+    with pytest.raises(ValueError, match="got SDXL latents for SD15"):
+        classify_latents(
+            sd15.model, some_latents(sd15), some_prompts(sd15), PLAN, silent,
+            screener=Screener(sdxl.model, 1, 1),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("screened", [False, True])
+def test_going_on_from_a_result_costs_the_new_trials_only(screened):
+    case = NAMED["sd15"]
+    latents, prompts, calls = some_latents(case), some_prompts(case, 5), []
+    screener = Screener(merge(case.model), 2, 3) if screened else None
+    short, long = (TrialPlan((n,), (1,), design=SpreadGrid()) for n in (2, 5))
+    begun = classify_latents(case.model, latents, prompts, short, silent, screener=screener)
+    went_on = classify_latents(
+        case.model, latents, prompts, long, calls.append, screener=screener, previous=begun
+    )
+    at_once = classify_latents(case.model, latents, prompts, long, silent, screener=screener)
+    assert sum(calls) == 2 * (5 - 2) * (3 if screened else 5)
+    for ours, theirs in zip(went_on.rankings, at_once.rankings, strict=True):
+        assert torch.equal(ours.errors.nan_to_num(-1), theirs.errors.nan_to_num(-1))
+        assert ours.order == theirs.order
+
+
+@pytest.mark.parametrize("screened", [False, True])
+def test_a_result_of_something_else_is_no_beginning(screened):
+    case = NAMED["sd15"]
+    latents, prompts = some_latents(case), some_prompts(case, 4)
+    options = {"screener": Screener(merge(case.model), 1, 2) if screened else None}
+    begun = classify_latents(case.model, latents, prompts, PLAN, silent, **options)
+    options["previous"] = begun
+    with pytest.raises(ValueError, match="same 1 images, got one of 2"):
+        classify_latents(case.model, latents[:1], prompts, PLAN, silent, **options)
+    with pytest.raises(ValueError, match="previous result of the same images"):
+        classify_latents(case.model, latents + 1, prompts, PLAN, silent, **options)
+    with pytest.raises(ValueError, match="got seed, loss, weighting"):
+        other = TrialPlan((1, 3), (3, 1), seed=1, design=SpreadGrid())
+        classify_latents(case.model, latents, prompts, other, silent, **options)

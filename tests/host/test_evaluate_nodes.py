@@ -1,0 +1,435 @@
+"""The nodes that measure, explain and compare, on the bundled model and drawn images."""
+
+import csv
+import io
+import json
+
+import comfy.sd
+import folder_paths
+import numpy as np
+import pytest
+import torch
+from bigain.bigain_core.classification import (
+    PLANS,
+    SpreadGrid,
+    Trial,
+    TrialPlan,
+    classify,
+    trial_noise,
+)
+from bigain.bigain_core.classification.evaluation import UnreadableImageError
+from bigain.bigain_core.comfyui.classifier import classify_latents, encode_images
+from bigain.bigain_core.comfyui.evaluation import settings, weights_digest
+from bigain.bigain_core.comfyui.evidence import find_evidence
+from bigain.bigain_core.comfyui.pictures import read_picture
+from bigain.bigain_core.models.checkpoint import BUNDLED_MODEL, load_dit, read_checkpoint
+from bigain.bigain_core.models.runner import DiTRunner
+from bigain.nodes.dit import BiGainDiTLabels
+from bigain.nodes.evaluation import BiGainEvaluate
+from bigain.nodes.evidence import BiGainEvidenceMap, BiGainRankImages
+from PIL import Image
+from torchvision.transforms import v2
+
+from benchmarks.data import CLASS_NAMES, held_out_shapes
+from tests.host.compressing import merge
+
+LABELS = ("plain disc", "checkered square", "row-striped triangle")
+PRESET = "fast"
+COUNT = 6
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})
+
+
+@pytest.fixture(scope="module")
+def prompts(bundled):
+    return BiGainDiTLabels.execute(bundled, "\n".join(LABELS)).args[2]
+
+
+@pytest.fixture(scope="module")
+def drawings():
+    """Two images of each label: (6, 32, 32, 3) in [0, 1], and their labels."""
+    drawn = held_out_shapes(60)
+    chosen = [
+        (CLASS_NAMES[k], pixels.movedim(0, -1) / 2 + 0.5)
+        for pixels, k in zip(drawn.pixels, drawn.labels.tolist(), strict=True)
+        if CLASS_NAMES[k] in LABELS
+    ]
+    return torch.stack([pixels for _, pixels in chosen]), [label for label, _ in chosen]
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch, drawings):
+    """ComfyUI's input and output folders; the drawings lie in one folder per class."""
+    for name in ("input", "output"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(folder_paths, f"{name}_directory", str(tmp_path / name))
+    for number, (pixels, label) in enumerate(zip(*drawings, strict=True)):
+        path = tmp_path / "input" / "drawn" / label / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((pixels.numpy() * 255).round().astype(np.uint8)).save(path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(bundled, prompts, vae, folders):
+    def execute(**changes):
+        inputs = {
+            "model": bundled, "prompts": prompts, "vae": vae, "folder": "drawn", "csv": "",
+            "output": "runs/first", "preset": PRESET, "size": 32, "limit": 0, "shard": 1,
+            "shards": 1, "compare_with": "",
+        }  # fmt: skip
+        return BiGainEvaluate.execute(**(inputs | changes)).args
+
+    return execute
+
+
+def lines(folders, name="runs/first.jsonl"):
+    return (folders / "output" / name).read_text("utf-8").splitlines()
+
+
+@pytest.fixture(scope="module")
+def expected(drawings):
+    """Best labels of the drawings without the host, in the order of file names."""
+    pixels, labels = drawings
+    order = sorted(range(COUNT), key=lambda n: f"{labels[n]}/{n}.png")
+    seen = ((pixels[order] * 255).round() / 255 * 2 - 1).movedim(-1, 1)
+    runner = DiTRunner(load_dit(read_checkpoint(BUNDLED_MODEL)))
+    denoiser = runner.denoiser([CLASS_NAMES.index(label) for label in LABELS])
+    found = classify(denoiser, seen, LABELS, PLANS[PRESET])
+    return [(labels[n], LABELS[best]) for n, best in zip(order, found.best, strict=True)]
+
+
+def test_results_are_those_of_the_classifier_without_a_host(run, folders, expected):
+    summary, accuracy, table = run()
+    records = [json.loads(line) for line in lines(folders)[1:]]
+    assert [(r["labels"][0], r["best"]) for r in records] == expected
+    right = sum(label == best for label, best in expected)
+    assert accuracy == pytest.approx(right / COUNT)
+    assert f"({right} of {COUNT}; 95 % interval" in summary
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert [(row["label"], row["images"]) for row in rows] == [(name, "2") for name in LABELS]
+    exported = (folders / "output" / "runs" / "first.csv").read_text("utf-8")
+    assert [row["best"] for row in csv.DictReader(io.StringIO(exported))] == [
+        best for _, best in expected
+    ]
+
+
+def test_shards_and_interruptions_change_nothing(run, folders):
+    run()
+    whole = lines(folders)
+    path = folders / "output" / "runs" / "first.jsonl"
+    path.write_bytes(path.read_bytes()[: len("\n".join(whole[:3])) + 40])
+    run()
+    assert lines(folders) == whole
+    for shard in (2, 1, 3):
+        summary, _, _ = run(output="runs/parted", shard=shard, shards=3)
+        assert ("have no result yet" in summary) == (shard != 3)
+    assert lines(folders, "runs/parted.jsonl") == whole
+    assert len(lines(folders, "runs/parted.2-of-3.jsonl")) == 1 + 2
+
+
+def test_what_is_finished_is_not_classified_again(run, folders, monkeypatch):
+    run()
+    monkeypatch.setattr("bigain.bigain_core.comfyui.evaluation.classify", None)
+    assert "(" in run()[0]
+
+
+def test_a_stopped_run_keeps_what_it_finished(run, folders, monkeypatch):
+    from bigain.bigain_core.comfyui import evaluation
+
+    calls = []
+
+    def stops(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return classify(*args)
+
+    run(output="runs/whole")
+    monkeypatch.setattr(evaluation, "classify", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert len(lines(folders)) == 1 + 2
+    run()
+    assert lines(folders) == lines(folders, "runs/whole.jsonl")
+    assert len(calls) == 3 + (COUNT - 2)
+
+
+def test_an_interruption_by_the_user_stops_it(run, folders):
+    from comfy.model_management import InterruptProcessingException, interrupt_current_processing
+
+    interrupt_current_processing(True)
+    try:
+        with pytest.raises(InterruptProcessingException):
+            run()
+    finally:
+        interrupt_current_processing(False)
+    assert len(lines(folders)) == 1
+
+
+def test_other_settings_need_another_name(run, bundled, vae, prompts):
+    run(limit=1)
+    others = {
+        "plan": {"preset": "balanced"},
+        "size": {"size": 64},
+        "prompts": {"prompts": BiGainDiTLabels.execute(bundled, "\n".join(LABELS[::-1])).args[2]},
+        "compression": {"model": merge(bundled)},
+    }
+    for name, change in others.items():
+        with pytest.raises(ValueError, match=f"results of the same {name}"):
+            run(**change)
+    assert "1 of" in run(limit=1)[0] or "0 of" in run(limit=1)[0]
+
+
+def test_a_larger_limit_goes_on(run, folders):
+    run(limit=3)
+    assert [json.loads(line)["image"] for line in lines(folders)[1:]] == [0, 2, 4]
+    summary, _, _ = run()
+    assert [json.loads(line)["image"] for line in lines(folders)[1:]] == [0, 2, 4, 1, 3, 5]
+    assert f"of {COUNT};" in summary
+
+
+def test_patched_weights_are_another_model(bundled, prompts):
+    """A LoRA, its strength, and whether it is loaded at the moment."""
+    key = next(k for k in bundled.model_state_dict() if k.endswith("attn.qkv.weight"))
+    shape = bundled.model_state_dict()[key].shape
+    digests = [weights_digest(bundled)]
+    for scale, strength in ((1.0, 1.0), (1.0, 0.5), (2.0, 1.0)):
+        patched = bundled.clone()
+        patched.add_patches({key: (scale * torch.ones(shape),)}, strength)
+        digests.append(weights_digest(patched))
+    assert len(set(digests)) == 4
+    patched.patch_model()
+    try:
+        assert weights_digest(patched) == digests[-1]
+        assert weights_digest(bundled) == digests[0]
+    finally:
+        patched.unpatch_model()
+    assert settings(bundled, prompts)["model"].endswith(digests[0])
+
+
+def test_bad_images_are_counted_and_left_out(run, folders, prompts):
+    top = folders / "input" / "drawn"
+    (top / "plain disc" / "broken.png").write_bytes(b"no picture")
+    good = (top / "plain disc").glob("[0-9]*.png")
+    (top / "plain disc" / "torn.png").write_bytes(next(good).read_bytes()[:-300])
+    (top / "fox").mkdir()
+    (top / "fox" / "0.png").write_bytes(b"not even opened")
+    (top / "ring").mkdir()
+    summary, _, _ = run()
+    assert "2 unreadable, skipped: plain disc/broken.png, plain disc/torn.png" in summary
+    assert "1 left out, no prompt for their labels: fox" in summary
+    assert "1 labels without images: ring" in summary
+    assert f"of {COUNT};" in summary
+    before = lines(folders)
+    run()
+    assert lines(folders) == before
+
+
+def test_several_labels_per_image_come_from_a_table(run, folders):
+    (folders / "input" / "drawn" / "several.csv").write_text(
+        "".join(
+            f"{path.relative_to(folders / 'input' / 'drawn').as_posix()},{';'.join(LABELS[:2])}\n"
+            for path in (folders / "input" / "drawn").rglob("*.png")
+        )
+    )
+    summary, accuracy, _ = run(csv="several.csv")
+    assert "mAP" in summary and "(paired)" in summary and "(paper_code)" in summary
+    bests = [json.loads(line)["best"] for line in lines(folders)[1:]]
+    assert accuracy == sum(best in LABELS[:2] for best in bests) / COUNT
+
+
+def test_two_runs_are_compared(run):
+    run()
+    summary, _, _ = run(output="runs/second", preset="balanced", compare_with="runs/first")
+    assert f"against runs/first: on {COUNT} images that both classified" in summary
+    assert "McNemar p = " in summary
+    with pytest.raises(ValueError, match="expected results in nothing.jsonl, got No such file"):
+        run(compare_with="nothing")
+
+
+OUTSIDE = ["/etc", "..", "drawn/../../secret", "C:\\x", "\\\\host\\share", "out", "out/deep"]
+
+
+@pytest.fixture
+def secret(folders):
+    (folders / "secret" / "ant").mkdir(parents=True)
+    (folders / "secret" / "labels.csv").write_text("a.png,plain disc\n")
+    for name in ("input", "output"):
+        (folders / name / "out").symlink_to(folders / "secret", target_is_directory=True)
+    (folders / "output" / "file.jsonl").symlink_to(folders / "secret" / "new.jsonl")
+    (folders / "output" / "table.csv").symlink_to(folders / "secret" / "new.csv")
+    (folders / "input" / "drawn" / "linked.csv").symlink_to(folders / "secret" / "labels.csv")
+    return folders / "secret"
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("place", ["folder", "output", "compare_with"])
+def test_nothing_outside_of_the_hosts_folders_is_touched(run, secret, folders, place, name):
+    before = sorted(secret.rglob("*"))
+    with pytest.raises(ValueError, match=r"expected a (name|file or folder).* below (in|out)put"):
+        run(**{place: name})
+    assert sorted(secret.rglob("*")) == before
+    assert not [path for path in (folders / "output").rglob("*") if path.is_file()]
+
+
+def test_links_in_place_of_files_are_refused(run, secret):
+    before = sorted(secret.rglob("*"))
+    for change in ({"output": "file"}, {"output": "table"}, {"csv": "linked.csv"}):
+        with pytest.raises(ValueError, match="which leads elsewhere"):
+            run(**change)
+    with pytest.raises(ValueError, match="expected a name below input"):
+        run(csv="../../secret/labels.csv")
+    assert sorted(secret.rglob("*")) == before
+
+
+@pytest.mark.parametrize("shape", [(40, 100), (101, 37), (64, 64), (20, 90)])
+def test_pictures_are_cut_as_the_paper_does(tmp_path, shape):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    expected = v2.Compose(
+        [
+            v2.Resize(32, interpolation=v2.InterpolationMode.BICUBIC),
+            v2.CenterCrop(32),
+            v2.PILToTensor(),
+        ]
+    )(Image.fromarray(pixels))
+    found = read_picture(tmp_path / "a.png", 32)
+    assert found.shape == (1, 32, 32, 3)
+    assert torch.equal((found[0] * 255).round().to(torch.uint8), expected.movedim(0, -1))
+
+
+def test_sixteen_bits_and_rotated_photos_are_read_as_they_look(tmp_path):
+    levels = np.full((32, 32), 32768, dtype=np.uint16)
+    Image.fromarray(levels).save(tmp_path / "deep.png")
+    assert read_picture(tmp_path / "deep.png", 32).mean().item() == pytest.approx(0.5, abs=0.01)
+    half = np.zeros((32, 32, 3), dtype=np.uint8)
+    half[:16] = 255  # white above black
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    Image.fromarray(half).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    turned = read_picture(tmp_path / "turned.jpg", 32)[0]
+    assert turned[:14].mean() < 0.1 and turned[18:].mean() > 0.9
+
+
+def test_what_is_no_picture_has_its_own_error(tmp_path):
+    (tmp_path / "a.png").write_text("no")
+    for name in ("a.png", "missing.png"):
+        with pytest.raises(UnreadableImageError):
+            read_picture(tmp_path / name, 32)
+
+
+# Evidence and the ranking of images
+
+
+@pytest.fixture(scope="module")
+def runner():
+    return DiTRunner(load_dit(read_checkpoint(BUNDLED_MODEL)))
+
+
+def direct_evidence(denoiser, latent, image, draws, pair):
+    """(H, W): what each pixel adds to the difference of the errors, written out."""
+    total = torch.zeros(latent.shape, dtype=torch.float64)
+    for draw in draws:
+        noise = trial_noise(tuple(latent.shape), 0, image, draw.noise)
+        trial = Trial(denoiser.schedule.level(draw.timestep), noise)
+        clean = denoiser(latent, trial, pair)
+        squares = ((clean - latent) * trial.level.signal / trial.level.noise).double() ** 2
+        total += squares[1] - squares[0]
+    return (total / latent.numel() / len(draws)).sum(0)
+
+
+def test_the_map_is_what_each_pixel_adds_to_the_margin(bundled, prompts, vae, drawings, runner):
+    pixels = drawings[0][[0, 4]]
+    plan = PLANS["paper [5, 20]"]
+    found = find_evidence(
+        bundled, encode_images(vae, pixels), prompts, plan, LABELS[0], LABELS[1], lambda n: None
+    )
+    denoiser = runner.denoiser([CLASS_NAMES.index(label) for label in LABELS])
+    for image, one in enumerate(found):
+        latent = (pixels[image] * 2 - 1).movedim(-1, 0)
+        ranking = classify(denoiser, latent[None], LABELS[:2], plan, image).rankings[0]
+        assert one.lead.trials == len(ranking.draws)
+        expected = direct_evidence(denoiser, latent, image, ranking.draws, [0, 1])
+        scale = expected.abs().max().item()
+        torch.testing.assert_close(one.plane, expected, rtol=1e-3, atol=1e-4 * scale)
+        assert one.plane.sum().item() == pytest.approx(one.lead.margin, rel=1e-6)
+
+
+def test_best_and_runner_up_are_compared_unless_named(bundled, prompts, vae, drawings):
+    pixels, labels = drawings
+    latents = encode_images(vae, pixels)
+    plan = PLANS["balanced"]
+    result = classify_latents(bundled, latents, prompts, plan, lambda n: None)
+    found = find_evidence(bundled, latents, prompts, plan, "", "", lambda n: None)
+    for ranking, one in zip(result.rankings, found, strict=True):
+        assert [one.better, one.worse] == [LABELS[k] for k in ranking.order[:2]]
+        assert one.plane.sum().item() == pytest.approx(ranking.margin, rel=1e-5)
+    named = find_evidence(bundled, latents, prompts, plan, "", LABELS[0], lambda n: None)
+    for ranking, one in zip(result.rankings, named, strict=True):
+        assert one.worse == LABELS[0]
+        assert one.better == next(LABELS[k] for k in ranking.order if LABELS[k] != LABELS[0])
+
+
+PAIRS = (LABELS[:2], LABELS[1::-1])
+
+
+def evidence(bundled, prompts, vae, images, **changes):
+    inputs = {"prompt_a": "", "prompt_b": "", "preset": "fast", "smoothing": 1, "trial_seed": 0}
+    return BiGainEvidenceMap.execute(bundled, prompts, images, vae, **(inputs | changes)).args
+
+
+def test_the_evidence_node_shows_pictures_masks_and_margins(bundled, prompts, vae, drawings):
+    overlay, mask, value = evidence(bundled, prompts, vae, drawings[0][:3])
+    assert overlay.shape == (3, 32, 32, 3) and mask.shape == (3, 32, 32)
+    assert len(value.splitlines()) == 3
+    assert " over " in value and "margin " in value
+    turned = evidence(
+        bundled, prompts, vae, drawings[0][:3], prompt_a=LABELS[1], prompt_b=LABELS[0]
+    )
+    back = evidence(bundled, prompts, vae, drawings[0][:3], prompt_a=LABELS[0], prompt_b=LABELS[1])
+    assert not (turned[1] * back[1] > 0.01).any(), "what is for one is against the other"
+
+
+def test_bad_names_of_the_evidence_node_are_explained(bundled, prompts, vae, drawings):
+    single = BiGainDiTLabels.execute(bundled, LABELS[0]).args[2]
+    for given, names, message in (
+        (prompts, {"prompt_a": "fox"}, "one of the prompts, such as 'plain disc', got 'fox'"),
+        (prompts, {"prompt_a": LABELS[0], "prompt_b": LABELS[0]}, "two different prompts"),
+        (single, {}, "two different prompts"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evidence(bundled, given, vae, drawings[0][:1], **names)
+
+
+def test_images_are_sorted_by_what_the_prompt_gains(bundled, vae, drawings, runner):
+    pixels, labels = drawings
+    wanted = LABELS[2]
+    positive, negative, _ = BiGainDiTLabels.execute(bundled, wanted).args
+    result = BiGainRankImages.execute(bundled, positive, negative, pixels, vae, 8, 0).args
+    images, order, scores, table = result
+    empty = len(CLASS_NAMES)
+    denoiser = runner.denoiser([CLASS_NAMES.index(wanted), empty])
+    plan = TrialPlan((8,), design=SpreadGrid())
+    expected = []
+    for picture in pixels:
+        latent = (picture * 2 - 1).movedim(-1, 0)
+        errors = classify(denoiser, latent[None], ("c", "empty"), plan).rankings[0].errors
+        expected.append((errors[1] - errors[0]).mean().item())
+    assert order == sorted(range(COUNT), key=lambda n: -expected[n])
+    assert scores == pytest.approx([expected[n] for n in order], rel=1e-3)
+    assert torch.equal(images, pixels[order])
+    assert {labels[n] for n in order[:2]} == {wanted}
+    assert [line.split(",")[1] for line in table.splitlines()[1:]] == [str(n) for n in order]
+
+
+def test_one_image_is_the_best_of_its_kind(bundled, vae, drawings):
+    positive, negative, _ = BiGainDiTLabels.execute(bundled, LABELS[0]).args
+    pixels = drawings[0][:1]
+    images, order, scores, _ = BiGainRankImages.execute(
+        bundled, positive, negative, pixels, vae, 1, 0
+    ).args
+    assert order == [0] and len(scores) == 1 and torch.equal(images, pixels)

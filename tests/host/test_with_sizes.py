@@ -1,0 +1,52 @@
+"""Pictures of any size: small latents whose sides are as odd, level by level, as real ones."""
+
+import pytest
+import torch
+
+from tests.host.compressing import report
+from tests.host.side_by_side import (
+    OURS,
+    Scenario,
+    assert_same_picture,
+    through_the_hosts_patches,
+)
+
+# Picture sizes and latents a quarter as large, which halve to odd sides as theirs do.
+PICTURES = {
+    "512 x 776": (16, 25),
+    "1000 x 1000": (31, 31),
+    "1080 x 1920": (33, 60),
+    "904 x 1152": (29, 36),
+    "1016 x 1016": (63, 31),
+    "832 x 1216": (26, 38),
+    "1152 x 896": (36, 28),
+    "prime sides": (37, 53),
+}
+# Where a level has no square of four tokens, or nothing but one token.
+SCRAPS = {"banner": (3, 64), "strip": (1, 64), "column": (64, 1), "stamp": (2, 2), "dot": (1, 1)}
+AS_IT_IS = Scenario(lambda run: run)
+
+
+@pytest.mark.parametrize("ours", OURS)
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+@pytest.mark.parametrize("size", PICTURES)
+def test_any_size(start, size, name, ours):
+    base = start(name, size=PICTURES[size]).but(steps=1)
+    run = base.with_model(OURS[ours].on)
+    picture = run.picture()
+    assert picture.shape[-2:] == PICTURES[size]
+    assert_same_picture(picture, through_the_hosts_patches(AS_IT_IS, base, OURS[ours]))
+    assert "7 of 7 self-attention layers compressed" in report(run.model)
+    assert "left alone" not in report(run.model)
+
+
+@pytest.mark.parametrize("ours", OURS)
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+@pytest.mark.parametrize("size", SCRAPS)
+def test_what_is_too_small_is_left_alone(start, size, name, ours):
+    base = start(name, size=SCRAPS[size])
+    run = base.with_model(OURS[ours].on)
+    picture = run.picture()
+    assert_same_picture(picture, through_the_hosts_patches(AS_IT_IS, base, OURS[ours]))
+    nothing_done = "CHANGED NOTHING" in report(run.model)
+    assert torch.equal(picture, base.picture()) == nothing_done
