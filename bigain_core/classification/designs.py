@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -239,13 +240,7 @@ class AdaptiveTimes:
 
     def shares(self, members: list[list[int]]) -> Tensor:
         """(strata, strata) whose trials stand for each stratum: its own or the nearest ones'."""
-        filled = [stratum for stratum, part in enumerate(members) if part]
-        shares = torch.zeros(self.strata, self.strata, dtype=torch.float64)
-        for stratum in range(self.strata):
-            closest = min(abs(stratum - other) for other in filled)
-            nearest = [other for other in filled if abs(stratum - other) == closest]
-            shares[stratum, nearest] = 1 / len(nearest)
-        return shares
+        return nearest_filled(tuple(bool(part) for part in members))
 
     def draw(self, trials: tuple[int, ...], progress: Progress) -> Draw:
         number = len(progress.draws)
@@ -297,6 +292,18 @@ class AdaptiveTimes:
 
     def units(self, draws: Sequence[Draw]) -> int:
         return len(draws)
+
+
+@lru_cache
+def nearest_filled(filled: tuple[bool, ...]) -> Tensor:
+    """(M, M) row by row the nearest filled place of each, halves where two are as near."""
+    there = [place for place, full in enumerate(filled) if full]
+    shares = torch.zeros(len(filled), len(filled), dtype=torch.float64)
+    for place in range(len(filled)):
+        closest = min(abs(place - other) for other in there)
+        nearest = [other for other in there if abs(place - other) == closest]
+        shares[place, nearest] = 1 / len(nearest)
+    return shares
 
 
 def van_der_corput(number: int) -> float:

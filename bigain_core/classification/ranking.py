@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .designs import Design, Draw, PublishedGrid
-from .estimates import Differences, paired_differences
+from .estimates import Differences, in_a_crowd, paired_differences
 from .plan import TrialPlan
 
 RANKINGS = ("paired", "stage", "paper_code", "raw")
@@ -182,23 +182,39 @@ class Ranking:
     def confidence(self) -> float:
         """How sure it is that more trials would not change the winner: 1 - sum of P(other better).
 
-        Student's t for each other prompt; a model of the errors and not a guarantee, and no
-        probability that the winner is right.
+        Student's t for each other prompt, which is judged as one of the crowd where there are many
+        (`in_a_crowd`). A model of the errors and not a guarantee, and no probability that the
+        winner is right.
         """
-        best = self.best
-        doubt = 0.0
-        trials = self.trials
-        for count in sorted({int(n) for n in trials if n}):
-            found, rows = self._differences(best, count)
-            tails = found.tail()
-            doubt += sum(
-                tails[row].item() for row, k in enumerate(rows) if k != best and trials[k] == count
-            )
+        best, trials = self.best, self.trials
+        doubt = self._doubt(best, [k for k in range(len(trials)) if k != best and trials[k]])
         if self.screening is not None:
-            found, rows = self.screening._differences(best, self.screening.errors.shape[1])
-            tails = found.tail()
-            doubt += sum(tails[row].item() for row, k in enumerate(rows) if not trials[k])
+            ruled_out = [k for k in range(len(trials)) if not trials[k]]
+            doubt += self.screening._doubt(best, ruled_out)
         return max(1.0 - doubt, 0.0)
+
+    def _doubt(self, best: int, others: list[int]) -> float:
+        """Sum of the probabilities that each of `others` is better than `best`."""
+        trials = self.trials
+        counts = sorted({int(trials[k]) for k in others})
+        groups, members = [], []
+        for count in counts:
+            found, rows = self._differences(best, count)
+            if not found.dof:
+                return float(len(others))
+            groups.append(found)
+            members.append([n for n, k in enumerate(rows) if k in others and trials[k] == count])
+        if not groups:
+            return 0.0
+        pairs = list(zip(groups, members, strict=True))
+        means, variances = in_a_crowd(
+            torch.cat([found.mean[rows] for found, rows in pairs]),
+            torch.cat([found.variance[rows] for found, rows in pairs]),
+        )
+        sizes = [len(rows) for rows in members]
+        split = zip(groups, means.split(sizes), variances.split(sizes), strict=True)
+        tails = [Differences(mean, variance, found.dof).tail() for found, mean, variance in split]
+        return sum(tail.sum().item() for tail in tails)
 
     def posterior(
         self, temperature: float = 1.0, log_prior: Sequence[float] | None = None

@@ -161,7 +161,7 @@ def test_estimated_variances_are_those_of_the_score(design):
     count = 24
     if isinstance(design, UniformTimes | Blocks | MirroredPairs):  # other times for each image
         scores, variances = [], []
-        for image in range(500):
+        for image in range(200):
             draws = draws_of(design, count, image=image)
             errors = trial_errors(draws, generator)[:8]
             scores.append(design.score(errors, draws))

@@ -19,7 +19,7 @@ from bigain_core.classification import (
     TrialPlan,
     UniformTimes,
 )
-from bigain_core.classification.estimates import paired_differences
+from bigain_core.classification.estimates import in_a_crowd, paired_differences
 from bigain_core.classification.rules import Look, log_evidence
 
 DRAWS = tuple(Draw(t, n) for n, t in enumerate([500, 100, 900, 300, 700]))
@@ -190,3 +190,17 @@ def test_what_does_not_fit_is_refused(make, message):
 def test_stages_drop_by_their_lists_alone():
     look = look_at([[0.0] * 5, [9.0] * 5])
     assert Staged().keeps(look) == [0, 1]
+
+
+def test_a_crowd_pulls_noisy_differences_to_its_mean(randn):
+    """Forty true differences around 3: what is known of each improves, and how well is known."""
+    true = 3 + randn(4000, 40).double()
+    variances = torch.linspace(0.5, 2, 40, dtype=torch.float64)
+    seen = true + variances.sqrt() * randn(4000, 40, seed=1).double()
+    pairs = [in_a_crowd(row, variances) for row in seen]
+    found, spread = (torch.stack(column) for column in zip(*pairs, strict=True))
+    assert (found - true).square().mean() < 0.6 * (seen - true).square().mean()
+    covered = ((found - true).abs() < 1.645 * spread.sqrt()).double().mean()
+    assert 0.84 < covered < 0.93  # a little under 0.9, as mean and scatter are estimates too
+    few = in_a_crowd(seen[0, :7], variances[:7])
+    assert torch.equal(few[0], seen[0, :7]) and torch.equal(few[1], variances[:7])
