@@ -10,7 +10,7 @@ import pytest
 PACK = Path(__file__).resolve().parents[2]
 REQUIRED = {"__init__.py", "LICENSE", "bigain_core", "example_workflows", "nodes", "pyproject.toml"}
 ALLOWED = REQUIRED | {"CHANGELOG.md", "README.md", "locales", "web"}
-KINDS = {"", ".js", ".json", ".md", ".png", ".py", ".safetensors", ".toml"}
+KINDS = {"", ".js", ".json", ".md", ".png", ".py", ".safetensors", ".toml", ".txt"}
 CORE_IMPORTS = {"numpy", "safetensors", "torch"} | sys.stdlib_module_names
 TENSORS_MADE_BY_NODES = {"torch.tensor", "torch.zeros"}  # a label and a placeholder of conditioning
 # The registry withholds a version in which its scanner finds one of these, even in a comment.
@@ -102,5 +102,5 @@ def test_the_pattern_lets_harmless_code_pass():
 
 
 def test_shipped_sources_are_ascii(shipped_files):
-    sources = [path for path in shipped_files if path.suffix in (".py", ".js", ".toml")]
+    sources = [path for path in shipped_files if path.suffix in (".py", ".js", ".toml", ".txt")]
     assert [path.name for path in sources if not path.read_bytes().isascii()] == []
