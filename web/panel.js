@@ -65,11 +65,7 @@ function filled(element, attributes, children) {
 export function addPanel(node, name, height, label, styles) {
   const host = html("div", { style: `min-height: ${height}px`, "data-bigain": name });
   const panel = html("div", { class: "panel", role: "group", "aria-label": label });
-  const sheet = new CSSStyleSheet();
-  sheet.replaceSync(STYLES + styles);
-  const root = host.attachShadow({ mode: "open" });
-  root.adoptedStyleSheets = [sheet];
-  root.append(panel);
+  host.attachShadow({ mode: "open" }).append(html("style", {}, STYLES + styles), panel);
   const widget = node.addDOMWidget(name, `bigain.${name}`, host, {
     serialize: false,
     hideOnZoom: false,

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import HOST
 from tests.server.conftest import Server, booted, make_base
 
+PACKAGE = "comfyui-frontend-package"
 FRONT_ENDS = Path(sys.prefix) / "front-ends"  # where dev.py puts those that are not installed
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--no-proxy-server"]
@@ -39,14 +41,19 @@ def pytest_generate_tests(metafunc):
 
 
 def front_ends() -> list[str]:
-    from tests.conftest import HOST
-
     text = (Path(HOST) / "requirements.txt").read_text("utf-8")
     asked = re.search(r"^comfyui-frontend-package==(\S+)", text, re.MULTILINE)[1]
-    if asked != version("comfyui-frontend-package"):
-        return [asked]
-    stored = [path.name for path in FRONT_ENDS.iterdir()] if FRONT_ENDS.is_dir() else []
-    return sorted({asked, max([asked, *stored], key=in_order)}, key=in_order)
+    others = stored_front_ends() if asked == version(PACKAGE) else []
+    return sorted({asked, max([asked, *others], key=in_order)}, key=in_order)
+
+
+def stored_front_ends() -> dict[str, Path]:
+    """Folders of static files by version, of those that lie beside the installed one."""
+    found = FRONT_ENDS.glob("*/comfyui_frontend_package-*.dist-info")
+    return {
+        info.stem.rpartition("-")[2]: info.parent / "comfyui_frontend_package" / "static"
+        for info in found
+    }
 
 
 def renderers() -> list[str]:
@@ -148,9 +155,9 @@ class FrontEnd:
 def front_end(request, comfyui, shipped_files, tmp_path_factory, browser):
     asked = request.param
     folder = make_base(tmp_path_factory.mktemp("ui"), shipped_files)
-    stored = FRONT_ENDS / asked / "comfyui_frontend_package" / "static"
-    options = ["--front-end-root", str(stored)] if stored.is_dir() else []
-    if not options and asked != version("comfyui-frontend-package"):
+    stored = stored_front_ends()
+    options = ["--front-end-root", str(stored[asked])] if asked in stored else []
+    if not options and asked != version(PACKAGE):
         pytest.skip(f"front end {asked} is not installed; dev.py test does that")
     with booted(comfyui, folder, *options) as server:
         server.post("/settings", SETTINGS)
