@@ -28,9 +28,12 @@ VENV = REPO / ".venv"
 INSTALLED = VENV / "bigain-installed.txt"
 HOST_FAILED = VENV / "bigain-host-failed.txt"
 
+FRONT_ENDS = VENV / "front-ends"
+
 HOST_PARTS = ("main.py", "comfy", "comfyui_version.py", "requirements.txt")
 HOST_VERSION = "0.33.0"
 HOST_SOURCE = "https://github.com/comfyanonymous/ComfyUI"
+FRONT_END = "comfyui-frontend-package"
 PIP_WITH_GROUPS = "pip>=25.1"  # the first that has --group
 SECONDS_TO_REACH_SOURCE = 20
 PYTEST_NOTHING_SELECTED = 5
@@ -202,6 +205,25 @@ def install_packages(hosts: Sequence[Host]) -> None:
     INSTALLED.write_text(wanted)
 
 
+def install_front_ends(hosts: Sequence[Host]) -> None:
+    """What the tests in a browser show: the front end that each host asks for, and the newest.
+
+    The newest host's own one is among the packages already.
+    """
+    if not hosts:
+        return
+    newest = max(hosts, key=version_key)
+    texts = (host.requirements.read_text("utf-8") for host in hosts if host != newest)
+    pinned = [
+        found[1] for text in texts if (found := re.search(rf"^{FRONT_END}==(\S+)", text, re.M))
+    ]
+    wanted = {version: f"{FRONT_END}=={version}" for version in pinned} | {"newest": FRONT_END}
+    for name, requirement in wanted.items():
+        if not (folder := FRONT_ENDS / name).is_dir():
+            say(f"installing {requirement} beside the others")
+            pip_install("--no-deps", "--target", str(folder), requirement)
+
+
 def source_problem() -> str:
     """Why ComfyUI cannot be downloaded from here; empty if it can."""
     if not (git := shutil.which("git")):
@@ -334,6 +356,8 @@ def main(arguments: Sequence[str]) -> int:
         if not hosts:
             hosts, problem = provide_host(Path.home())
         install_packages(hosts)
+        if command == "test":
+            install_front_ends(hosts)
     except DevError as error:
         print(f"dev.py: {error}", file=sys.stderr)
         return 2

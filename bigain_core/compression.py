@@ -111,6 +111,17 @@ class RunLog:
         return sum(record.compressed > 0 for record in self.sites.values())
 
 
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """The plan for one layer in one network call: metric (B, N, C) on `grid`, of all frames."""
+
+    site: Site
+    method: Method
+    metric: Tensor
+    grid: TokenGrid
+    plan: Plan
+
+
 Assignment = tuple[Site, Plan]
 LayerFlops = Callable[[int, int, int, int], int]  # of width, tokens, queries and context
 
@@ -122,7 +133,7 @@ class NetworkCall:
     `layer_flops` is the cost of a layer whose queries and context are shortened. `assignments`
     holds the last plan of each method that shares plans between layers; nothing is carried over to
     another call. `products` are the FLOPs that the layers spent outside of projections, `saved`
-    what they spared, both for one sample.
+    what they spared, both for one sample. `on_plan` is told of every layer that is compressed.
     """
 
     compression: Compression
@@ -132,6 +143,7 @@ class NetworkCall:
     assignments: dict[Hashable, Assignment] = field(default_factory=dict)
     products: int = 0
     saved: int = 0
+    on_plan: Callable[[Decision], object] | None = None
 
     def plan(
         self,
@@ -156,10 +168,13 @@ class NetworkCall:
         if reason := _why_not(rule, tokens, grid):
             return self._whole(tokens, width, reason)
         wanted = normed if rule.method.metric == "normed" and normed is not None else x
-        plan, deciding = self._assign(rule.method, grid.image(wanted), grid.frame, site)
+        metric = grid.image(wanted)
+        plan, deciding = self._assign(rule.method, metric, grid.frame, site)
         if plan.query_tokens == plan.context_tokens == grid.frame.tokens:
             reason = f"{rule.method.name} keeps every token of {grid.height} x {grid.width}"
             return self._whole(tokens, width, reason)
+        if self.on_plan:
+            self.on_plan(Decision(site, rule.method, metric, grid.frame, plan))
         queries = grid.others + grid.frames * plan.query_tokens
         context = grid.others + grid.frames * plan.context_tokens
         record.method = rule.method.describe(grid.frame)

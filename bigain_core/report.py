@@ -82,3 +82,31 @@ def _site_line(site: Site, record: SiteRecord) -> str:
         f"{record.tokens} tokens{others} -> {record.query_tokens} queries, {record.context_tokens} "
         f"keys, in {record.compressed} of {record.calls} calls"
     )
+
+
+def report_data(log: RunLog) -> dict:
+    """The same as plain values: `summary`, a row per compressed `layers` and what was `left`."""
+    compressed = [(site, record) for site, record in log.sites.items() if record.compressed]
+    left = [{"reason": reason, "calls": count} for reason, count in log.left_alone.items()]
+    if unseen := _never_reached(log):
+        left.append({"reason": "another patch computes their attention", "layers": unseen})
+    return {
+        "summary": summary(log),
+        "layers": [_site_data(site, record) for site, record in compressed],
+        "left": left,
+    }
+
+
+def _site_data(site: Site, record: SiteRecord) -> dict:
+    return {
+        "layer": site.number,
+        "stage": site.stage,
+        "level": site.level,
+        "method": record.method,
+        "tokens": record.tokens,
+        "others": record.others,
+        "queries": record.query_tokens,
+        "keys": record.context_tokens,
+        "compressed": record.compressed,
+        "calls": record.calls,
+    }

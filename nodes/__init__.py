@@ -9,6 +9,7 @@ from .evaluation import BiGainEvaluate
 from .evidence import BiGainEvidenceMap, BiGainRankImages
 from .keys_and_values import BiGainAlphaSchedule, BiGainKVDownsampling
 from .merging import BiGainTokenMerging
+from .token_map import BiGainTokenMap
 
 
 class BiGainExtension(ComfyExtension):
@@ -27,4 +28,5 @@ class BiGainExtension(ComfyExtension):
             BiGainEvaluate,
             BiGainEvidenceMap,
             BiGainRankImages,
+            BiGainTokenMap,
         ]

@@ -36,6 +36,19 @@ def lines(text: str) -> list[str]:
     return [line.strip() for line in text.strip().splitlines()]
 
 
+class Messenger:
+    """Sends messages about the node that is being executed to the browser that queued it."""
+
+    def __init__(self, event: str):
+        self.event, self.context = event, get_executing_context()
+        self.server = getattr(PromptServer, "instance", None)
+
+    def send(self, content: dict) -> None:
+        if self.context and self.server:
+            content = {"node": self.context.node_id, **content}
+            self.server.send_sync(self.event, content, self.server.client_id)
+
+
 def announce(text: str) -> None:
     """Log a line and show it under the node that is being executed, if a server is running."""
     logging.info(text)

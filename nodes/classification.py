@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
 from ..bigain_core.classification import WEIGHTINGS
@@ -22,6 +21,7 @@ from ..bigain_core.comfyui.classifier import (
 )
 from ._host import CATEGORY, Prompts, Result, advanced, announce, schema
 from ._plans import AUTO, CUSTOM, DESIGNS, PRESETS, trial_plan
+from ._race import Race, settled
 
 
 class BiGainPrompts(io.ComfyNode):
@@ -186,10 +186,12 @@ class BiGainDiffusionClassifier(io.ComfyNode):
         screener = screening_model and Screener(screening_model, screening_trials, screening_keep)
         calls = most_calls(plan, len(prompts.labels), screener) * len(latents)
         announce(f"BiGain: at most {calls} network evaluations for {len(latents)} image(s)")
-        bar = ProgressBar(calls)
+        # A screening model sees all images before the other one begins.
+        each = None if screener else plan.calls(len(prompts.labels))
+        race = Race(prompts.labels, len(latents), calls, each)
         every = classify_latents(
-            model, latents, prompts, plan, bar.update, mask=mask, screener=screener,
-            previous=previous,
+            model, latents, prompts, plan, race.count, mask=mask, screener=screener,
+            previous=previous, on_trial=race.tell,
         )  # fmt: skip
         result = by_class(every, prompts.classes)
         table = result.table()
@@ -202,7 +204,8 @@ class BiGainDiffusionClassifier(io.ComfyNode):
             every,
             [ranking.confidence for ranking in result.rankings],
             bar_chart(result),
-            ui=ui.PreviewText(f"{table}\n{words}"),
+            ui=ui.PreviewText(f"{table}\n{words}").as_dict()
+            | {"bigain_race": settled(result, every)},
         )
 
 

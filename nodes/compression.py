@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..bigain_core.comfyui.attach import attach, attached_to
 from ..bigain_core.presets import PRESETS
-from ..bigain_core.report import report
+from ..bigain_core.report import report, report_data
 from ._host import CATEGORY, schema
 
 PAPER = "paper: "
@@ -70,4 +70,5 @@ class BiGainReport(io.ComfyNode):
     def execute(cls, model, after) -> io.NodeOutput:
         attached = attached_to(model)
         text = report(attached.log) if attached else "BiGain: no compression on this model."
-        return io.NodeOutput(text, ui=ui.PreviewText(text))
+        data = report_data(attached.log) if attached else {"summary": text}
+        return io.NodeOutput(text, ui=ui.PreviewText(text).as_dict() | {"bigain_report": [data]})

@@ -23,17 +23,19 @@ def pytest_report_header(config):
 
 def pytest_ignore_collect(collection_path, config):
     """Host tests import ComfyUI at the top; without one they are not even read."""
-    if not HOST and collection_path.name in ("host", "server"):
+    if not HOST and collection_path.name in ("host", "server", "ui"):
         return True
     return None
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.path.parent.name in ("host", "server"):
+        if item.path.parent.name in ("host", "server", "ui"):
             item.add_marker("host")
-        if item.path.parent.name == "server":
+        if item.path.parent.name in ("server", "ui"):
             item.add_marker("server")
+        if item.path.parent.name == "ui":
+            item.add_marker("ui")
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -19,6 +19,7 @@ from .noise import alphas_cumprod, trial_noise
 from .plan import PLANS, Budget, TrialPlan
 from .ranking import Classification, Lead, Ranking
 from .rules import Certified, Sequential, Staged
+from .standing import Standing
 from .trials import trial_timesteps
 from .weighting import WEIGHTINGS, Curve
 
@@ -45,6 +46,7 @@ __all__ = [
     "Sequential",
     "SpreadGrid",
     "Staged",
+    "Standing",
     "Trial",
     "TrialPlan",
     "UniformTimes",

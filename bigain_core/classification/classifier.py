@@ -15,6 +15,7 @@ from .errors import Denoiser, ErrorSource
 from .plan import Budget, TrialPlan
 from .ranking import Classification, Ranking
 from .rules import Look, Staged
+from .standing import Standing
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def classify(
     screening: Screening | None = None,
     previous: Classification | None = None,
     clock: Callable[[], float] = time.monotonic,
+    on_trial: Callable[[Standing], object] | None = None,
 ) -> Classification:
     """Rank `prompts` (labels) for each latent of (B, C, ...) by how well they denoise it.
 
@@ -58,6 +60,7 @@ def classify(
     masks: (B, ...), broadcast to the latents, weigh their elements.
     previous: a result for the same images and prompts. Its trials are taken over where this plan
     has the same ones; what comes out is what a run from the start would give.
+    on_trial: is told how an image stands after each trial.
 
     Raises ValueError for no prompts, empty or duplicate labels, a plan that does not fit, a model
     that answers with something else than numbers, or a previous result of something else.
@@ -76,7 +79,7 @@ def classify(
                 f"another (image {number}). Leave the previous result out to start again."
             )
         source = ErrorSource(denoiser, latent, prompts, plan, first_image + number, mask)
-        rankings.append(_rank(source, screening, known, digest, clock))
+        rankings.append(_rank(source, screening, known, digest, clock, on_trial))
     return Classification(tuple(prompts), tuple(rankings), plan)
 
 
@@ -132,6 +135,7 @@ def _rank(
     known: Ranking | None,
     digest: str,
     clock: Callable[[], float],
+    on_trial: Callable[[Standing], object] | None,
 ) -> Ranking:
     count, plan = len(source.labels), source.plan
     alive, screened, cost = list(range(count)), None, 1.0
@@ -141,7 +145,7 @@ def _rank(
             plan, trials=(screening.trials,), keep=(1,), design=SpreadGrid(), rule=Staged()
         )
         cheap = replace(source, denoiser=screening.denoiser, plan=quick)
-        screened = _rank(cheap, None, known.screening if known else None, "", clock)
+        screened = _rank(cheap, None, known.screening if known else None, "", clock, on_trial)
         alive, cost = sorted(screened.ranked()[: screening.keep]), screening.cost
     spent = cost * screened.calls if screened else 0.0
     survived = torch.zeros(count, dtype=torch.long)
@@ -152,6 +156,9 @@ def _rank(
             progress = Progress(plan.seed, source.image, tuple(trials.draws), trials.errors[alive])
             trials.run(plan.design.draw(plan.trials, progress), alive)
             spent += len(alive)
+            if on_trial:
+                draws = tuple(trials.draws)
+                on_trial(Standing(source.image, tuple(alive), trials.errors, draws, plan))
             over = _is_over(plan.budget, spent + len(alive), clock() - start)
         if len(trials.draws) < look:
             break

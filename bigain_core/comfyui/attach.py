@@ -10,9 +10,9 @@ run, which starts a fresh log. Nothing stays on the model between calls.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from weakref import WeakKeyDictionary
 
 from comfy.model_patcher import ModelPatcher
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..compression import (
     Compression,
+    Decision,
     NetworkCall,
     Replacement,
     Rule,
@@ -55,6 +56,7 @@ class Attached:
     family: Family
     compression: Compression
     log: RunLog
+    on_plan: Callable[[Decision], object] | None = None
     networks: WeakKeyDictionary[nn.Module, _Wired] = field(default_factory=WeakKeyDictionary)
 
     def __deepcopy__(self, memo):
@@ -94,6 +96,14 @@ def attach(model: ModelPatcher, rule: Rule) -> ModelPatcher:
     return clone
 
 
+def watched(model: ModelPatcher, on_plan: Callable[[Decision], object]) -> ModelPatcher:
+    """A clone of a compressed model that tells its decisions and writes a log of its own."""
+    clone, attached = model.clone(), attached_to(model)
+    changes = {"on_plan": on_plan, "log": RunLog(attached.family.name)}
+    clone.model_options["transformer_options"][KEY] = replace(attached, **changes)
+    return clone
+
+
 def _family_of(model: ModelPatcher) -> Family:
     family = find_family(model.get_model_object("diffusion_model"))
     if family is None:
@@ -130,7 +140,11 @@ def compress_network_call(executor, x, t, *args, **kwargs):
         return executor(x, t, *args, **kwargs)
     moment = moment_at_sigma(model.model_sampling, float(t.flatten()[0]))
     call = NetworkCall(
-        attached.compression, moment, attached.log, attached.family.reach.layer_flops
+        attached.compression,
+        moment,
+        attached.log,
+        attached.family.reach.layer_flops,
+        on_plan=attached.on_plan,
     )
     options = given["transformer_options"]
     inputs = Inputs(x, given["c_crossattn"], kwargs, options)

@@ -22,6 +22,7 @@ from ..classification import (
     Screening,
     SpreadGrid,
     Staged,
+    Standing,
     Trial,
     TrialPlan,
     check_labels,
@@ -130,6 +131,7 @@ def classify_latents(
     mask: Tensor | None = None,
     screener: Screener | None = None,
     previous: Classification | None = None,
+    on_trial: Callable[[Standing], object] | None = None,
 ) -> Classification:
     """Rank prompts for latents (B, C, ...) as a VAE gives them; `on_calls` hears of evaluations.
 
@@ -140,6 +142,7 @@ def classify_latents(
     screener: sees all prompts first. It runs to its end before the deciding model is loaded, as two
     models with the same weights cannot be loaded side by side.
     previous: an earlier result of the same model, images and prompts to go on from.
+    on_trial: is told how an image stands after each trial.
 
     Raises ValueError for a model that cannot be scored, a latent that does not fit it, or prompts
     that act on a part of the image or of the timesteps only.
@@ -151,7 +154,7 @@ def classify_latents(
             f"BiGain: expected a previous result of the same {len(latents)} images, got one of "
             f"{len(previous.rankings)}. Leave it out to start again."
         )
-    run = _Run(prompts, plan, on_calls, mask)
+    run = _Run(prompts, plan, on_calls, mask, on_trial)
     if screener is None or screener.keep >= len(prompts.labels):
         return run.sample(model, latents, previous=previous).result
     _check_same_latents(model, screener.model)
@@ -166,6 +169,7 @@ class _Run:
     plan: TrialPlan
     on_calls: Callable[[int], None]
     mask: Tensor | None
+    on_trial: Callable[[Standing], object] | None = None
 
     def sample(
         self,
@@ -286,6 +290,7 @@ class _Scorer(comfy.samplers.Sampler):
                 denoiser, x[image : image + 1], run.prompts.labels, run.plan, image,
                 masks=None if masks is None else masks[image : image + 1],
                 screening=self.screening, previous=begun, clock=denoiser.seconds,
+                on_trial=run.on_trial,
             )  # fmt: skip
             rankings += result.rankings
         self.result = replace(result, rankings=tuple(rankings))

@@ -39,6 +39,10 @@ class Method(ABC):
     def plan(self, metric: Tensor, grid: TokenGrid, moment: Moment, site: int) -> Plan:
         """Decide for one attention layer: metric (B, N, C) on `grid`; `site` is its number."""
 
+    def scores(self, metric: Tensor, grid: TokenGrid) -> Tensor | None:
+        """(B, N) the detail that `plan` goes by: metric (B, N, C); None where it goes by none."""
+        return None
+
     @abstractmethod
     def decision_flops(self, width: int, grid: TokenGrid) -> int:
         """Cost of `plan` for one sample: matrix products, and the Laplacian as a convolution."""

@@ -84,9 +84,12 @@ class KVSelection(Method):
         return self.ratio == 0
 
     def plan(self, metric: Tensor, grid: TokenGrid, moment: Moment, site: int) -> Plan:
-        scores = score_tokens(metric, grid, self.scorer, self.padding)
+        scores = self.scores(metric, grid)
         count = max(1, int(grid.tokens * (1 - self.ratio)))
         return SelectPlan(grid, select_tokens(scores, count, self.choice))
+
+    def scores(self, metric: Tensor, grid: TokenGrid) -> Tensor:
+        return score_tokens(metric, grid, self.scorer, self.padding)
 
     def decision_flops(self, width: int, grid: TokenGrid) -> int:
         return scoring_flops(self.scorer, width, grid)
@@ -120,10 +123,13 @@ class KVCellSelection(Method):
         return self.factor == 1
 
     def plan(self, metric: Tensor, grid: TokenGrid, moment: Moment, site: int) -> Plan:
-        scores = score_tokens(metric, grid, self.scorer, self.padding)
+        scores = self.scores(metric, grid)
         chosen = select_in_cells(scores, grid, self.factor, self.choice)
         average = PoolPlan(grid, self.factor, alpha=0.0)
         return SelectPlan(grid, chosen, average, self.blend)
+
+    def scores(self, metric: Tensor, grid: TokenGrid) -> Tensor:
+        return score_tokens(metric, grid, self.scorer, self.padding)
 
     def decision_flops(self, width: int, grid: TokenGrid) -> int:
         return scoring_flops(self.scorer, width, grid)

@@ -111,9 +111,9 @@ class TokenMerging(Method):
         protected_count = self.protection.tokens(grid, self.ratio)
         if protected_count and protected_count >= grid.cells(self.cell).tokens * self.cell**2:
             return IdentityPlan(grid.tokens)  # there may be no destination left
-        scores = metric[..., 0]  # content-free rules only read the shape
-        if self._scored(grid):
-            scores = score_tokens(metric, grid, self.scorer, self.padding)
+        scores = self.scores(metric, grid)
+        if scores is None:
+            scores = metric[..., 0]  # content-free rules only read the shape
         protected = None
         if protected_count:
             protected = select_tokens(scores, protected_count, self.protection.mode)
@@ -123,6 +123,11 @@ class TokenMerging(Method):
         )
         plan = match_tokens(metric, chosen, self.ratio, protected, self.mode)
         return replace(plan, proportional=self.proportional)
+
+    def scores(self, metric: Tensor, grid: TokenGrid) -> Tensor | None:
+        if not self._scored(grid):
+            return None
+        return score_tokens(metric, grid, self.scorer, self.padding)
 
     def _scored(self, grid: TokenGrid) -> bool:
         needs = self.destinations in ("lowest", "published")
@@ -170,9 +175,12 @@ class BlockMerging(Method):
         return self.ratio == 0
 
     def plan(self, metric: Tensor, grid: TokenGrid, moment: Moment, site: int) -> Plan:
-        scores = score_tokens(metric, grid, self.scorer, self.padding)
+        scores = self.scores(metric, grid)
         plan = rank_blocks(scores, grid, self.cell, self.ratio, self.aggregate, self.mode)
         return replace(plan, proportional=self.proportional)
+
+    def scores(self, metric: Tensor, grid: TokenGrid) -> Tensor:
+        return score_tokens(metric, grid, self.scorer, self.padding)
 
     def decision_flops(self, width: int, grid: TokenGrid) -> int:
         return scoring_flops(self.scorer, width, grid)

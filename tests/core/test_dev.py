@@ -29,6 +29,7 @@ def dev(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "VENV", venv)
     monkeypatch.setattr(module, "INSTALLED", venv / module.INSTALLED.name)
     monkeypatch.setattr(module, "HOST_FAILED", venv / module.HOST_FAILED.name)
+    monkeypatch.setattr(module, "FRONT_ENDS", venv / module.FRONT_ENDS.name)
     venv.mkdir(parents=True)
     (repo / "pyproject.toml").write_text("[dependency-groups]\ndev = ['pytest']\n")
     return module
@@ -237,6 +238,29 @@ class TestInstalling:
     def test_without_a_host(self, dev, pip):
         dev.install_packages([])
         assert pip[-1] == ("--group", "standalone", "--group", "dev")
+
+    def test_front_ends_beside_that_of_the_newest_host_are_installed_once(self, dev, pip, tmp_path):
+        pins = {"0.3.64": "1.27.10", "0.33.0": "1.49.6"}
+        hosts = [
+            dev.read_host(
+                make_host(tmp_path / host, host, f"comfyui-frontend-package=={pin}\ntorch\n"), ""
+            )
+            for host, pin in pins.items()
+        ]
+        dev.install_front_ends(hosts)
+        options = [
+            ("--no-deps", "--target", str(dev.FRONT_ENDS / n)) for n in ("1.27.10", "newest")
+        ]
+        assert pip == [
+            (*options[0], "comfyui-frontend-package==1.27.10"),
+            (*options[1], "comfyui-frontend-package"),
+        ]
+        for name in ("1.27.10", "newest"):
+            (dev.FRONT_ENDS / name).mkdir(parents=True)
+        pip.clear()
+        dev.install_front_ends(hosts)
+        dev.install_front_ends([])
+        assert pip == []
 
     def test_failing_pip_is_reported(self, dev, monkeypatch):
         monkeypatch.setattr(dev.subprocess, "call", lambda *_, **__: 1)

@@ -1,0 +1,202 @@
+"""A real browser before a real server, once for every front end that the host goes with."""
+
+import re
+import shutil
+import sys
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import HOST
+from tests.server.conftest import Server, booted, make_base
+
+PACKAGE = "comfyui-frontend-package"
+FRONT_ENDS = Path(sys.prefix) / "front-ends"  # where dev.py puts those that are not installed
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--no-proxy-server"]
+FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
+READY = (
+    "() => window.app?.extensionManager && window.LiteGraph?.registered_node_types?.BiGainReport"
+)
+WITH_NODES_2 = (1, 41)
+MILLISECONDS = 15_000
+MILLISECONDS_TO_OPEN = 90_000
+OF_THE_HOST = (  # complaints that a page without our pack has as well
+    "Failed to load resource",
+    "ComfyApp graph accessed before initialization",
+    "Connecting to ",  # pages elsewhere, which its own policy forbids
+    "Fetch API cannot load ",
+)
+
+
+def pytest_generate_tests(metafunc):
+    """The front end that the host asks for; with the host that was installed also the newest."""
+    if "front_end" in metafunc.fixturenames:
+        metafunc.parametrize("front_end", front_ends(), scope="session", indirect=True)
+    if "renderer" in metafunc.fixturenames:
+        metafunc.parametrize("renderer", renderers(), scope="session", indirect=True)
+
+
+def front_ends() -> list[str]:
+    text = (Path(HOST) / "requirements.txt").read_text("utf-8")
+    asked = re.search(r"^comfyui-frontend-package==(\S+)", text, re.MULTILINE)[1]
+    others = stored_front_ends() if asked == version(PACKAGE) else []
+    return sorted({asked, max([asked, *others], key=in_order)}, key=in_order)
+
+
+def stored_front_ends() -> dict[str, Path]:
+    """Folders of static files by version, of those that lie beside the installed one."""
+    found = FRONT_ENDS.glob("*/comfyui_frontend_package-*.dist-info")
+    return {
+        info.stem.rpartition("-")[2]: info.parent / "comfyui_frontend_package" / "static"
+        for info in found
+    }
+
+
+def renderers() -> list[str]:
+    """Before they were offered to users, Nodes 2.0 lay hidden in some front ends."""
+    both = in_order(front_ends()[0]) >= WITH_NODES_2
+    return ["classic", "nodes 2"] if both else ["classic"]
+
+
+def in_order(number: str) -> tuple[int, ...]:
+    return tuple(map(int, number.split(".")))
+
+
+@pytest.fixture(scope="session")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=found, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class FrontEnd:
+    """A page that shows the host, and what went wrong in it."""
+
+    page: object
+    server: Server
+    complaints: list[str] = field(default_factory=list)
+    shown: int = 1000  # number of the last node made by `show`
+
+    def open(self) -> None:
+        self.page.goto(self.server.url, wait_until="domcontentloaded", timeout=MILLISECONDS_TO_OPEN)
+        self.page.wait_for_function(READY, timeout=MILLISECONDS_TO_OPEN)
+        self.page.wait_for_function("() => app.graph && !app.configuringGraph")
+
+    def load(self, workflow: dict) -> None:
+        self.page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
+
+    def saved(self) -> dict:
+        return self.page.evaluate("() => JSON.parse(JSON.stringify(app.graph.serialize()))")
+
+    def show(self, kind: str) -> None:
+        """A workflow of one fresh node; some front ends remember values by the number of a node."""
+        self.shown += 1
+        node = {"id": self.shown, "type": kind, "pos": [150, 150], "flags": {}, "mode": 0}
+        node |= {"order": 0, "inputs": [], "outputs": [], "properties": {}, "size": [400, 300]}
+        self.load({"version": 0.4, "nodes": [node], "links": [], "groups": [], "config": {}})
+        self.look_at(kind)
+
+    def look_at(self, kind: str) -> None:
+        """Move the canvas so that a node of the workflow lies in the middle."""
+        self.page.evaluate(
+            """kind => {
+                const node = app.graph.nodes.find((node) => node.type === kind);
+                app.canvas.ds.scale = 1;
+                app.canvas.ds.offset = [200 - node.pos[0], 150 - node.pos[1]];
+                app.canvas.setDirty(true, true);
+            }""",
+            kind,
+        )
+
+    def widget(self, kind: str, name: str):
+        """The value of a widget of the only node of a kind."""
+        return self.page.evaluate(
+            """([kind, name]) => app.graph.nodes.find((node) => node.type === kind)
+                .widgets.find((widget) => widget.name === name).value""",
+            [kind, name],
+        )
+
+    def vary(self, kind: str, name: str) -> None:
+        """Change a number that is no matter to the test, so that the run is a new one."""
+        self.shown += 1
+        self.page.evaluate(
+            """([kind, name, value]) => {
+                const node = app.graph.nodes.find((node) => node.type === kind);
+                node.widgets.find((widget) => widget.name === name).value = value;
+            }""",
+            [kind, name, self.shown],
+        )
+
+    def run(self) -> str:
+        """Queue the workflow as it stands: how it ended."""
+        return self.page.evaluate(
+            """() => new Promise((resolve) => {
+                for (const end of ["success", "error", "interrupted"])
+                    app.api.addEventListener(`execution_${end}`, () => resolve(end), {once: true});
+                app.queuePrompt(0);
+            })"""
+        )
+
+    def panel(self, name: str):
+        return self.page.locator(f'[data-bigain="{name}"]')
+
+
+@pytest.fixture(scope="session")
+def front_end(request, comfyui, shipped_files, tmp_path_factory, browser):
+    asked = request.param
+    folder = make_base(tmp_path_factory.mktemp("ui"), shipped_files)
+    stored = stored_front_ends()
+    options = ["--front-end-root", str(stored[asked])] if asked in stored else []
+    if not options and asked != version(PACKAGE):
+        pytest.skip(f"front end {asked} is not installed; dev.py test does that")
+    with booted(comfyui, folder, *options) as server:
+        server.post("/settings", SETTINGS)
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.set_default_timeout(MILLISECONDS)
+        shown = FrontEnd(page, server)
+        page.on("console", lambda message: note(shown, message))
+        page.on("pageerror", lambda error: shown.complaints.append(str(error)))
+        page.on("response", lambda answer: note_answer(shown, answer))
+        shown.open()
+        assert page.evaluate("() => window.__COMFYUI_FRONTEND_VERSION__") == asked
+        yield shown
+        page.close()
+
+
+def note(shown: FrontEnd, message) -> None:
+    ours = "bigain" in message.text.lower() or "/bigain/" in message.location.get("url", "")
+    severe = message.type == "error" and not message.text.startswith(OF_THE_HOST)
+    if severe or (ours and message.type == "warning"):
+        shown.complaints.append(f"{message.type}: {message.text} ({message.location})")
+
+
+def note_answer(shown: FrontEnd, answer) -> None:
+    if answer.status >= 400 and "/bigain/" in answer.url:
+        shown.complaints.append(f"{answer.status} for {answer.url}")
+
+
+@pytest.fixture(scope="session")
+def renderer(request, front_end) -> str:
+    front_end.page.evaluate(
+        "on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)",
+        request.param == "nodes 2",
+    )
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def without_complaints(front_end):
+    """No test may leave an error on the console."""
+    front_end.complaints.clear()
+    yield
+    assert front_end.complaints == []

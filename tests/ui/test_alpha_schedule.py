@@ -1,0 +1,112 @@
+"""The curve editor of BiGain Alpha Schedule: what it shows and what it does to the text."""
+
+import pytest
+
+KIND = "BiGainAlphaSchedule"
+
+
+@pytest.fixture
+def editor(front_end, renderer):
+    front_end.show(KIND)
+    editor = front_end.panel("alpha_editor")
+    editor.get_by_role("slider").first.wait_for()
+    return editor
+
+
+@pytest.fixture
+def curve(front_end):
+    """The saved text, as points."""
+
+    def read():
+        text = front_end.widget(KIND, "curve")
+        return {float(t): float(a) for t, a in (line.split(":") for line in text.splitlines())}
+
+    return read
+
+
+def write(front_end, text):
+    """Type into the text as a user does."""
+    front_end.page.locator("textarea").last.fill(text)
+
+
+def drag(page, handle, right, down):
+    box = handle.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + right / 2, y + down / 2)
+    page.mouse.move(x + right, y + down)
+    page.mouse.up()
+
+
+def test_it_shows_the_curve_of_the_text(editor):
+    places = [p.get_attribute("aria-valuetext") for p in editor.get_by_role("slider").all()]
+    assert places == ["timestep 999, alpha 0.8", "timestep 0, alpha 1.2"]
+    for text in ("extrapolation", "interpolation", "nearest", "average"):
+        assert editor.get_by_text(text).is_visible()
+
+
+def test_typing_moves_the_points(editor, front_end):
+    write(front_end, "999: 0.5, 500: 1, 0: 1.1")
+    editor.get_by_role("slider").nth(2).wait_for()
+    assert editor.get_by_role("slider").nth(1).get_attribute("aria-valuetext") == (
+        "timestep 500, alpha 1"
+    )
+
+
+def test_text_that_is_no_curve_stays_as_it_is(editor, front_end):
+    write(front_end, "999: x")
+    editor.get_by_text("This text is no curve").wait_for()
+    assert front_end.widget(KIND, "curve") == "999: x"
+    editor.get_by_role("combobox").select_option("0.5 to 1")
+    assert front_end.widget(KIND, "curve") == "999: 0.5\n0: 1"
+
+
+def test_dragging_a_point_changes_the_text_and_not_the_node(editor, front_end, curve):
+    before = front_end.saved()["nodes"][0]["pos"]
+    drag(front_end.page, editor.get_by_role("slider").first, 60, 30)
+    moved = curve()
+    assert len(moved) == 2 and moved[0] == 1.2
+    (timestep,) = set(moved) - {0}
+    assert 700 < timestep < 950 and moved[timestep] < 0.7
+    assert front_end.saved()["nodes"][0]["pos"] == before
+
+
+def test_a_point_cannot_pass_its_neighbour(editor, front_end, curve):
+    drag(front_end.page, editor.get_by_role("slider").first, 1000, 0)
+    assert min(curve()) == 0 and max(curve()) == 1
+
+
+def test_points_are_added_on_the_line_and_removed(editor, front_end, curve):
+    editor.get_by_role("button", name="Add point").click()
+    assert curve() == {999: 0.8, 500: 1.0, 0: 1.2}
+    editor.get_by_role("slider").nth(1).press("Delete")
+    assert curve() == {999: 0.8, 0: 1.2}
+    assert len(front_end.saved()["nodes"]) == 1
+
+
+def test_the_keyboard_moves_a_point_and_keeps_it(editor, front_end, curve):
+    handle = editor.get_by_role("slider").first
+    handle.focus()
+    for key in ("ArrowUp", "ArrowUp", "ArrowRight", "Shift+ArrowDown"):
+        front_end.page.keyboard.press(key)
+    assert curve() == {998: 0.72, 0: 1.2}
+
+
+def test_a_linked_curve_cannot_be_edited(editor, front_end):
+    front_end.page.evaluate(
+        """() => {
+            const source = LiteGraph.createNode("BiGainReport");
+            app.graph.add(source);
+            const node = app.graph.nodes.find((node) => node.type === "BiGainAlphaSchedule");
+            source.connect(0, node, "curve");
+        }"""
+    )
+    editor.get_by_text("comes from another node").wait_for()
+    assert editor.get_by_role("slider").count() == 0
+
+
+def test_the_panel_is_no_part_of_what_is_saved(editor, front_end):
+    (node,) = front_end.saved()["nodes"]
+    assert node["widgets_values"] == ["999: 0.8\n0: 1.2"]
+    assert [slot["name"] for slot in node["inputs"]] == ["curve"]

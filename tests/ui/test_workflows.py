@@ -1,0 +1,55 @@
+"""The example workflows in the browser: they open, and saving them changes nothing."""
+
+import json
+
+import pytest
+
+from tests.server.conftest import EXAMPLES
+
+WORKFLOWS = sorted(EXAMPLES.glob("*.json"))
+LAYOUT = ("pos", "size", "order")  # the host's business
+ROUNDING = 1  # pixel
+
+
+def meaning(saved):
+    """What a saved workflow says, without where it is drawn."""
+    nodes = {
+        node["id"]: {key: value for key, value in node.items() if key not in LAYOUT}
+        for node in saved["nodes"]
+    }
+    return nodes, sorted(map(tuple, saved["links"]))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_saving_and_loading_again_changes_nothing(front_end, renderer, path):
+    shipped = json.loads(path.read_text("utf-8"))
+    front_end.load(shipped)
+    saved = front_end.saved()
+    front_end.load(saved)
+    assert meaning(front_end.saved()) == meaning(saved)
+    values = {node["id"]: node.get("widgets_values") or [] for node in saved["nodes"]}
+    for node in shipped["nodes"]:
+        given = node.get("widgets_values") or []
+        assert values[node["id"]][: len(given)] == given, node["type"]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_our_nodes_have_room_for_what_they_show(front_end, renderer, path):
+    """A node that has to grow when it is opened may cover its neighbours."""
+    shipped = json.loads(path.read_text("utf-8"))
+    front_end.load(shipped)
+    front_end.page.wait_for_function("() => app.graph.nodes.every((node) => node.size[1] > 0)")
+    shown = {node["id"]: node["size"][1] for node in front_end.saved()["nodes"]}
+    for node in shipped["nodes"]:
+        if node["type"].startswith("BiGain"):
+            assert shown[node["id"]] <= node["size"][1] + ROUNDING, node["type"]
+
+
+def test_a_curve_that_was_drawn_survives_a_reload_of_the_page(front_end, renderer):
+    front_end.show("BiGainAlphaSchedule")
+    front_end.panel("alpha_editor").get_by_role("combobox").select_option("0.5 to 1")
+    saved = front_end.saved()
+    front_end.open()
+    front_end.load(saved)
+    assert meaning(front_end.saved()) == meaning(saved)
+    assert front_end.widget("BiGainAlphaSchedule", "curve") == "999: 0.5\n0: 1"
