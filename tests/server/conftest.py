@@ -169,12 +169,12 @@ def environment(comfyui: Path, folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def booted(comfyui: Path, folder: Path):
+def booted(comfyui: Path, folder: Path, *options: str):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "main.py", "--listen", "127.0.0.1", "--port", str(port)]
-    command += ["--base-directory", str(folder), *OPTIONS]
+    command += ["--base-directory", str(folder), *OPTIONS, *options]
     log_file = folder / "server.log"
     with log_file.open("wb") as log:
         process = subprocess.Popen(
