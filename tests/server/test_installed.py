@@ -15,7 +15,7 @@ from benchmarks.interfaces import written
 from tests.server.conftest import PACK, Server, booted
 
 # Archives are installed under the project's name; a clone has the name that its owner gave it.
-FOLDERS = {"archive": "bigain", "clone": "my BiGain-main"}
+FOLDERS = {"archive": "bigain", "clone": "BiGain-main"}
 AUTHOR = ["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false"]
 
 
