@@ -133,7 +133,8 @@ def test_a_template_paints_accelerated_pictures(installed):
 def test_a_template_says_what_a_picture_shows(installed):
     picture = installed.pack / "example_workflows" / "bigain_classify_image_input.png"
     shutil.copy(picture, installed.server.folder / "input")  # as its note says
-    prompt = installed.template("bigain_classify_image")
+    few = {"labels": "plain disc\nrow-striped triangle\ndigit 3"}
+    prompt = installed.template("bigain_classify_image", BiGainDiTLabels=few)
     done = installed.server.run(prompt)
     assert done.succeeded, done.entry
     (classifier,) = nodes(prompt, "BiGainDiffusionClassifier")
