@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 
 from ..bigain_core.classification import PLANS
 from ..bigain_core.classification.evaluation import Job, comparison
-from ..bigain_core.classification.labelled_sets import below, read_folder
+from ..bigain_core.classification.labelled_sets import below, in_words, read_folder
 from ..bigain_core.classification.result_files import (
     SUFFIX,
     ResultFile,
@@ -39,7 +39,7 @@ class BiGainEvaluate(io.ComfyNode):
                 Prompts.Input(
                     "prompts",
                     tooltip="From BiGain Prompts or BiGain DiT Labels. Labels of the images must "
-                    "be spelled like the labels of the prompts.",
+                    "be spelled like the labels of the prompts, or be WordNet ids of ImageNet.",
                 ),
                 io.Vae.Input("vae", tooltip="The VAE of the model."),
                 io.String.Input(
@@ -132,8 +132,9 @@ class BiGainEvaluate(io.ComfyNode):
         cls, model, prompts, vae, folder, csv, output, preset, size, limit, shard, shards,
         compare_with,
     ) -> io.NodeOutput:  # fmt: skip
+        labels = tuple(dict.fromkeys(prompts.classes))
         images = read_folder(Path(folder_paths.get_input_directory()), folder, csv)
-        job = Job(images, tuple(dict.fromkeys(prompts.classes)), limit, shard - 1, shards)
+        job = Job(in_words(images, labels), labels, limit, shard - 1, shards)
         plan = PLANS[preset]
         made = job.settings(prompts.labels, plan, size, **settings(model, prompts))
         paths = [_output(output, shard_name("", k, shards)) for k in range(shards)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,16 +49,20 @@ class Job:
             )
 
     @cached_property
+    def _prompts(self) -> frozenset[str]:
+        return frozenset(self.labels)
+
+    @cached_property
     def every(self) -> tuple[LabelledImage, ...]:
         """Of all shards."""
         chosen = self.images.chosen(self.limit)
-        return tuple(image for image in chosen if known_labels(image, self.labels))
+        return tuple(image for image in chosen if known_labels(image, self._prompts))
 
     @property
     def own(self) -> tuple[LabelledImage, ...]:
         """Of this shard."""
         own = self.images.chosen(self.limit)[self.shard :: self.shards]
-        return tuple(image for image in own if known_labels(image, self.labels))
+        return tuple(image for image in own if known_labels(image, self._prompts))
 
     def waiting(self, records: dict[int, dict]) -> list[LabelledImage]:
         """Those of this shard that are not classified; unreadable ones get another chance."""
@@ -66,7 +71,7 @@ class Job:
     @cached_property
     def left_out(self) -> tuple[LabelledImage, ...]:
         chosen = self.images.chosen(self.limit)
-        return tuple(image for image in chosen if not known_labels(image, self.labels))
+        return tuple(image for image in chosen if not known_labels(image, self._prompts))
 
     @cached_property
     def unknown_labels(self) -> tuple[str, ...]:
@@ -170,11 +175,11 @@ class Summary:
 
     def by_class(self) -> list[tuple[str, int, int]]:
         """(label, images that have it, how many of those are right) for every prompt."""
-        rows = []
-        for label in self.job.labels:
-            having = [record for record in self.finished if label in record["labels"]]
-            rows.append((label, len(having), sum(record["right"] for record in having)))
-        return rows
+        having = Counter(label for record in self.finished for label in record["labels"])
+        right = Counter(
+            label for record in self.finished if record["right"] for label in record["labels"]
+        )
+        return [(label, having[label], right[label]) for label in self.job.labels]
 
     def __str__(self) -> str:
         lines = []

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
+
+from .imagenet import imagenet_labels
 
 PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
@@ -157,6 +159,24 @@ def _labels(cell: str) -> tuple[str, ...]:
     """Different labels in the order given."""
     labels = (label.strip() for label in cell.split(";"))
     return tuple(dict.fromkeys(label for label in labels if label))
+
+
+def in_words(images: LabelledSet, prompts: Collection[str]) -> LabelledSet:
+    """The set with the labels of ImageNet in place of WordNet ids, as its folders are named.
+
+    Only where the label is among the prompts and the id is not.
+    """
+    words = {
+        wnid: label
+        for wnid, label in imagenet_labels().items()
+        if label in prompts and wnid not in prompts
+    }
+
+    def spelled(labels: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(words.get(label, label) for label in labels))
+
+    named = (LabelledImage(i.number, i.file, spelled(i.labels)) for i in images.images)
+    return replace(images, images=tuple(named), empty=spelled(images.empty))
 
 
 def known_labels(image: LabelledImage, prompts: Collection[str]) -> tuple[str, ...]:

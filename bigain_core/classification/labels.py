@@ -6,13 +6,15 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .imagenet import SUBSETS, imagenet_labels
+
 CLASS_COLUMNS = ("class", "classname")
 
 # Names as the data sets' own lists have them, spelled out where those abbreviate by underscores:
 # batches.meta of CIFAR-10 (Krizhevsky 2009), class_names.txt of STL-10 (Coates et al. 2011),
 # list.txt of Oxford-IIIT Pets (Parkhi et al. 2012, CC BY-SA 4.0) and the categories of the COCO
 # annotations (Lin et al. 2014, CC BY 4.0). The order is that of the class numbers.
-LABEL_SETS = {
+SHORT_LISTS = {
     "CIFAR-10": "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck",
     "STL-10": "airplane, bird, car, cat, deer, dog, horse, monkey, ship, truck",
     "Oxford-IIIT Pets": "Abyssinian, American Bulldog, American Pit Bull Terrier, Basset Hound, "
@@ -30,6 +32,7 @@ LABEL_SETS = {
     "tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, "
     "refrigerator, book, clock, vase, scissors, teddy bear, hair drier, toothbrush",
 }
+LABEL_SETS = (*SHORT_LISTS, *SUBSETS)
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,10 @@ class Labels:
 
 
 def label_set(name: str) -> Labels:
-    return Labels(tuple(LABEL_SETS[name].split(", ")))
+    """Those of one of LABEL_SETS."""
+    if name in SUBSETS:
+        return Labels(tuple(imagenet_labels(name).values()))
+    return Labels(tuple(SHORT_LISTS[name].split(", ")))
 
 
 def read_labels(text: str) -> Labels:

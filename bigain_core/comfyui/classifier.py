@@ -13,6 +13,7 @@ import comfy.supported_models
 import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.model_patcher import ModelPatcher
+from comfy.utils import ProgressBar
 from torch import Tensor
 
 from ..classification import (
@@ -85,10 +86,12 @@ def encode_prompts(
             f"BiGain: expected a template with {{}} where the label goes, got {template!r}. "
             "For example: a photo of a {}"
         )
-    texts = [template.replace("{}", label) for label in labels]
-    tokens = (clip.tokenize(text, disable_weights=True) for text in texts)
-    encoded = tuple(map(clip.encode_from_tokens_scheduled, tokens))
-    return Prompts(tuple(labels), encoded, tuple(classes))
+    bar, encoded = ProgressBar(len(labels)), []
+    for label in labels:
+        tokens = clip.tokenize(template.replace("{}", label), disable_weights=True)
+        encoded.append(clip.encode_from_tokens_scheduled(tokens))
+        bar.update(1)
+    return Prompts(tuple(labels), tuple(encoded), tuple(classes))
 
 
 def encode_images(vae, images: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from bigain_core.classification.labelled_sets import (
     LabelledImage,
     LabelledSet,
     below,
+    in_words,
     read_folder,
 )
 from bigain_core.classification.result_files import (
@@ -176,6 +177,24 @@ def test_a_limit_spreads_over_the_classes():
 def test_another_file_or_label_is_another_set():
     digests = [labelled(["ant"]), labelled(["bee"]), plain(2), labelled(["ant", "bee"])]
     assert len({images.digest for images in digests}) == 4
+
+
+def test_folders_named_by_wordnet_ids_stand_for_their_labels():
+    images = labelled(["n01440764"], ["n02963159", "cardigan"], ["n02113186"], ["ant"],
+                      empty=("n01443537",))  # fmt: skip
+    found = in_words(images, ("tench", "goldfish", "cardigan", "ant"))
+    assert [image.labels for image in found.images] == [
+        ("tench",), ("cardigan",), ("n02113186",), ("ant",)
+    ]  # fmt: skip
+    assert found.empty == ("goldfish",)
+    assert [image.file for image in found.images] == [image.file for image in images.images]
+    assert Job(found, ("tench", "goldfish")).unknown_labels == ("ant", "cardigan", "n02113186")
+
+
+def test_wordnet_ids_stay_where_the_prompts_have_them_or_other_labels():
+    images = labelled(["n01440764"], ["ant"])
+    assert in_words(images, ("n01440764", "tench")) == images
+    assert in_words(images, ("ant", "bee")) == images
 
 
 def test_jobs_without_work_are_explained():

@@ -1,10 +1,15 @@
 """Labels from text, several prompts per class, and a result in words."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from bigain_core.classification import Classification, Ranking
 from bigain_core.classification.classes import by_class
+from bigain_core.classification.imagenet import imagenet_labels
 from bigain_core.classification.labels import LABEL_SETS, Labels, label_set, read_labels
 from bigain_core.classification.summary import summary
 
@@ -36,12 +41,63 @@ def test_a_broken_line_of_csv_is_named(line):
 
 def test_published_label_sets_are_complete_and_distinct():
     counts = {name: len(label_set(name).labels) for name in LABEL_SETS}
-    assert counts == {"CIFAR-10": 10, "STL-10": 10, "Oxford-IIIT Pets": 37, "COCO": 80}
+    assert counts == {
+        "CIFAR-10": 10, "STL-10": 10, "Oxford-IIIT Pets": 37, "COCO": 80, "ImageNet-1K": 1000,
+        "ImageNet-100": 100,
+    }  # fmt: skip
     for name in LABEL_SETS:
         labels = label_set(name).labels
-        assert len(set(labels)) == len(labels) and all(label == label.strip() for label in labels)
+        assert len({label.lower() for label in labels}) == len(labels), "CLIP reads small letters"
+        assert all(label and label == label.strip() for label in labels)
     pets = label_set("Oxford-IIIT Pets").labels
     assert list(pets) == sorted(pets), "class numbers follow the alphabet"
+
+
+IMAGENET_NUMBERS = {  # as in lists of the predictions of published models
+    0: ("n01440764", "tench"),
+    1: ("n01443537", "goldfish"),
+    134: ("n02012849", "crane bird"),
+    207: ("n02099601", "golden retriever"),
+    264: ("n02113186", "Cardigan Welsh corgi"),
+    281: ("n02123045", "tabby"),
+    474: ("n02963159", "cardigan"),
+    517: ("n03126707", "crane"),
+    638: ("n03710637", "maillot"),
+    639: ("n03710721", "tank suit"),
+    657: ("n03773504", "missile"),
+    744: ("n04008634", "projectile"),
+    836: ("n04355933", "sunglass"),
+    837: ("n04356056", "sunglasses"),
+    999: ("n15075141", "toilet tissue"),
+}
+
+
+def test_classes_of_imagenet_have_their_numbers_and_first_synonyms():
+    found = list(imagenet_labels().items())
+    assert {number: found[number] for number in IMAGENET_NUMBERS} == IMAGENET_NUMBERS
+    wnids = [wnid for wnid, _ in found]
+    assert wnids == sorted(wnids), "as an image folder numbers its classes"
+    assert all(len(wnid) == 9 and wnid[0] == "n" and wnid[1:].isdigit() for wnid in wnids)
+
+
+def test_imagenet_100_is_a_part_of_imagenet_in_the_same_order():
+    whole, part = imagenet_labels(), imagenet_labels("ImageNet-100")
+    assert list(part.items()) == [(wnid, whole[wnid]) for wnid in whole if wnid in part]
+    # The first and the last few of the published list, which has an order of its own.
+    for wnid in ("n02869837", "n01749939", "n02488291", "n03424325", "n01855672", "n02090622"):
+        assert wnid in part
+    assert "n01440764" not in part
+
+
+def test_the_lists_of_imagenet_are_read_when_they_are_asked_for():
+    code = (
+        "import sys; opened = []\n"
+        "sys.addaudithook(lambda event, args: event == 'open' and opened.append(str(args[0])))\n"
+        "from bigain_core.classification.labels import LABEL_SETS, label_set\n"
+        "names = ' '.join(opened); label_set(LABEL_SETS[-1])\n"
+        "assert 'imagenet_1k.txt' not in names and 'imagenet_1k.txt' in ' '.join(opened)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)
 
 
 def ranking(errors, stage, **extra):

@@ -15,6 +15,7 @@ SHIPPED = {
     "what users read": r"(README|CHANGELOG)\.md|LICENSE",
     "nodes": r"nodes/\w+\.py",
     "core": r"bigain_core/(\w+/)*\w+\.py",
+    "label sets": r"bigain_core/classification/imagenet_\w+\.txt",
     "bundled model": r"bigain_core/models/shapes_and_digits\.safetensors",
     "workflows": r"example_workflows/bigain_\w+\.(json|jpg)",
     "pictures that workflows load": r"example_workflows/bigain_\w+_input\.png",
@@ -140,5 +141,5 @@ def test_the_pattern_lets_harmless_code_pass():
 
 
 def test_shipped_sources_are_ascii(shipped_files):
-    sources = [path for path in shipped_files if path.suffix in (".py", ".js", ".toml")]
+    sources = [path for path in shipped_files if path.suffix in (".py", ".js", ".toml", ".txt")]
     assert [path.name for path in sources if not path.read_bytes().isascii()] == []

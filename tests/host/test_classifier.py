@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import comfy.utils
 import comfy_extras.nodes_easycache
 import pytest
 import torch
@@ -16,6 +17,7 @@ from bigain.bigain_core.classification import (
     TrialPlan,
     trial_noise,
 )
+from bigain.bigain_core.classification.labels import label_set
 from bigain.bigain_core.comfyui.chart import ALIVE, BEST, bar_chart
 from bigain.bigain_core.comfyui.classifier import (
     Prompts,
@@ -27,6 +29,7 @@ from bigain.bigain_core.comfyui.classifier import (
 from bigain.nodes._plans import CUSTOM, PRESETS, trial_plan
 from bigain.nodes.classification import BiGainDiffusionClassifier, BiGainGate, BiGainPrompts
 from bigain.nodes.dit import BiGainDiTLabels
+from torchvision.models import ResNet18_Weights
 
 from tests.host.compressing import merge
 from tests.host.families import NAMED
@@ -250,6 +253,34 @@ def test_a_label_set_replaces_the_labels():
     (prompts,) = BiGainPrompts.execute(clip, "x", "a {}", "STL-10").args
     assert len(prompts.labels) == 10 and clip.seen[7] == "a monkey"
     assert prompts.classes == prompts.labels
+
+
+@pytest.mark.parametrize(("name", "count"), [("ImageNet-1K", 1000), ("ImageNet-100", 100)])
+def test_classes_of_imagenet_become_prompts(name, count):
+    clip = WordCounter()
+    (prompts,) = BiGainPrompts.execute(clip, "x", "a photo of a {}", name).args
+    assert len(prompts.labels) == len(set(clip.seen)) == count
+    assert clip.seen[-1] == f"a photo of a {prompts.labels[-1]}"
+    assert BiGainPrompts.define_schema().inputs[3].options[-2:] == ["ImageNet-1K", "ImageNet-100"]
+
+
+def test_labels_of_imagenet_are_those_that_torchvision_predicts():
+    """But for two, where it leaves a pair that differs in case and joins both synonyms."""
+    found = label_set("ImageNet-1K").labels
+    others = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
+    differ = {a: b for a, b in zip(found, others, strict=True) if a != b}
+    assert differ == {"Cardigan Welsh corgi": "Cardigan", "tank suit": "maillot tank suit"}
+
+
+def test_encoding_prompts_moves_the_bar(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        comfy.utils,
+        "PROGRESS_BAR_HOOK",
+        lambda value, total, *rest, **more: seen.append((value, total)),
+    )
+    encode_prompts(WordCounter(), ["ant", "bee", "cat"], "{}")
+    assert seen[0] == (1, 3) and seen[-1] == (3, 3), "hosts may leave out some between"
 
 
 def test_the_best_prompt_of_a_class_answers_for_it(models, prompts):

@@ -18,7 +18,7 @@ from bigain.bigain_core.classification import (
     trial_noise,
 )
 from bigain.bigain_core.classification.evaluation import UnreadableImageError
-from bigain.bigain_core.comfyui.classifier import classify_latents, encode_images
+from bigain.bigain_core.comfyui.classifier import Prompts, classify_latents, encode_images
 from bigain.bigain_core.comfyui.evaluation import settings, weights_digest
 from bigain.bigain_core.comfyui.evidence import find_evidence
 from bigain.bigain_core.comfyui.pictures import read_picture
@@ -115,6 +115,27 @@ def test_results_are_those_of_the_classifier_without_a_host(run, folders, expect
     assert [row["best"] for row in csv.DictReader(io.StringIO(exported))] == [
         best for _, best in expected
     ]
+
+
+WNIDS = {"n01440764": "tench", "n01443537": "goldfish", "n01514859": "hen"}
+
+
+def test_folders_named_by_wordnet_ids_are_counted_under_their_labels(
+    run, folders, prompts, expected
+):
+    shown = dict(zip(sorted(LABELS), WNIDS.values(), strict=True))
+    for label, wnid in zip(sorted(LABELS), WNIDS, strict=True):
+        (folders / "input" / "drawn" / label).rename(folders / "input" / "drawn" / wnid)
+    classes = tuple(shown[label] for label in LABELS)
+    named = Prompts(prompts.labels, prompts.conditionings, classes)
+    summary, _, table = run(prompts=named)
+    records = [json.loads(line) for line in lines(folders)[1:]]
+    assert [(r["labels"][0], r["best"]) for r in records] == [
+        (shown[label], shown[best]) for label, best in expected
+    ]
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert [(row["label"], row["images"]) for row in rows] == [(name, "2") for name in classes]
+    assert "left out" not in summary
 
 
 def test_shards_and_interruptions_change_nothing(run, folders):
