@@ -59,7 +59,9 @@ class Host:
 
 
 def say(text: str) -> None:
-    print(text, flush=True)
+    """Print a line; what this console cannot show, on Windows much, becomes a question mark."""
+    encoding = sys.stdout.encoding
+    print(text.encode(encoding, "replace").decode(encoding), flush=True)
 
 
 # Finding hosts

@@ -10,6 +10,7 @@ from pathspec import PathSpec
 
 from benchmarks.host import enter_host, import_pack
 
+PACK = Path(__file__).resolve().parent.parent
 HOST = os.environ.get("COMFYUI_PATH", "")
 
 if HOST:  # here and not in a hook, for the conftest files below import ComfyUI
@@ -55,20 +56,30 @@ def comfyui() -> Path:
 
 
 @pytest.fixture(scope="session")
+def repository_files() -> list[Path]:
+    """What git tracks, or would if it was told of new files."""
+    return _files_but(".gitignore")
+
+
+@pytest.fixture(scope="session")
 def shipped_files() -> list[Path]:
     """What a published archive of this folder holds: all but what its ignore files leave out."""
-    pack = Path(__file__).resolve().parent.parent
-    lists = [(pack / name).read_text("utf-8") for name in (".comfyignore", ".gitignore")]
-    ignored = PathSpec.from_lines("gitignore", "\n".join(lists).splitlines())
-    return list(_files_below(pack, pack, ignored))
+    return _files_but(".comfyignore", ".gitignore")
 
 
-def _files_below(folder: Path, pack: Path, ignored: PathSpec) -> Iterator[Path]:
+def _files_but(*ignore_files: str) -> list[Path]:
+    lines = [
+        line for name in ignore_files for line in (PACK / name).read_text("utf-8").splitlines()
+    ]
+    return list(_files_below(PACK, PathSpec.from_lines("gitignore", [*lines, ".git"])))
+
+
+def _files_below(folder: Path, ignored: PathSpec) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        name = path.relative_to(pack).as_posix() + "/" * path.is_dir()
+        name = path.relative_to(PACK).as_posix() + "/" * path.is_dir()
         if ignored.match_file(name):
             continue
         if path.is_dir():
-            yield from _files_below(path, pack, ignored)
+            yield from _files_below(path, ignored)
         else:
             yield path

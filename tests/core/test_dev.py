@@ -1,6 +1,7 @@
 """dev.py: which hosts it finds, what it would install, and what it starts."""
 
 import importlib.util
+import io
 import os
 import sys
 from pathlib import Path
@@ -59,6 +60,13 @@ def make_venv_folder(dev, version):
 
 def running():
     return ".".join(map(str, sys.version_info[:3]))
+
+
+def test_what_a_console_cannot_show_is_replaced(dev, monkeypatch):
+    console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252", newline="")
+    monkeypatch.setattr(sys, "stdout", console)
+    dev.say("\u2713 50 %")
+    assert console.buffer.getvalue() == b"? 50 %\n"
 
 
 class TestFindingHosts:

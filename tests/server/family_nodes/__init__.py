@@ -10,7 +10,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import torch
-from comfy_api.latest import ComfyExtension, io
+from comfy_api.latest import ComfyAPI, ComfyExtension, io
 
 CATEGORY = "tests"
 
@@ -73,6 +73,16 @@ class FamilyInputs(io.ComfyNode):
 
 
 class FamilyNodes(ComfyExtension):
+    async def on_load(self) -> None:
+        """Say that FamilyModel was called FamilyNetwork, and its input `name`."""
+        renamed = io.NodeReplace(
+            new_node_id="FamilyModel",
+            old_node_id="FamilyNetwork",
+            old_widget_ids=["name"],
+            input_mapping=[{"new_id": "case", "old_id": "name"}],
+        )
+        await ComfyAPI().node_replacement.register(renamed)
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [FamilyModel, FamilyInputs]
 
