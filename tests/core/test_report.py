@@ -6,7 +6,7 @@ import pytest
 
 from bigain_core.compression import RunLog, SiteRecord
 from bigain_core.placement import Site
-from bigain_core.report import report, summary
+from bigain_core.report import report, report_data, summary
 
 ENCODER = SiteRecord("L-GTM 0.7", 20, 20, 4096, 1229, 1229, int(8e9), int(1e9))
 MIDDLE = SiteRecord(calls=20, flops_before=int(2e9), flops_after=int(2e9))
@@ -75,3 +75,23 @@ def test_the_report_has_a_line_per_compressed_layer_and_per_reason(log):
     assert "4095 tokens beside 77 of text or references -> 4095 queries, 1023 keys" in lines[2]
     assert "in 10 of 20 calls" in lines[2]
     assert lines[3] == "left alone 4 times: 65 tokens where the image has 8 x 8"
+
+
+def test_the_data_of_the_report_say_what_its_text_says(log):
+    log.left_alone["an attention mask is in use"] = 3
+    log.sites[Site(3, "decoder")] = SiteRecord()  # never reached
+    data = report_data(log)
+    assert data["summary"] == summary(log)
+    first, second = data["layers"]
+    assert first == {
+        "layer": 0, "stage": "encoder", "level": 1, "method": "L-GTM 0.7", "tokens": 4096,
+        "others": 0, "queries": 1229, "keys": 1229, "compressed": 20, "calls": 20,
+    }  # fmt: skip
+    assert (second["layer"], second["others"], second["keys"]) == (2, 77, 1023)
+    assert (second["compressed"], second["calls"]) == (10, 20)
+    assert data["left"] == [
+        {"reason": "an attention mask is in use", "calls": 3},
+        {"reason": "another patch computes their attention", "layers": 1},
+    ]
+    lines = report(log).splitlines()
+    assert len(lines) == 1 + len(data["layers"]) + len(data["left"])

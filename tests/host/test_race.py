@@ -1,0 +1,124 @@
+"""What the browser is told of a classification: seldom, briefly, in valid JSON."""
+
+import json
+
+import pytest
+import torch
+from bigain.bigain_core.classification import (
+    NoiseSchedule,
+    Screening,
+    Standing,
+    TrialPlan,
+    alphas_cumprod,
+    classify,
+)
+from bigain.nodes import _race
+from bigain.nodes._race import MOST_ROWS, SECONDS_BETWEEN, Race, settled
+
+PROMPTS = 30
+LABELS = [f"label {number}" for number in range(PROMPTS)]
+PLAN = TrialPlan((2, 4), keep=(5, 1))
+
+
+class Off:
+    """Noise that is off by more for every further prompt."""
+
+    schedule = NoiseSchedule.variance_preserving(alphas_cumprod("scaled-linear"))
+
+    def __call__(self, latent, trial, prompts):
+        off = 0.1 * (1 + torch.tensor(prompts)).view(-1, 1, 1, 1).expand(-1, *latent.shape)
+        return latent - trial.level.noise / trial.level.signal * off
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that a test sets."""
+    now = [100.0]
+    monkeypatch.setattr(_race.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Messages as a browser reads them."""
+    messages = []
+    monkeypatch.setattr(
+        _race.Messenger, "send", lambda _, content: messages.append(json.dumps(content))
+    )
+    return messages
+
+
+def read(messages):
+    return [json.loads(message, parse_constant=pytest.fail) for message in messages]
+
+
+def standing(image=0, trials=1, alive=range(PROMPTS)):
+    errors = torch.rand(PROMPTS, trials, generator=torch.Generator().manual_seed(0)).double()
+    gone = [prompt for prompt in range(PROMPTS) if prompt not in alive]
+    errors[gone] = torch.nan
+    draws = tuple(PLAN.design.draw(PLAN.trials, _Progress(n)) for n in range(trials))
+    return Standing(image, tuple(alive), errors, draws, PLAN)
+
+
+class _Progress:
+    def __init__(self, count):
+        self.draws = (None,) * count
+
+
+def test_messages_keep_their_distance(clock, told):
+    race = Race(LABELS, 1, PLAN.calls(PROMPTS), PLAN.calls(PROMPTS))
+    for step in range(9):
+        clock[0] = 100 + step * SECONDS_BETWEEN / 2
+        race.tell(standing())
+    assert len(told) == 5
+
+
+def test_a_message_is_short_and_valid(clock, told):
+    race = Race(LABELS, 1, PLAN.calls(PROMPTS), None)
+    race.tell(standing(alive=range(3)))
+    (message,) = read(told)
+    assert len(message["rows"]) == MOST_ROWS
+    assert (message["prompts"], message["alive"]) == (PROMPTS, 3)
+    assert [row["dropped"] for row in message["rows"]] == [False] * 3 + [True] * (MOST_ROWS - 3)
+    assert [row["behind"] is None for row in message["rows"]][2:4] == [False, True]
+
+
+def test_the_pace_leaves_out_the_first_evaluations(clock, told):
+    race = Race(LABELS, 1, PLAN.calls(PROMPTS), PLAN.calls(PROMPTS))
+    clock[0] = 160  # a minute of loading
+    race.count(30)
+    race.tell(standing())
+    clock[0] = 170
+    race.count(20)
+    race.tell(standing())
+    first, second = read(told)
+    assert (first["timed"], first["used"]) == (0, 30)
+    assert (second["timed"], second["seconds"], second["used"]) == (20, 10, 50)
+
+
+def test_what_is_left_counts_the_images_to_come(clock, told):
+    each = PLAN.calls(PROMPTS)
+    race = Race(LABELS, 3, 3 * each, each)
+    race.count(each)
+    race.tell(standing(image=1, trials=2, alive=range(5)))
+    assert read(told)[0]["left"] == 2 * 5 + each
+
+
+def test_with_a_screening_model_the_announced_number_bounds_what_is_left(clock, told):
+    race = Race(LABELS, 3, 500, None)
+    race.count(120)
+    race.tell(standing())
+    assert read(told)[0]["left"] == 380
+
+
+@pytest.mark.parametrize("screening", [None, Screening(Off(), trials=2, keep=4)])
+def test_the_end_is_that_of_the_result(screening):
+    result = classify(Off(), torch.zeros(2, 1, 4, 4), LABELS, PLAN, screening=screening)
+    races = read([json.dumps(race) for race in settled(result, result)])
+    assert [race["image"] for race in races] == [0, 1]
+    for race, ranking in zip(races, result.rankings, strict=True):
+        assert [row["label"] for row in race["rows"]] == [LABELS[k] for k in range(MOST_ROWS)]
+        assert race["rows"][0] == {"label": LABELS[0], "behind": 0, "dropped": False}
+        assert race["rows"][1]["behind"] == pytest.approx(ranking.margin)
+        assert race["alive"] == (4 if screening else 5)
+        assert (race["used"], race["saved"]) == (ranking.spent, ranking.saved)
