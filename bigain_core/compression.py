@@ -107,6 +107,11 @@ class RunLog:
         return sum(flops * calls for flops, calls in self.networks.values())
 
     @property
+    def network_calls(self) -> int:
+        """Those whose work was counted."""
+        return sum(calls for _, calls in self.networks.values())
+
+    @property
     def sites_compressed(self) -> int:
         return sum(record.compressed > 0 for record in self.sites.values())
 

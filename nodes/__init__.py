@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .benchmark import BiGainBenchmark
 from .classification import BiGainDiffusionClassifier, BiGainGate, BiGainPrompts
 from .compression import BiGainAuto, BiGainReport
 from .dit import BiGainDiTLabels, BiGainDiTLoader
@@ -27,4 +28,5 @@ class BiGainExtension(ComfyExtension):
             BiGainEvaluate,
             BiGainEvidenceMap,
             BiGainRankImages,
+            BiGainBenchmark,
         ]

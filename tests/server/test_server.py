@@ -16,6 +16,7 @@ PRIMARY = {  # what a bypassed node passes on, or what it is about
     "BiGainEvaluate": "model",
     "BiGainEvidenceMap": "model",
     "BiGainRankImages": "model",
+    "BiGainBenchmark": "model",
 }
 
 
