@@ -1,9 +1,9 @@
 """Whether compressing a layer takes less time than it saves, told from measurement.
 
-Deciding, merging and restoring go over the numbers of a layer's input a few times, however many
-tokens or channels there are; the operations saved for each of these numbers grow with both. So one
-threshold of operations per number holds for all sizes, widths and strengths of a method. It is
-measured by `python -m benchmarks.gate` for a kind of device.
+Deciding, merging and restoring are a dozen steps whose time hardly depends on how small a layer is,
+while the operations that they save grow with its tokens, its width and the strength of the method.
+So one number for each method is enough: how many operations a layer must save. It is measured by
+`python -m benchmarks.gate` for a kind of device, for one picture: a batch must not change a result.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from .methods import (
 )
 from .schedules import Moment
 
-PAYS_FROM: dict[str, dict[type[Method], int]] = {  # operations per number, by kind of device
+PAYS_FROM: dict[str, dict[type[Method], int]] = {  # FLOPs to save, by kind of device
     "cpu": {
-        TokenMerging: 3700,
-        BlockMerging: 1500,
-        SimilarityPruning: 3000,
-        KVDownsampling: 600,
-        KVSelection: 1500,
-        KVCellSelection: 2000,
+        TokenMerging: 160_000_000,
+        BlockMerging: 50_000_000,
+        SimilarityPruning: 110_000_000,
+        KVDownsampling: 25_000_000,
+        KVSelection: 60_000_000,
+        KVCellSelection: 30_000_000,
     },
 }
 SIDES = range(8, 521, 8)  # of square grids, in tokens, among which a size that pays is looked for
 
 
 @lru_cache(maxsize=1024)
-def saved_per_number(method: Method, grid: TokenGrid, width: int, layer_flops: LayerFlops) -> float:
-    """Operations that a layer of such a grid and width saves, for each number of the image."""
+def saved_flops(method: Method, grid: TokenGrid, width: int, layer_flops: LayerFlops) -> int:
+    """What a layer of such a grid and width saves for one sample, less what deciding costs."""
     metric = torch.empty(1, grid.frame.tokens, width, device="meta")
     plan = method.plan(metric, grid.frame, Moment(0.5), 0)
     tokens = grid.tokens + grid.others
@@ -49,7 +49,7 @@ def saved_per_number(method: Method, grid: TokenGrid, width: int, layer_flops: L
     after = grid.frames * method.decision_flops(width, grid.frame)
     after += layer_flops(width, tokens, queries, context)
     plain = self_attention_flops(width, tokens, tokens, tokens)
-    return (plain - after) / (grid.tokens * width)
+    return plain - after
 
 
 def why_slower(
@@ -62,7 +62,7 @@ def why_slower(
     threshold = PAYS_FROM.get(device, {}).get(type(method))
     if threshold is None:
         return None
-    if saved_per_number(method, grid, width, layer_flops) >= threshold:
+    if saved_flops(method, grid, width, layer_flops) >= threshold:
         return ""
     enough = least_tokens(method, width, layer_flops, threshold)
     pays = f"from about {enough} on" if enough else "at no size"
@@ -76,5 +76,5 @@ def why_slower(
 def least_tokens(method: Method, width: int, layer_flops: LayerFlops, threshold: int) -> int | None:
     """Tokens of the smallest square picture for which the method pays, None if none does."""
     grids = (TokenGrid(side, side) for side in SIDES)
-    pays = (g for g in grids if saved_per_number(method, g, width, layer_flops) >= threshold)
+    pays = (g for g in grids if saved_flops(method, g, width, layer_flops) >= threshold)
     return next((grid.tokens for grid in pays), None)

@@ -5,7 +5,7 @@ import pytest
 from bigain_core import gate
 from bigain_core.compression import Compression, NetworkCall, Rule, RunLog
 from bigain_core.flops import attention_shortened, input_shortened
-from bigain_core.gate import least_tokens, saved_per_number, why_slower
+from bigain_core.gate import least_tokens, saved_flops, why_slower
 from bigain_core.grid import TokenGrid
 from bigain_core.methods import KVDownsampling, TokenMerging
 from bigain_core.placement import Placement, Site
@@ -19,7 +19,7 @@ WIDTH = 16
 
 def saved_by_pooling(tokens, width=WIDTH):
     """3/4 of keys and values: attention, and their two projections."""
-    return (0.75 * 4 * tokens**2 * width + 0.75 * 4 * tokens * width**2) / (tokens * width)
+    return 3 * tokens**2 * width + 3 * tokens * width**2
 
 
 @pytest.fixture
@@ -41,23 +41,23 @@ def call_of(x, grid, *, rule=Rule(POOLING), log=None):  # noqa: B008
 
 @pytest.mark.parametrize("side", [4, 8, 20])
 def test_savings_are_those_of_the_closed_form(side):
-    found = saved_per_number(POOLING, TokenGrid(side, side), WIDTH, input_shortened)
-    assert found == pytest.approx(saved_by_pooling(side**2))
+    found = saved_flops(POOLING, TokenGrid(side, side), WIDTH, input_shortened)
+    assert found == saved_by_pooling(side**2)
 
 
 def test_merging_pays_for_its_decision():
-    saved = saved_per_number(TokenMerging(0.5), TokenGrid(8, 8), WIDTH, input_shortened)
+    saved = saved_flops(TokenMerging(0.5), TokenGrid(8, 8), WIDTH, input_shortened)
     plain = 4 * 64**2 * WIDTH + 8 * 64 * WIDTH**2
     left = 4 * 32**2 * WIDTH + 8 * 32 * WIDTH**2 + 2 * 48 * 16 * WIDTH + 18 * 64 * WIDTH
-    assert saved == pytest.approx((plain - left) / (64 * WIDTH))
+    assert saved == plain - left
 
 
 def test_text_and_frames_count():
     """Text is attended to by the image and keeps its own keys; frames are compressed one by one."""
     grid = TokenGrid(4, 4, frames=2, before=5)
-    found = saved_per_number(POOLING, grid, WIDTH, attention_shortened)
+    found = saved_flops(POOLING, grid, WIDTH, attention_shortened)
     keys_saved = 2 * (16 - 4)
-    assert found == pytest.approx(4 * 37 * keys_saved * WIDTH / (32 * WIDTH))
+    assert found == 4 * 37 * keys_saved * WIDTH
 
 
 @pytest.mark.parametrize(("above", "slower"), [(-1, False), (0, False), (1, True)])
@@ -79,17 +79,17 @@ def test_the_reason_names_a_size_that_pays(pays_from):
 
 
 def test_what_pays_at_no_size_is_called_so():
-    assert least_tokens(POOLING, WIDTH, input_shortened, 10**9) is None
+    assert least_tokens(POOLING, WIDTH, input_shortened, 10**12) is None
 
 
 @pytest.mark.parametrize(("method", "device"), [(TokenMerging(0.5), "cpu"), (POOLING, "cuda")])
 def test_what_nobody_has_measured_is_not_judged(pays_from, method, device):
-    pays_from(10**9)
+    pays_from(10**12)
     assert why_slower(method, TokenGrid(8, 8), WIDTH, input_shortened, device) is None
 
 
 def test_without_the_gate_a_small_layer_is_compressed_and_the_log_says_why_not_to(pays_from, randn):
-    pays_from(10**9)
+    pays_from(10**12)
     plan, log = call_of(randn(1, 64, WIDTH), TokenGrid(8, 8))
     assert isinstance(plan, PoolPlan)
     assert "SLOWER than off in 1 of 1 layers is to be expected: 64 tokens" in summary(log)
@@ -97,7 +97,7 @@ def test_without_the_gate_a_small_layer_is_compressed_and_the_log_says_why_not_t
 
 
 def test_with_the_gate_it_is_left_alone_with_the_reason(pays_from, randn):
-    pays_from(10**9)
+    pays_from(10**12)
     rule = Rule(POOLING, only_where_faster=True)
     plan, log = call_of(randn(1, 64, WIDTH), TokenGrid(8, 8), rule=rule)
     assert isinstance(plan, IdentityPlan)
@@ -152,6 +152,6 @@ def test_the_expectation_is_cheap_to_ask_for_again():
     """It is asked for in every layer of every step: the plan is made once for each shape."""
     grid, method = TokenGrid(32, 32), TokenMerging(0.31)
     first = why_slower(method, grid, 64, input_shortened, "cpu")
-    before = saved_per_number.cache_info().misses
+    before = saved_flops.cache_info().misses
     assert why_slower(method, grid, 64, input_shortened, "cpu") == first
-    assert saved_per_number.cache_info().misses == before
+    assert saved_flops.cache_info().misses == before
