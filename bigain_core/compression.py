@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from .flops import attention_flops, self_attention_flops
+from .flops import LayerFlops, attention_flops, self_attention_flops
+from .gate import why_slower
 from .grid import TokenGrid
 from .methods import Method
 from .placement import Placement, Site
@@ -23,12 +24,15 @@ class Rule:
 
     Queries and keys that carry rotary positions keep to positions that exist unless
     `blends_rotary`; the average of keys turned by different angles loses what tells near from far.
+    With `only_where_faster`, layers in which it is expected to take more time than it saves are
+    left alone (see `gate`); which these are depends on the kind of device.
     """
 
     method: Method
     placement: Placement = Placement()
     active: ActiveRange = ActiveRange()
     blends_rotary: bool = False
+    only_where_faster: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ class RunLog:
     """Sites of a model that were visited in a run, and calls left alone with the reason.
 
     FLOPs are per sample. `networks` holds, by the shape of the latent, those of a plain network
-    call and the number of calls; it is empty where nobody counted.
+    call and the number of calls; it is empty where nobody counted. `slower` says for compressed
+    sites why they are expected to be slower than plain ones, as `why_slower` does for `device`.
     """
 
     family: str = "a model"
@@ -81,9 +86,13 @@ class RunLog:
     sites: dict[Site, SiteRecord] = field(default_factory=dict)
     left_alone: Counter[str] = field(default_factory=Counter)
     networks: dict[Hashable, tuple[int, int]] = field(default_factory=dict)
+    slower: dict[Site, str | None] = field(default_factory=dict)
+    device: str = ""
 
     def clear(self) -> None:
+        self.device = ""
         self.sites.clear()
+        self.slower.clear()
         self.left_alone.clear()
         self.networks.clear()
 
@@ -107,6 +116,11 @@ class RunLog:
         return sum(flops * calls for flops, calls in self.networks.values())
 
     @property
+    def network_calls(self) -> int:
+        """Those whose work was counted."""
+        return sum(calls for _, calls in self.networks.values())
+
+    @property
     def sites_compressed(self) -> int:
         return sum(record.compressed > 0 for record in self.sites.values())
 
@@ -123,7 +137,6 @@ class Decision:
 
 
 Assignment = tuple[Site, Plan]
-LayerFlops = Callable[[int, int, int, int], int]  # of width, tokens, queries and context
 
 
 @dataclass
@@ -167,6 +180,9 @@ class NetworkCall:
             return self._whole(tokens, width)
         if reason := _why_not(rule, tokens, grid):
             return self._whole(tokens, width, reason)
+        slower = why_slower(rule.method, grid, width, self.layer_flops, x.device.type)
+        if slower and rule.only_where_faster:
+            return self._whole(tokens, width, f"{slower}, so only_where_faster spares it")
         wanted = normed if rule.method.metric == "normed" and normed is not None else x
         metric = grid.image(wanted)
         plan, deciding = self._assign(rule.method, metric, grid.frame, site)
@@ -177,6 +193,7 @@ class NetworkCall:
             self.on_plan(Decision(site, rule.method, metric, grid.frame, plan))
         queries = grid.others + grid.frames * plan.query_tokens
         context = grid.others + grid.frames * plan.context_tokens
+        self.log.device, self.log.slower[site] = x.device.type, slower
         record.method = rule.method.describe(grid.frame)
         record.compressed += 1
         record.tokens, record.others = grid.tokens, grid.others

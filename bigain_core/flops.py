@@ -6,6 +6,10 @@ softmax are not. All counts are for one sample.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+LayerFlops = Callable[[int, int, int, int], int]  # of width, tokens, queries and context
+
 
 def linear_flops(inputs: int, outputs: int, rows: int = 1) -> int:
     return 2 * rows * inputs * outputs

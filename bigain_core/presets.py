@@ -58,3 +58,9 @@ PRESETS: dict[str, Compression] = {
     "DiT: L-GTM 0.7, published blocks": _published_blocks(L_GTM),
     "DiT: IE-KVD factor 2, published blocks": _published_blocks(KVDownsampling()),
 }
+
+TABLE_3 = {  # every method of the paper by its name
+    name.removeprefix("Table 3: "): compression
+    for name, compression in PRESETS.items()
+    if name.startswith("Table 3: ")
+}

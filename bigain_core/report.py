@@ -22,7 +22,7 @@ def summary(log: RunLog) -> str:
         f"BiGain on {log.family}: {log.sites_compressed} of {len(log.sites)} self-attention layers "
         f"compressed, {_tokens(log)}; {_flops(log.flops_before)} -> {_flops(after)} in all of them "
         f"per sample of the run ({1 - after / log.flops_before:.0%} saved). {_gain(log)}"
-    ).rstrip()
+    ).rstrip() + _expectation(log)
 
 
 def _main_reason(log: RunLog) -> str:
@@ -63,6 +63,19 @@ def _gain(log: RunLog) -> str:
     if gain < NOTICEABLE:
         text += " At this size NO GAIN in time can be expected."
     return text
+
+
+def _expectation(log: RunLog) -> str:
+    """Whether the compressed layers take less time, as far as that was measured."""
+    slower = [reason for reason in log.slower.values() if reason]
+    if slower:
+        return (
+            f" SLOWER than off in {len(slower)} of {len(log.slower)} layers is to be expected: "
+            f"{slower[0]}. only_where_faster leaves such layers alone."
+        )
+    if None in log.slower.values():
+        return f" Whether that pays on {log.device} was not measured."
+    return f" Each of these layers pays on {log.device}." if log.slower else ""
 
 
 def report(log: RunLog) -> str:

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .benchmark import BiGainBenchmark
 from .classification import BiGainDiffusionClassifier, BiGainGate, BiGainPrompts
 from .compression import BiGainAuto, BiGainReport
 from .dit import BiGainDiTLabels, BiGainDiTLoader
@@ -29,4 +30,5 @@ class BiGainExtension(ComfyExtension):
             BiGainEvidenceMap,
             BiGainRankImages,
             BiGainTokenMap,
+            BiGainBenchmark,
         ]

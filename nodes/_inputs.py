@@ -91,14 +91,27 @@ def where_and_when_exactly() -> list[io.Input]:
     ]
 
 
+def where_it_pays() -> io.Input:
+    """The last widget of every compressing node; optional, as older workflows have none."""
+    return advanced(
+        io.Boolean,
+        "only_where_faster",
+        default=False,
+        optional=True,
+        tooltip="Leaves layers alone that are too small to become faster, as measured for this "
+        "kind of device; BiGain Report says which. The same seed may then give another picture on "
+        "another kind of device.",
+    )
+
+
 def patched(
     model, method, placement, levels, start_percent, end_percent, blocks, min_tokens, strict_end,
-    blend_rotary, finest_level=1,
+    blend_rotary, finest_level=1, only_where_faster=False,
 ):  # fmt: skip
     """The model with one more rule."""
     where = named_placement(placement, levels, blocks, min_tokens, finest_level)
     when = ActiveRange(start_percent, end_percent, strict_end)
-    return attach(model, Rule(method, where, when, blend_rotary))
+    return attach(model, Rule(method, where, when, blend_rotary, only_where_faster))
 
 
 def score_inputs() -> list[io.Input]:

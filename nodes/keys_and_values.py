@@ -7,7 +7,13 @@ from comfy_api.latest import io
 from ..bigain_core.methods import KVCellSelection, KVDownsampling, KVSelection
 from ..bigain_core.schedules import AlphaCurve, AlphaSchedule
 from ._host import CATEGORY, Alpha, advanced, schema
-from ._inputs import patched, score_inputs, where_and_when, where_and_when_exactly
+from ._inputs import (
+    patched,
+    score_inputs,
+    where_and_when,
+    where_and_when_exactly,
+    where_it_pays,
+)
 
 FIXED_ALPHA = {"ToDo": 1.0, "average": 0.0}
 SELECTING = {
@@ -110,6 +116,7 @@ class BiGainKVDownsampling(io.ComfyNode):
                     tooltip="A curve from BiGain Alpha Schedule in place of alpha_start and "
                     "alpha_end.",
                 ),
+                where_it_pays(),
             ],
             outputs=[io.Model.Output(tooltip="The model with smaller keys and values.")],
         )

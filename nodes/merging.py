@@ -16,7 +16,13 @@ from ..bigain_core.methods import (
 from ..bigain_core.plans import MERGE_MODES
 from ..bigain_core.selection import SELECTION_MODES
 from ._host import CATEGORY, advanced, schema
-from ._inputs import patched, score_inputs, where_and_when, where_and_when_exactly
+from ._inputs import (
+    patched,
+    score_inputs,
+    where_and_when,
+    where_and_when_exactly,
+    where_it_pays,
+)
 
 DESTINATIONS = {
     "L-GTM": "lowest",
@@ -139,6 +145,7 @@ class BiGainTokenMerging(io.ComfyNode):
                 *score_inputs(),
                 *_merging_options(),
                 *where_and_when_exactly(),
+                where_it_pays(),
             ],
             outputs=[io.Model.Output(tooltip="The model with token merging.")],
         )

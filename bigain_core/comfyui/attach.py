@@ -104,6 +104,17 @@ def watched(model: ModelPatcher, on_plan: Callable[[Decision], object]) -> Model
     return clone
 
 
+def followed(model: ModelPatcher, compression: Compression) -> Attached:
+    """What to put among the transformer options of a model with our wrappers, checked against it.
+
+    Raises ValueError as `attach` does.
+    """
+    family = _family_of(model)
+    for rule in compression.rules:
+        _check_placement(rule, family, model)
+    return Attached(family, compression, RunLog(family.name))
+
+
 def _family_of(model: ModelPatcher) -> Family:
     family = find_family(model.get_model_object("diffusion_model"))
     if family is None:

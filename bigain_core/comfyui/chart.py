@@ -1,4 +1,4 @@
-"""A picture of a ranking."""
+"""Pictures of a ranking and of a benchmark."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..benchmark import OFF, Benchmark
 from ..classification import Classification, Ranking
 
 WIDTH, ROW, EDGE = 768, 30, 16
 NAMES = 240  # pixels for labels
+NUMBERS = 120  # and for what is written behind a bar
 MOST_ROWS = 20
 PAPER, INK, FAINT = (250, 250, 250), (30, 30, 30), (150, 150, 150)
 BEST, ALIVE, DROPPED = (34, 139, 84), (70, 110, 180), (185, 195, 210)
+SLOWER = (196, 96, 60)
 
 
 def bar_chart(result: Classification) -> Tensor:
@@ -24,7 +27,43 @@ def bar_chart(result: Classification) -> Tensor:
     Pale bars are of labels that were dropped before the end and rest on fewer trials.
     """
     drawn = [_draw(ranking, result.labels) for ranking in result.rankings]
-    return torch.stack([torch.from_numpy(np.asarray(image).copy()) for image in drawn]) / 255
+    return torch.stack([_pixels(image) for image in drawn])
+
+
+def benchmark_chart(found: Benchmark) -> Tensor:
+    """(1, H, W, 3): the time of every setting between its quartiles, "off" first.
+
+    A vertical line stands where the time would end if it went with operations.
+    """
+    image, draw, font = _paper(len(found.measured) + 1)
+    left = EDGE + NAMES
+    spreads = {name: measured.times.spread for name, measured in found.measured.items()}
+    scale = (WIDTH - left - EDGE - NUMBERS) / max(spread.high for spread in spreads.values())
+    draw.text((left, EDGE), f"milliseconds per call on {found.device}", FAINT, font)
+    for row, (name, spread) in enumerate(spreads.items()):
+        middle = EDGE + ROW * (row + 1) + ROW // 2
+        end = left + spread.median * scale
+        gain = found.gain(name).median
+        colour = DROPPED if name == OFF else BEST if gain > 1 else SLOWER
+        draw.text((EDGE, middle), _shortened(name, draw, font), INK, font, anchor="lm")
+        draw.rectangle((left, middle - ROW // 3, end, middle + ROW // 3), colour)
+        draw.line((left + spread.low * scale, middle, left + spread.high * scale, middle), INK, 2)
+        if ceiling := found.ceiling(name):
+            promised = left + spreads[OFF].median / ceiling * scale
+            draw.line((promised, middle - ROW // 2 + 2, promised, middle + ROW // 2 - 2), INK, 2)
+        numbers = f"{1000 * spread.median:.4g}  {gain:.2f}x"
+        beyond = left + spread.high * scale + EDGE // 2
+        draw.text((beyond, middle), numbers, INK, font, anchor="lm")
+    return _pixels(image)[None]
+
+
+def _paper(rows: int) -> tuple[Image.Image, ImageDraw.ImageDraw, ImageFont.FreeTypeFont]:
+    image = Image.new("RGB", (WIDTH, 2 * EDGE + ROW * rows), PAPER)
+    return image, ImageDraw.Draw(image), ImageFont.load_default(size=15)
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.asarray(image).copy()) / 255
 
 
 def _draw(ranking: Ranking, labels: tuple[str, ...]) -> Image.Image:
@@ -35,8 +74,7 @@ def _draw(ranking: Ranking, labels: tuple[str, ...]) -> Image.Image:
         [abs(lead.margin) + error for lead, error in zip(leads, errors, strict=True)], default=0
     )
     scale = (WIDTH - NAMES - 2 * EDGE) / reach if reach > 0 else 0.0
-    image = Image.new("RGB", (WIDTH, 2 * EDGE + ROW * (len(order) + 1)), PAPER)
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=15)
+    image, draw, font = _paper(len(order) + 1)
     zero = EDGE + NAMES
     title = f"error behind the best; confidence {ranking.confidence:.1%}"
     draw.text((zero, EDGE), title, FAINT, font)

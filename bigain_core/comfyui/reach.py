@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from ..compression import LayerFlops, NetworkCall, Replacement
+from ..compression import NetworkCall, Replacement
+from ..flops import LayerFlops
 from ..grid import TokenGrid
 from ..placement import Site
 

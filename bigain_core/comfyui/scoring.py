@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import comfy.sample
@@ -45,19 +45,34 @@ def with_denoiser(
     _check_conditionings(prompts)
     levels = host_levels(model)
     _check_latents(model, latents)
+    run = _Run(prompts, plan, on_calls, None)
+
+    def denoising(guider, options: dict, x: Tensor) -> Found:
+        return work(_HostDenoiser(guider, options, levels, run), x)
+
+    sigmas = _announced(levels, plan)
+    return while_sampling(model, latents, prompts.conditionings, sigmas, denoising)
+
+
+def while_sampling(
+    model: ModelPatcher,
+    latents: Tensor,
+    conditionings: Sequence[list],
+    sigmas: Tensor,
+    work: Callable[[comfy.samplers.CFGGuider, dict, Tensor], Found],
+) -> Found:
+    """What `work` gives in a run of the host that loads the model and does nothing else.
+
+    It gets the guider, in which conditioning k has the name `_name(k)`, the options of the model
+    and the latents as the network sees them. `sigmas` are the schedule that the host announces.
+    """
     model = model.clone()
     for kind, key in TIMESTEP_CACHES:
         model.remove_wrappers_with_key(kind, key)
     latents = comfy.sample.fix_empty_latent_channels(model, latents.float())
     guider = comfy.samplers.CFGGuider(model)
-    guider.inner_set_conds({_name(k): c for k, c in enumerate(prompts.conditionings)})
-    run = _Run(prompts, plan, on_calls, None)
-
-    def inside(guider, options: dict, x: Tensor) -> Found:
-        return work(_HostDenoiser(guider, options, levels, run), x)
-
-    sampler = _Worker(inside)
-    sigmas = _announced(levels, plan)
+    guider.inner_set_conds({_name(k): c for k, c in enumerate(conditionings)})
+    sampler = _Worker(work)
     guider.sample(torch.zeros_like(latents), latents, sampler, sigmas, disable_pbar=True)
     return sampler.found
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..compression import Compression, LayerFlops, NetworkCall, RunLog
+from ..compression import Compression, NetworkCall, RunLog
+from ..flops import LayerFlops
 from ..grid import TokenGrid
 from ..placement import Site
 from ..schedules import Moment

@@ -17,6 +17,7 @@ PRIMARY = {  # what a bypassed node passes on, or what it is about
     "BiGainEvidenceMap": "model",
     "BiGainRankImages": "model",
     "BiGainTokenMap": "model",
+    "BiGainBenchmark": "model",
 }
 
 

@@ -1,0 +1,33 @@
+"""How measured times are written down: the machine, and numbers with their spread.
+
+The measuring itself is `bigain_core.timing`, which the benchmark node uses too.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks.demo_builtin import processor
+from bigain_core.timing import Spread
+
+
+def machine(device: torch.device) -> str:
+    """What a time was measured on."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = processor()
+    return f"{name}, torch {torch.__version__}"
+
+
+def milliseconds(taken: Spread) -> str:
+    """Seconds as milliseconds between their quartiles, such as 71.2 (70.8 to 72.5)."""
+    low, median, high = (
+        f"{1000 * seconds:.4g}" for seconds in (taken.low, taken.median, taken.high)
+    )
+    return f"{median} ({low} to {high})"
+
+
+def gain(found: Spread) -> str:
+    """A gain between its quartiles, such as 1.35x (1.31 to 1.38)."""
+    return f"{found.median:.2f}x ({found.low:.2f} to {found.high:.2f})"

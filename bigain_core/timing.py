@@ -1,0 +1,67 @@
+"""Times of several pieces of work that take turns, so that a slow moment slows all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+from torch import Tensor
+
+Work = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of some numbers between their quartiles."""
+
+    low: float
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, values) -> Spread:
+        return cls(*np.quantile(np.asarray(values), (0.25, 0.5, 0.75)).tolist())
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one piece of work, round by round."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def spread(self) -> Spread:
+        return Spread.of(self.seconds)
+
+    @property
+    def median(self) -> float:
+        return self.spread.median
+
+    def gain_over(self, other: Times) -> Spread:
+        """How many times as fast as `other`, of the same rounds: 2 takes half the time."""
+        return Spread.of(np.divide(other.seconds, self.seconds))
+
+
+def take_turns(
+    works: Mapping[str, Work],
+    rounds: int,
+    warm_up: int = 1,
+    before_each: Callable[[str], None] = lambda name: None,
+) -> dict[str, Times]:
+    """Run all works in each round, forth and back in turn, and time them.
+
+    A work gives a tensor; one number of it is read, which waits for all of it on any device. The
+    first `warm_up` rounds are not timed. `before_each` is called with the name, untimed.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(warm_up + rounds):
+        for name in list(works)[:: -1 if number % 2 else 1]:
+            before_each(name)
+            start = perf_counter()
+            result = works[name]()
+            result[(0,) * result.ndim].item()
+            if number >= warm_up:
+                seconds[name].append(perf_counter() - start)
+    return {name: Times(tuple(taken)) for name, taken in seconds.items()}
