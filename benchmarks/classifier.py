@@ -41,8 +41,8 @@ PAPER = "paper [5, 20]"
 RULES = ("sequential", "balanced")
 # prompts: shifts of the classes and images of each; an easier and a harder world
 WORLDS = {
-    4: ((0.6, 0.5), 400),
-    10: ((0.85, 0.7), 400),
+    4: ((0.6, 0.5), 2000),
+    10: ((0.85, 0.7), 1000),
     37: ((1.0, 0.85), 300),
     100: ((1.05, 0.9), 200),
 }
