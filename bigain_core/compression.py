@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from .flops import LayerFlops, attention_flops, self_attention_flops
@@ -14,7 +15,7 @@ from .gate import why_slower
 from .grid import TokenGrid
 from .methods import Method
 from .placement import Placement, Site
-from .plans import IdentityPlan, Plan
+from .plans import IdentityPlan, Plan, repeated
 from .schedules import ActiveRange, Moment
 
 
@@ -145,14 +146,17 @@ class NetworkCall:
 
     `layer_flops` is the cost of a layer whose queries and context are shortened. `assignments`
     holds the last plan of each method that shares plans between layers; nothing is carried over to
-    another call. `products` are the FLOPs that the layers spent outside of projections, `saved`
-    what they spared, both for one sample. `on_plan` is told of every layer that is compressed.
+    another call. The batch is `copies` of the same latents, one after the other, as far as nobody
+    has changed them: one for each prompt that the host asks in one call. `products` are the FLOPs
+    that the layers spent outside of projections, `saved` what they spared, both for one sample.
+    `on_plan` is told of every layer that is compressed.
     """
 
     compression: Compression
     moment: Moment
     log: RunLog
     layer_flops: LayerFlops
+    copies: int = 1
     assignments: dict[Hashable, Assignment] = field(default_factory=dict)
     products: int = 0
     saved: int = 0
@@ -235,10 +239,26 @@ class NetworkCall:
             decided, plan = self.assignments[key]
             if method.reuses(decided, site):
                 return plan, 0
-        plan = method.plan(metric, grid, self.moment, site.number)
+        cost = method.decision_flops(metric.shape[-1], grid)
+        if cost and site.number == 0 and _repeats(metric, self.copies):
+            one = metric[: metric.shape[0] // self.copies]
+            plan = repeated(method.plan(one, grid, self.moment, site.number), self.copies)
+        else:
+            plan = method.plan(metric, grid, self.moment, site.number)
         if method.reuses(site, site):
             self.assignments[key] = (site, plan)
-        return plan, method.decision_flops(metric.shape[-1], grid)
+        return plan, cost
+
+
+def _repeats(metric: Tensor, copies: int) -> bool:
+    """Whether a metric (B, N, C) is `copies` times the same rows; waits for its device if so many.
+
+    Text comes in behind the first layer of many networks: there all prompts see the same tokens.
+    """
+    if copies < 2 or metric.shape[0] % copies:
+        return False
+    each = metric.unflatten(0, (copies, -1))
+    return torch.equal(each, each[:1].expand_as(each))
 
 
 def _why_not(rule: Rule, tokens: int, grid: TokenGrid) -> str:

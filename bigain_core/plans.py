@@ -10,7 +10,7 @@ asks to be added to the attention logits of its keys is `key_bias` (B, Nk), None
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Protocol
 
 import torch
@@ -237,3 +237,10 @@ class MergePlan:
 
     def unblended(self) -> MergePlan:
         return replace(self, mode="prune")
+
+
+def repeated(plan: Plan, copies: int) -> Plan:
+    """The plan for a batch of so many copies of its own, one after the other."""
+    rows = {field.name: getattr(plan, field.name) for field in fields(plan)}
+    tensors = {name: row for name, row in rows.items() if isinstance(row, Tensor)}
+    return replace(plan, **{name: row.repeat(copies, 1) for name, row in tensors.items()})

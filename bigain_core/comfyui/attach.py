@@ -150,14 +150,11 @@ def compress_network_call(executor, x, t, *args, **kwargs):
         attached.log.left_alone[f"{kind} is not a {attached.family.name} with 4 or 5"] += 1
         return executor(x, t, *args, **kwargs)
     moment = moment_at_sigma(model.model_sampling, float(t.flatten()[0]))
-    call = NetworkCall(
-        attached.compression,
-        moment,
-        attached.log,
-        attached.family.reach.layer_flops,
-        on_plan=attached.on_plan,
-    )
     options = given["transformer_options"]
+    call = NetworkCall(
+        attached.compression, moment, attached.log, attached.family.reach.layer_flops,
+        copies=len(options.get("cond_or_uncond", (0,))), on_plan=attached.on_plan,
+    )  # fmt: skip
     inputs = Inputs(x, given["c_crossattn"], kwargs, options)
     with _intercepted(attached, network, call, inputs) as changes:
         given["transformer_options"] = {**options, **changes}
