@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from .labelled_sets import LabelledImage, LabelledSet, known_labels
+from .labels import some
 from .metrics import average_precision, mcnemar, wilson_interval
 from .plan import TrialPlan
 from .ranking import RANKINGS, Ranking
 from .result_files import Results
-
-NAMED = 5  # files and labels that a summary names
 
 
 class UnreadableImageError(ValueError):
@@ -43,7 +43,7 @@ class Job:
         if not self.every:
             raise ValueError(
                 "BiGain: expected images with labels that are among the prompts, got none; they "
-                f"are labelled {_some(self.unknown_labels)}. Labels and prompts must be spelled "
+                f"are labelled {some(self.unknown_labels)}. Labels and prompts must be spelled "
                 "alike."
             )
 
@@ -170,11 +170,11 @@ class Summary:
 
     def by_class(self) -> list[tuple[str, int, int]]:
         """(label, images that have it, how many of those are right) for every prompt."""
-        rows = []
-        for label in self.job.labels:
-            having = [record for record in self.finished if label in record["labels"]]
-            rows.append((label, len(having), sum(record["right"] for record in having)))
-        return rows
+        having = Counter(label for record in self.finished for label in record["labels"])
+        right = Counter(
+            label for record in self.finished if record["right"] for label in record["labels"]
+        )
+        return [(label, having[label], right[label]) for label in self.job.labels]
 
     def __str__(self) -> str:
         lines = []
@@ -194,15 +194,15 @@ class Summary:
             lines.append(f"{missing} of {total} images have no result yet")
         if self.unreadable:
             files = [record["file"] for record in self.unreadable]
-            lines.append(f"{len(files)} unreadable, skipped: {_some(files)}")
+            lines.append(f"{len(files)} unreadable, skipped: {some(files)}")
         if self.job.left_out:
-            unknown = _some(self.job.unknown_labels)
+            unknown = some(self.job.unknown_labels)
             lines.append(
                 f"{len(self.job.left_out)} left out, no prompt for their labels: {unknown}"
             )
         idle = sorted({*self.job.images.empty, *self._without_images()})
         if idle:
-            lines.append(f"{len(idle)} labels without images: {_some(idle)}")
+            lines.append(f"{len(idle)} labels without images: {some(idle)}")
         return "\n".join(lines)
 
     def _without_images(self) -> list[str]:
@@ -267,9 +267,3 @@ def _csv(columns: Sequence[str], rows) -> str:
     writer.writerow(columns)
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first few of them."""
-    rest = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")

@@ -154,7 +154,7 @@ def test_certified_drops_the_best_less_often_than_it_says(shift, power):
     for number in range(1000):
         alive = list(range(4))
         for blocks in range(4, 25, 5):
-            look = Look(errors[number, alive, : 4 * blocks], (), design, 4)
+            look = Look(errors[number, alive, : 4 * blocks], (), design, 4, alive)
             alive = [alive[row] for row in rule.keeps(look)]
         wrong += best[number].item() not in alive
         dropped += 4 - len(alive)
