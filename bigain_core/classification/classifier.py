@@ -121,7 +121,8 @@ class _Trials:
         if known and known.model != source.model:
             raise ValueError(
                 "BiGain: expected a previous result of the same model, got one of "
-                f"{known.model or 'an unnamed one'} for {source.model or 'an unnamed one'}. Leave "
+                f"{known.model or 'an unnamed one'} for {source.model or 'an unnamed one'}. "
+                "Weights, LoRAs, compression, sampling and encoded prompts must be the same; leave "
                 "the previous result out to start again."
             )
         self.source, self.known = source, known

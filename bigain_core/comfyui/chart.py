@@ -21,7 +21,8 @@ BEST, ALIVE, DROPPED = (34, 139, 84), (70, 110, 180), (185, 195, 210)
 def bar_chart(result: Classification) -> Tensor:
     """(B, H, W, 3): how far every label is behind the best, with standard errors, best first.
 
-    Pale bars are of labels that were dropped before the end and rest on fewer trials.
+    Shows the leading ones and says how many more there are. Pale bars are of labels that were
+    dropped before the end and rest on fewer trials.
     """
     drawn = [_draw(ranking, result.labels) for ranking in result.rankings]
     return torch.stack([torch.from_numpy(np.asarray(image).copy()) for image in drawn]) / 255
@@ -29,13 +30,15 @@ def bar_chart(result: Classification) -> Tensor:
 
 def _draw(ranking: Ranking, labels: tuple[str, ...]) -> Image.Image:
     order = ranking.order[:MOST_ROWS]
-    leads = [ranking.lead(order[0], k) for k in order[1:]]
+    leads = ranking.leads(order[0], order[1:])
+    left_out = len(ranking.order) - len(order)
     errors = [lead.standard_error if isfinite(lead.standard_error) else 0.0 for lead in leads]
     reach = max(
         [abs(lead.margin) + error for lead, error in zip(leads, errors, strict=True)], default=0
     )
     scale = (WIDTH - NAMES - 2 * EDGE) / reach if reach > 0 else 0.0
-    image = Image.new("RGB", (WIDTH, 2 * EDGE + ROW * (len(order) + 1)), PAPER)
+    height = 2 * EDGE + ROW * (len(order) + 1 + (left_out > 0))
+    image = Image.new("RGB", (WIDTH, height), PAPER)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=15)
     zero = EDGE + NAMES
     title = f"error behind the best; confidence {ranking.confidence:.1%}"
@@ -53,6 +56,9 @@ def _draw(ranking: Ranking, labels: tuple[str, ...]) -> Image.Image:
         box = (zero, middle - ROW // 3, end, middle + ROW // 3)
         draw.rectangle(box, ALIVE if whole else DROPPED)
         draw.line((max(end - error * scale, zero), middle, end + error * scale, middle), INK, 2)
+    if left_out:
+        last = height - EDGE - ROW // 2
+        draw.text((EDGE, last), f"and {left_out} more", FAINT, font, anchor="lm")
     return image
 
 
