@@ -172,7 +172,8 @@ class HostBackend:
         plan: TrialPlan,
         on_calls: Callable[[int], None],
     ) -> Classification:
-        from bigain_core.comfyui.classifier import Prompts, classify_latents
+        from bigain_core.comfyui.classifier import classify_latents
+        from bigain_core.comfyui.prompts import Prompts
 
         ranked = Prompts(tuple(prompts), self.loaded.encode(prompts))
         latents = self.loaded.vae.encode(images)

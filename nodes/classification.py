@@ -15,13 +15,15 @@ from ..bigain_core.comfyui.classifier import (
     Screener,
     classify_latents,
     encode_images,
-    encode_prompts,
     most_calls,
     warnings_about,
 )
+from ..bigain_core.comfyui.prompts import encode_prompts
 from ._host import CATEGORY, Prompts, Result, advanced, announce, schema
 from ._plans import AUTO, CUSTOM, DESIGNS, PRESETS, trial_plan
 from ._race import Race, settled
+
+PREVIEWED = 50  # rows of the table that a node shows for an image
 
 
 class BiGainPrompts(io.ComfyNode):
@@ -42,8 +44,8 @@ class BiGainPrompts(io.ComfyNode):
                     default="cat\ndog",
                     placeholder="one label per line",
                     tooltip="What the image may show, one label per line. Or CSV with the columns "
-                    "prompt and class: whole prompts, several of which may share a class, and the "
-                    "best of a class counts.",
+                    "prompt and class: whole prompts, several of which may share a class. The best "
+                    "of a class counts, and nothing is spent on telling its prompts apart.",
                 ),
                 io.String.Input(
                     "template",
@@ -151,7 +153,9 @@ class BiGainDiffusionClassifier(io.ComfyNode):
                     tooltip="For each image how much larger the error of the runner-up is.",
                 ),
                 io.String.Output(
-                    display_name="table", tooltip="CSV: one row per image and prompt, best first."
+                    display_name="table",
+                    tooltip="CSV: one row per image and prompt, best first. posterior_bits is the "
+                    "logarithm to base 2 of the model's likelihood ratio; empty unless loss is l2.",
                 ),
                 Result.Output(
                     display_name="result",
@@ -194,17 +198,19 @@ class BiGainDiffusionClassifier(io.ComfyNode):
             previous=previous, on_trial=race.tell,
         )  # fmt: skip
         result = by_class(every, prompts.classes)
-        table = result.table()
         words = summary(result, every, temperature, warnings_about(model))
+        if len(result.labels) > PREVIEWED:
+            shown = f"These are the {PREVIEWED} best of {len(result.labels)}; `table` has all."
+            words = f"{shown}\n\n{words}"
         return io.NodeOutput(
             result.best,
             [result.labels[index] for index in result.best],
             [ranking.margin for ranking in result.rankings],
-            table,
+            result.table(temperature),
             every,
             [ranking.confidence for ranking in result.rankings],
             bar_chart(result),
-            ui=ui.PreviewText(f"{table}\n{words}").as_dict()
+            ui=ui.PreviewText(f"{result.table(temperature, PREVIEWED)}\n{words}").as_dict()
             | {"bigain_race": settled(result, every)},
         )
 
@@ -281,7 +287,7 @@ def _more_inputs() -> list[io.Input]:
             max=10.0,
             step=0.01,
             optional=True,
-            tooltip="For the likelihoods that are shown, not for the ranking. Models are "
+            tooltip="For the likelihoods in table and text, not for the ranking. Models are "
             "overconfident; below 1 answers that.",
         ),
         io.Model.Input(
@@ -312,7 +318,7 @@ def _more_inputs() -> list[io.Input]:
             "previous",
             optional=True,
             tooltip="An earlier result of the same model, images and prompts, to go on from: its "
-            "trials are not run again.",
+            "trials are not run again. One of another model, LoRA or compression is refused.",
         ),
     ]
 

@@ -8,8 +8,8 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..bigain_core.classification import check_labels
-from ..bigain_core.comfyui.classifier import Prompts
 from ..bigain_core.comfyui.dit import DiTModel, label_conditioning, load_dit_model
+from ..bigain_core.comfyui.prompts import Prompts
 from ..bigain_core.models.checkpoint import BUNDLED_MODEL, class_indices
 from ._host import CATEGORY, lines, schema
 from ._host import Prompts as PromptsType

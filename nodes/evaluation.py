@@ -19,7 +19,8 @@ from ..bigain_core.classification.result_files import (
     shard_name,
     write_whole,
 )
-from ..bigain_core.comfyui.evaluation import evaluate, settings
+from ..bigain_core.comfyui.evaluation import evaluate
+from ..bigain_core.comfyui.identity import settings
 from ._host import CATEGORY, Prompts, advanced, announce, schema
 
 
@@ -136,7 +137,9 @@ class BiGainEvaluate(io.ComfyNode):
         images = read_folder(Path(folder_paths.get_input_directory()), folder, csv)
         job = Job(in_words(images, labels), labels, limit, shard - 1, shards)
         plan = PLANS[preset]
-        made = job.settings(prompts.labels, plan, size, **settings(model, prompts))
+        classes = list(prompts.classes)
+        found = settings(model, prompts)
+        made = job.settings(prompts.labels, plan, size, classes=classes, **found)
         paths = [_output(output, shard_name("", k, shards)) for k in range(shards)]
         whole, exported = _output(output, SUFFIX), _output(output, ".csv")
         others = read_results(_output(compare_with, SUFFIX)) if compare_with.strip() else None

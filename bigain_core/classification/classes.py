@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from .designs import first_of_each
+from .labels import class_numbers
 from .ranking import Classification, Ranking
 
 
@@ -16,17 +18,14 @@ def by_class(result: Classification, classes: Sequence[str]) -> Classification:
     """
     if tuple(classes) == result.labels:
         return result
+    numbers = class_numbers(classes)
     names = tuple(dict.fromkeys(classes))
-    numbers = [names.index(name) for name in classes]
     rankings = tuple(_by_class(ranking, numbers) for ranking in result.rankings)
     return replace(result, labels=names, rankings=rankings)
 
 
 def _by_class(ranking: Ranking, numbers: Sequence[int]) -> Ranking:
-    best: dict[int, int] = {}
-    for prompt in ranking.order:
-        best.setdefault(numbers[prompt], prompt)
-    rows = [best[number] for number in sorted(best)]
+    rows = sorted(first_of_each(ranking.order, numbers), key=lambda prompt: numbers[prompt])
     tied = sorted({numbers[prompt] for prompt in ranking.tied})
     return replace(
         ranking,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .designs import Draw, Progress, SpreadGrid
 from .errors import Denoiser, ErrorSource
+from .labels import class_numbers
 from .plan import Budget, TrialPlan
 from .ranking import Classification, Ranking
 from .rules import Look, Staged
@@ -24,13 +25,14 @@ class Screening:
 
     It sees all prompts in `trials` trials of the spread-out grid, and the `keep` best go on. The
     deciding model starts afresh with those: errors of two models are never mixed in one mean.
-    `cost` is what one evaluation costs in units of the deciding model's.
+    `cost` is what one evaluation costs in units of the deciding model's, `model` its name.
     """
 
     denoiser: Denoiser
     trials: int = 5
     keep: int = 8
     cost: float = 1.0
+    model: str = ""
 
     def __post_init__(self):
         if self.keep < 1:
@@ -45,7 +47,9 @@ def classify(
     plan: TrialPlan,
     first_image: int = 0,
     *,
+    classes: Sequence[str] | None = None,
     masks: Tensor | None = None,
+    model: str = "",
     screening: Screening | None = None,
     previous: Classification | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -57,7 +61,10 @@ def classify(
     (plan.seed, image number, trial) alone; images are numbered from `first_image`, so a long set
     may be split into batches without changing a result.
 
+    classes: what each prompt stands for, where several stand for the same. Trials end as soon as
+    all prompts that are left are of one class.
     masks: (B, ...), broadcast to the latents, weigh their elements.
+    model: tells models apart; a previous result must come from the same one.
     previous: a result for the same images and prompts. Its trials are taken over where this plan
     has the same ones; what comes out is what a run from the start would give.
     on_trial: is told how an image stands after each trial.
@@ -66,6 +73,12 @@ def classify(
     that answers with something else than numbers, or a previous result of something else.
     """
     check_labels(prompts)
+    classes = prompts if classes is None else classes
+    if len(classes) != len(prompts):
+        raise ValueError(
+            f"BiGain: expected a class for each of {len(prompts)} prompts, got {len(classes)}."
+        )
+    numbers = class_numbers(classes)
     _check_masks(masks, latents)
     _check_previous(previous, latents, prompts, plan)
     rankings = []
@@ -78,8 +91,8 @@ def classify(
                 "BiGain: expected a previous result of the same images and masks, got one of "
                 f"another (image {number}). Leave the previous result out to start again."
             )
-        source = ErrorSource(denoiser, latent, prompts, plan, first_image + number, mask)
-        rankings.append(_rank(source, screening, known, digest, clock, on_trial))
+        source = ErrorSource(denoiser, latent, prompts, plan, first_image + number, mask, model)
+        rankings.append(_rank(source, numbers, screening, known, digest, clock, on_trial))
     return Classification(tuple(prompts), tuple(rankings), plan)
 
 
@@ -108,6 +121,13 @@ class _Trials:
     """The trials of one image so far; errors of another run are taken over where it had them."""
 
     def __init__(self, source: ErrorSource, known: Ranking | None):
+        if known and known.model != source.model:
+            raise ValueError(
+                "BiGain: expected a previous result of the same model, got one of "
+                f"{known.model or 'an unnamed one'} for {source.model or 'an unnamed one'}. "
+                "Weights, LoRAs, compression, sampling and encoded prompts must be the same; leave "
+                "the previous result out to start again."
+            )
         self.source, self.known = source, known
         self.draws: list[Draw] = []
         shape = len(source.labels), source.plan.looks[-1]
@@ -118,7 +138,8 @@ class _Trials:
         column = self._errors[:, len(self.draws)]
         if draw in self._finished:
             column[prompts] = self.known.errors[prompts, self._finished[draw]].double()
-        missing = [k for k in prompts if column[k].isnan()]
+        unknown = column[prompts].isnan().tolist()
+        missing = [k for k, lacks in zip(prompts, unknown, strict=True) if lacks]
         if missing:
             column[missing] = self.source.errors(draw, missing)
         self.draws.append(draw)
@@ -131,6 +152,7 @@ class _Trials:
 
 def _rank(
     source: ErrorSource,
+    classes: Sequence[int],
     screening: Screening | None,
     known: Ranking | None,
     digest: str,
@@ -144,16 +166,20 @@ def _rank(
         quick = replace(
             plan, trials=(screening.trials,), keep=(1,), design=SpreadGrid(), rule=Staged()
         )
-        cheap = replace(source, denoiser=screening.denoiser, plan=quick)
-        screened = _rank(cheap, None, known.screening if known else None, "", clock, on_trial)
+        cheap = replace(source, denoiser=screening.denoiser, plan=quick, model=screening.model)
+        screened = _rank(
+            cheap, classes, None, known.screening if known else None, "", clock, on_trial
+        )
         alive, cost = sorted(screened.ranked()[: screening.keep]), screening.cost
     spent = cost * screened.calls if screened else 0.0
     survived = torch.zeros(count, dtype=torch.long)
     trials, tied = _Trials(source, known), ()
     for look, keep in zip(plan.looks, plan.kept(count), strict=True):
-        over = False
+        over, present = False, [classes[k] for k in alive]
         while len(trials.draws) < look and not over:
-            progress = Progress(plan.seed, source.image, tuple(trials.draws), trials.errors[alive])
+            progress = Progress(
+                plan.seed, source.image, tuple(trials.draws), trials.errors[alive], present
+            )
             trials.run(plan.design.draw(plan.trials, progress), alive)
             spent += len(alive)
             if on_trial:
@@ -162,7 +188,7 @@ def _rank(
             over = _is_over(plan.budget, spent + len(alive), clock() - start)
         if len(trials.draws) < look:
             break
-        view = Look(trials.errors[alive], tuple(trials.draws), plan.design, count)
+        view = Look(trials.errors[alive], tuple(trials.draws), plan.design, count, present)
         if plan.rule.ties(view):
             tied = tuple(alive)
             break
@@ -170,7 +196,8 @@ def _rank(
         best_first = view.scores[kept].argsort(stable=True)[:keep].tolist()
         alive = sorted(alive[kept[row]] for row in best_first)
         survived[alive] += 1
-        decided = len(alive) == 1 and not plan.rule.goes_on_alone
+        one_left = len({classes[k] for k in alive}) == 1
+        decided = one_left and not plan.rule.goes_on_alone
         if decided or _is_over(plan.budget, spent + len(alive), clock() - start):
             break
     return Ranking(
@@ -183,6 +210,7 @@ def _rank(
         planned=plan.looks[-1],
         tied=tied,
         digest=digest,
+        model=source.model,
         screening=screened,
         cost=cost,
     )

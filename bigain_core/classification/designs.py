@@ -8,7 +8,7 @@ variance rests on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -32,12 +32,16 @@ class Draw:
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """An image half-way: the trials that took place, and the errors (A, n) of who is left."""
+    """An image half-way: the trials that took place, and who is left.
+
+    errors (A, n) are those of the prompts that are left, classes (A,) what they stand for.
+    """
 
     seed: int
     image: int
     draws: tuple[Draw, ...]
     errors: Tensor
+    classes: Sequence[int]
 
 
 class Design(Protocol):
@@ -216,9 +220,9 @@ class AdaptiveTimes:
     The first trials are those of the spread-out grid. Then each of `strata` equal parts of the time
     axis gets one, beginning where the parts beside it promise most, and each further trial goes to
     the part with the largest spread^2 / (n (n + 1)): n counts its trials, the spread is that of the
-    mean errors of the `leaders` best prompts there. Every part weighs the same however many trials
-    it had (the nearest stand in for one without), so the score still is the error at evenly
-    distributed times.
+    mean errors of the `leaders` best prompts there, of each class the best one. Every part weighs
+    the same however many trials it had (the nearest stand in for one without), so the score still
+    is the error at evenly distributed times.
     """
 
     strata: int = 8
@@ -257,7 +261,8 @@ class AdaptiveTimes:
         return Draw(int(fresh[best]), number)
 
     def _most_divided(self, progress: Progress, members: list[list[int]]) -> int:
-        leading = self.score(progress.errors, progress.draws).argsort(stable=True)[: self.leaders]
+        order = self.score(progress.errors, progress.draws).argsort(stable=True).tolist()
+        leading = first_of_each(order, progress.classes)[: self.leaders]
         means = self._means(progress.errors[leading], members)
         spread = means.sort(0).values.var(0, correction=0)  # sorted: the same in any prompt order
         spread = self.shares(members) @ spread
@@ -292,6 +297,14 @@ class AdaptiveTimes:
 
     def units(self, draws: Sequence[Draw]) -> int:
         return len(draws)
+
+
+def first_of_each(order: Iterable[int], classes: Sequence[Hashable]) -> list[int]:
+    """The first prompt of every class in an order of prompts; `classes` has one per prompt."""
+    firsts: dict[Hashable, int] = {}
+    for prompt in order:
+        firsts.setdefault(classes[prompt], prompt)
+    return list(firsts.values())
 
 
 @lru_cache

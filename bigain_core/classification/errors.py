@@ -16,6 +16,8 @@ from .noise import trial_noise
 from .plan import TrialPlan
 from .weighting import error_weight, nats_weight
 
+AT_ONCE = 256  # prompts, so that the answers for thousands of them are never held together
+
 
 @dataclass(frozen=True, eq=False)
 class Trial:
@@ -53,6 +55,7 @@ class ErrorSource:
     plan: TrialPlan
     image: int = 0
     mask: Tensor | None = None
+    model: str = ""
 
     def trial(self, draw: Draw) -> Trial:
         noise = trial_noise(tuple(self.latent.shape), self.plan.seed, self.image, draw.noise)
@@ -71,14 +74,18 @@ class ErrorSource:
 
         Raises ValueError if the model gives no numbers.
         """
+        parts = [prompts[n : n + AT_ONCE] for n in range(0, len(prompts), AT_ONCE)]
+        return torch.cat([self._errors(draw, part) for part in parts])
+
+    def _errors(self, draw: Draw, prompts: Sequence[int]) -> Tensor:
         errors = mean_error(self.residuals(draw, prompts), self.plan.loss, self.mask)
         finite = errors.isfinite().tolist()
         broken = [k for k, fine in zip(prompts, finite, strict=True) if not fine]
         if broken:
             raise ValueError(
-                "BiGain: expected numbers from the model, got NaN or infinity for the prompt "
-                f"{self.labels[broken[0]]!r} at timestep {draw.timestep}. Half precision may "
-                "overflow: try fp32 or bf16."
+                f"BiGain: expected numbers from {self.model or 'the model'}, got NaN or infinity "
+                f"for the prompt {self.labels[broken[0]]!r} at timestep {draw.timestep}. Half "
+                "precision may overflow: try fp32 or bf16."
             )
         return errors
 

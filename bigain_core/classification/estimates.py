@@ -58,16 +58,24 @@ def paired_differences(
     return Differences(mean, moderated, own + prior_dof)
 
 
-def in_a_crowd(means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
-    """Differences (K,) and their variances, judged as members of a crowd (empirical Bayes).
+def crowd_tail(found: Differences, leader: int, share: float) -> Tensor:
+    """(P,) as `found.tail()`, every prompt judged as one of a crowd (empirical Bayes).
 
-    True differences scatter about their mean by what is left of the estimates' scatter once their
-    own variances are taken off; each estimate is drawn to that mean, the noisier the more. Of forty
-    prompts a few look good after few trials by luck alone, and this is what allows for it. With
-    fewer than eight nothing changes.
+    A difference has the noise of two prompts. Half of it is the other prompt's and no more than all
+    differences scatter; the rest of that scatter is one of true differences. Each is drawn to their
+    mean, the noisier the more: of forty prompts a few look good after few trials by luck alone. The
+    leader's half is in all differences alike. These trials are but a `share` of those that the
+    leader had in the end, which bore it out, and so much of its noise is left.
+
+    With fewer than eight others nothing changes.
     """
-    if len(means) < CROWD:
-        return means, variances
-    scatter = (means.var() - variances.mean()).clamp(min=0)
-    whole = (scatter + variances).clamp(min=torch.finfo(means.dtype).tiny)
-    return (scatter * means + variances * means.mean()) / whole, scatter * variances / whole
+    others = torch.arange(len(found.mean)) != leader
+    means = found.mean[others]
+    if len(means) < CROWD or not found.dof:
+        return found.tail()
+    scatter = means.var()
+    noise = torch.minimum(found.variance[others].mean() / 2, scatter)
+    trust = 1 - noise / scatter.clamp(min=torch.finfo(means.dtype).tiny)
+    drawn = means.mean() + trust * (found.mean - means.mean())
+    variance = (trust + share) * noise
+    return Differences(drawn, variance.expand_as(drawn), found.dof + len(means)).tail()

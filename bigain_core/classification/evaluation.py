@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from .labelled_sets import LabelledImage, LabelledSet, known_labels
+from .labels import some
 from .metrics import average_precision, mcnemar, wilson_interval
 from .plan import TrialPlan
 from .ranking import RANKINGS, Ranking
 from .result_files import Results
-
-NAMED = 5  # files and labels that a summary names
 
 
 class UnreadableImageError(ValueError):
@@ -44,7 +43,7 @@ class Job:
         if not self.every:
             raise ValueError(
                 "BiGain: expected images with labels that are among the prompts, got none; they "
-                f"are labelled {_some(self.unknown_labels)}. Labels and prompts must be spelled "
+                f"are labelled {some(self.unknown_labels)}. Labels and prompts must be spelled "
                 "alike."
             )
 
@@ -199,15 +198,15 @@ class Summary:
             lines.append(f"{missing} of {total} images have no result yet")
         if self.unreadable:
             files = [record["file"] for record in self.unreadable]
-            lines.append(f"{len(files)} unreadable, skipped: {_some(files)}")
+            lines.append(f"{len(files)} unreadable, skipped: {some(files)}")
         if self.job.left_out:
-            unknown = _some(self.job.unknown_labels)
+            unknown = some(self.job.unknown_labels)
             lines.append(
                 f"{len(self.job.left_out)} left out, no prompt for their labels: {unknown}"
             )
         idle = sorted({*self.job.images.empty, *self._without_images()})
         if idle:
-            lines.append(f"{len(idle)} labels without images: {_some(idle)}")
+            lines.append(f"{len(idle)} labels without images: {some(idle)}")
         return "\n".join(lines)
 
     def _without_images(self) -> list[str]:
@@ -272,9 +271,3 @@ def _csv(columns: Sequence[str], rows) -> str:
     writer.writerow(columns)
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first few of them."""
-    rest = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")

@@ -58,13 +58,16 @@ class ImageRanking:
         return text.getvalue()
 
 
-def rank_images(denoiser: Denoiser, latents: Tensor, plan: TrialPlan) -> ImageRanking:
+def rank_images(
+    denoiser: Denoiser, latents: Tensor, plan: TrialPlan, model: str = ""
+) -> ImageRanking:
     """Rank latents (N, C, ...) for prompt 0 of the denoiser, whose prompt 1 is empty.
 
     All images see the same noise at the same timesteps, so what they have in common with it falls
-    out of their differences. `plan` has one stage: nothing is dropped.
+    out of their differences. `plan` has one stage: nothing is dropped. `model` is its name.
     """
-    found = [classify(denoiser, latent[None], ("prompt", "empty"), plan) for latent in latents]
+    labels = ("prompt", "empty prompt")
+    found = [classify(denoiser, latent[None], labels, plan, model=model) for latent in latents]
     rankings = [result.rankings[0] for result in found]
     gains = torch.stack([r.errors[EMPTY] - r.errors[PROMPT] for r in rankings])
     return ImageRanking(gains, rankings[0].draws, plan.design)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from .imagenet import SUBSETS, imagenet_labels
 
+NAMED = 5  # labels or files that a sentence names
 CLASS_COLUMNS = ("class", "classname")
 
 # Names as the data sets' own lists have them, spelled out where those abbreviate by underscores:
@@ -45,6 +46,18 @@ class Labels:
     labels: tuple[str, ...]
     classes: tuple[str, ...] = ()
     whole: bool = False
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few of them, and how many more there are."""
+    rest = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def class_numbers(classes: Sequence[str]) -> list[int]:
+    """The number of each class, counted in the order in which they first appear."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(classes))}
+    return [numbers[name] for name in classes]
 
 
 def label_set(name: str) -> Labels:

@@ -6,13 +6,15 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import log
 
 import torch
 from torch import Tensor
 
 from .designs import Design, Draw, PublishedGrid
-from .estimates import Differences, in_a_crowd, paired_differences
+from .estimates import Differences, crowd_tail, paired_differences
+from .labels import some
 from .plan import TrialPlan
 
 RANKINGS = ("paired", "stage", "paper_code", "raw")
@@ -63,8 +65,9 @@ class Ranking:
     survived; timesteps (T,) are in the order of evaluation. `draws` are the trials, `design` says
     how they add up. `nats` (T,) turns each error into nats (NaN where it is none of l2). `planned`
     is how many trials there could have been and `tied` holds the prompts that were not worth
-    telling apart. `screening` is what a cheaper model found for all prompts; here, those that it
-    ruled out have no errors. `cost` is what one of its evaluations costs, in ours.
+    telling apart. `digest` tells images apart and `model` models. `screening` is what a cheaper
+    model found for all prompts; here, those that it ruled out have no errors. `cost` is what one of
+    its evaluations costs, in ours.
     """
 
     errors: Tensor
@@ -76,6 +79,7 @@ class Ranking:
     planned: int = 0
     tied: tuple[int, ...] = ()
     digest: str = ""
+    model: str = ""
     screening: Ranking | None = field(default=None, repr=False)
     cost: float = 1.0
 
@@ -85,12 +89,12 @@ class Ranking:
             draws = tuple(Draw(int(time), number) for number, time in enumerate(times))
             object.__setattr__(self, "draws", draws)
 
-    @property
+    @cached_property
     def trials(self) -> Tensor:
         """(P,) how many trials each prompt had."""
         return torch.isfinite(self.errors).sum(1)
 
-    @property
+    @cached_property
     def mean_errors(self) -> Tensor:
         """(P,) score over the trials that each prompt had; NaN where it had none."""
         means = self.errors.new_full((len(self.errors),), torch.nan)
@@ -98,7 +102,7 @@ class Ranking:
             means[rows] = self.design.score(self.errors[rows, :count], self.draws[:count])
         return means
 
-    @property
+    @cached_property
     def order(self) -> list[int]:
         """Prompts best first: those that survived longest, by mean error among equals.
 
@@ -140,22 +144,40 @@ class Ranking:
         """Those that a cheaper model ruled out come last, in its order."""
         if self.screening is None:
             return entered
-        return entered + [k for k in self.screening.ranked(kind) if k not in set(entered)]
+        known = set(entered)
+        return entered + [k for k in self.screening.ranked(kind) if k not in known]
 
     def lead(self, better: int, worse: int) -> Lead:
         """How far `better` is ahead of `worse`."""
-        trials = self.trials
-        if not min(trials[better], trials[worse]) and self.screening is not None:
-            return self.screening.lead(better, worse)
-        count = int(min(trials[better], trials[worse]))
+        return self.leads(better, [worse])[0]
+
+    def leads(self, better: int, others: Sequence[int]) -> list[Lead]:
+        """How far `better` is ahead of each of `others`."""
+        others = torch.tensor(list(others), dtype=torch.long)
+        shared = self.trials.clamp(max=self.trials[better])[others]
+        found: dict[int, Lead] = {}
+        for count in shared.unique().tolist():
+            group = others[shared == count].tolist()
+            if not count and self.screening is not None:
+                leads = self.screening.leads(better, group)
+            else:
+                leads = self._leads(better, group, count)
+            found.update(zip(group, leads, strict=True))
+        return [found[k] for k in others.tolist()]
+
+    def _leads(self, better: int, others: list[int], count: int) -> list[Lead]:
+        """Over the first `count` trials, which all of them had."""
         found, rows = self._differences(better, count)
-        row = rows.index(worse)
-        pair = self.errors[[better, worse], :count]
-        wins = (pair[0] < pair[1]).double() + (pair[0] == pair[1]).double() / 2
-        margin, variance = found.mean[row].item(), found.variance[row].item()
-        if not found.dof:
-            variance = torch.inf
-        return Lead(margin, variance, found.tail()[row].item(), wins.mean().item(), count)
+        places = torch.searchsorted(rows, torch.tensor(others))
+        first, rest = self.errors[better, :count], self.errors[others, :count]
+        wins = (first < rest).double() + (first == rest).double() / 2
+        variances = found.variance if found.dof else torch.full_like(found.variance, torch.inf)
+        columns = (found.mean, variances, found.tail())
+        numbers = (column[places].tolist() for column in columns)
+        return [
+            Lead(*values, won, count)
+            for *values, won in zip(*numbers, wins.mean(1).tolist(), strict=True)
+        ]
 
     @property
     def best_lead(self) -> Lead | None:
@@ -183,38 +205,27 @@ class Ranking:
         """How sure it is that more trials would not change the winner: 1 - sum of P(other better).
 
         Student's t for each other prompt, which is judged as one of the crowd where there are many
-        (`in_a_crowd`). A model of the errors and not a guarantee, and no probability that the
-        winner is right.
+        (`crowd_tail`). A model of the errors and not a guarantee, and no probability that the
+        winner is right: the sum counts doubts that go together twice, and it does not allow for the
+        luck by which a winner wins; where all is known the two about cancel.
         """
-        best, trials = self.best, self.trials
-        doubt = self._doubt(best, [k for k in range(len(trials)) if k != best and trials[k]])
+        best, entered = self.best, self.trials > 0
+        doubt = self._doubt(best, entered)
         if self.screening is not None:
-            ruled_out = [k for k in range(len(trials)) if not trials[k]]
-            doubt += self.screening._doubt(best, ruled_out)
+            doubt += self.screening._doubt(best, ~entered)
         return max(1.0 - doubt, 0.0)
 
-    def _doubt(self, best: int, others: list[int]) -> float:
-        """Sum of the probabilities that each of `others` is better than `best`."""
-        trials = self.trials
-        counts = sorted({int(trials[k]) for k in others})
-        groups, members = [], []
-        for count in counts:
+    def _doubt(self, best: int, others: Tensor) -> float:
+        """Sum of the probabilities that each of `others`, a mask (P,), is better than `best`."""
+        trials, doubt = self.trials, 0.0
+        for count in trials[others].unique().tolist():
             found, rows = self._differences(best, count)
-            if not found.dof:
-                return float(len(others))
-            groups.append(found)
-            members.append([n for n, k in enumerate(rows) if k in others and trials[k] == count])
-        if not groups:
-            return 0.0
-        pairs = list(zip(groups, members, strict=True))
-        means, variances = in_a_crowd(
-            torch.cat([found.mean[rows] for found, rows in pairs]),
-            torch.cat([found.variance[rows] for found, rows in pairs]),
-        )
-        sizes = [len(rows) for rows in members]
-        split = zip(groups, means.split(sizes), variances.split(sizes), strict=True)
-        tails = [Differences(mean, variance, found.dof).tail() for found, mean, variance in split]
-        return sum(tail.sum().item() for tail in tails)
+            place = int(torch.searchsorted(rows, best))
+            wanted = others[rows] & (trials[rows] == count)
+            wanted[place] = False
+            tail = crowd_tail(found, place, count / int(trials[best]))
+            doubt += tail[wanted].sum().item()
+        return doubt
 
     def posterior(
         self, temperature: float = 1.0, log_prior: Sequence[float] | None = None
@@ -224,7 +235,7 @@ class Ranking:
         The model's likelihood ratio in nats (I-MMSE), times `temperature`, plus the natural
         logarithm of a prior. Networks are overconfident: temperatures below 1 answer that.
         """
-        if self.nats is None or not torch.isfinite(self.nats).all():
+        if not self.has_posterior:
             raise ValueError(
                 "BiGain: expected errors with loss l2 for a posterior, got another loss. Only "
                 "squared errors add up to a likelihood."
@@ -234,6 +245,11 @@ class Ranking:
         if log_prior is not None:
             nats = nats + torch.as_tensor(log_prior, dtype=nats.dtype)
         return nats.log_softmax(0) / log(2)
+
+    @property
+    def has_posterior(self) -> bool:
+        """Whether the errors are squared ones, which add up to a likelihood."""
+        return self.nats is not None and bool(torch.isfinite(self.nats).all())
 
     @property
     def calls(self) -> int:
@@ -257,7 +273,7 @@ class Ranking:
             return []
         first, second = (labels[k] for k in self.order[:2])
         if self.tied:
-            names = ", ".join(labels[k] for k in self.tied)
+            names = some([labels[k] for k in self.tied])
             return [f"These are as good as equal and were not told apart further: {names}."]
         if not lead.margin >= SURE * lead.standard_error:
             return [
@@ -269,19 +285,19 @@ class Ranking:
     def _same_trials(self) -> list[tuple[int, Tensor]]:
         """(number of trials, prompts that had so many), prompts without trials left out."""
         trials = self.trials
-        counts = sorted({int(count) for count in trials if count})
+        counts = [count for count in trials.unique().tolist() if count]
         return [(count, (trials == count).nonzero()[:, 0]) for count in counts]
 
-    def _differences(self, leader: int, count: int) -> tuple[Differences, list[int]]:
+    def _differences(self, leader: int, count: int) -> tuple[Differences, Tensor]:
         """Differences to `leader` of all prompts with `count` trials, and which prompts those are.
 
         A leader with fewer trials cuts the others down to its own.
         """
         trials = self.trials
         count = min(count, int(trials[leader]))
-        rows = (trials >= count).nonzero()[:, 0].tolist()
+        rows = (trials >= count).nonzero()[:, 0]
         errors = self.errors[rows, :count]
-        place = rows.index(leader)
+        place = int(torch.searchsorted(rows, leader))
         return paired_differences(errors, self.draws[:count], place, self.design), rows
 
     def _imputed(self, values: Tensor) -> Tensor:
@@ -328,13 +344,16 @@ class Classification:
             )
         return found
 
-    def table(self) -> str:
-        """CSV with one row per image and prompt, best first."""
+    def table(self, temperature: float = 1.0, most: int | None = None) -> str:
+        """CSV with one row per image and prompt, best first; the `most` best of each image.
+
+        temperature: of the posteriors.
+        """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
         for image, ranking in enumerate(self.rankings):
-            for rank, row in enumerate(_rows(ranking), 1):
+            for rank, row in enumerate(_rows(ranking, temperature, most), 1):
                 prompt, *cells = row
                 writer.writerow([image, rank, self.labels[prompt], *cells])
         return text.getvalue()
@@ -344,19 +363,22 @@ COLUMNS = ["image", "rank", "label", "mean_error", "trials", "stages_survived"] 
     "behind_best",
     "standard_error",
     "better_with_probability",
+    "posterior_bits",
 ]
 
 
-def _rows(ranking: Ranking):
+def _rows(ranking: Ranking, temperature: float, most: int | None):
     """Prompt and cells after the label, best first."""
-    means, trials = ranking.mean_errors, ranking.trials
-    best = ranking.best
-    for prompt in ranking.order:
-        cells = [f"{means[prompt].item():.7g}", trials[prompt].item(), ranking.stage[prompt].item()]
-        if prompt == best:
-            yield prompt, *cells, "0", "0", ""
-            continue
-        lead = ranking.lead(best, prompt)
-        yield (
-            prompt, *cells, f"{lead.margin:.4g}", f"{lead.standard_error:.4g}", f"{lead.worse:.4g}"
-        )  # fmt: skip
+    means, trials, stages = (
+        values.tolist() for values in (ranking.mean_errors, ranking.trials, ranking.stage)
+    )
+    bits = ranking.posterior(temperature).tolist() if ranking.has_posterior else None
+    best, *others = ranking.order[:most]
+    leads = [["0", "0", ""]] + [
+        [f"{value:.4g}" for value in (lead.margin, lead.standard_error, lead.worse)]
+        for lead in ranking.leads(best, others)
+    ]
+    for prompt, cells in zip([best, *others], leads, strict=True):
+        posterior = f"{bits[prompt]:.4g}" if bits and trials[prompt] else ""
+        first = f"{means[prompt]:.7g}", trials[prompt], stages[prompt]
+        yield prompt, *first, *cells, posterior

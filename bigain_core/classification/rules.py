@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .designs import Blocks, Design, Draw
-from .estimates import PRIOR_DOF, Differences, paired_differences
+from .estimates import PRIOR_DOF, paired_differences
 
 FIRST_BLOCKS = 3  # whose sizes set the scale of the certified test
 CAPPED_PROMPTS = 16
@@ -21,12 +21,16 @@ CAPS = ((2, 2, 12), (3, 3, 12), (4, 4, 10), (5, 8, 8), (8, 24, 5))
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """Errors (A, n) of the prompts that are left, after the trials `draws`; `prompts` began."""
+    """Errors (A, n) of the prompts that are left, after the trials `draws`; `prompts` began.
+
+    classes (A,) are what the prompts stand for. Between classes is decided, not within them.
+    """
 
     errors: Tensor
     draws: tuple[Draw, ...]
     design: Design
     prompts: int
+    classes: Sequence[int]
 
     @property
     def scores(self) -> Tensor:
@@ -36,9 +40,21 @@ class Look:
     def leader(self) -> int:
         return int(self.scores.argmin())
 
+    @property
+    def rivals(self) -> list[int]:
+        """Rows of other classes than the leader's."""
+        own = self.classes[self.leader]
+        return [row for row, number in enumerate(self.classes) if number != own]
+
+    @property
+    def mates(self) -> list[int]:
+        """The other rows of the leader's class."""
+        own, leader = self.classes[self.leader], self.leader
+        return [row for row, number in enumerate(self.classes) if number == own and row != leader]
+
 
 class Rule(Protocol):
-    goes_on_alone: bool  # whether trials go on when one prompt is left
+    goes_on_alone: bool  # whether trials go on when one class is left
 
     def caps(self, trials: tuple[int, ...], prompts: int) -> tuple[int, ...]:
         """How many prompts each look keeps at most, unless the user says otherwise."""
@@ -82,11 +98,12 @@ PUBLISHED_KEEP = {1: (1,), 2: (5, 1), 3: (50, 10, 1)}
 class Sequential:
     """Drop prompts as soon as it is clear enough that they are worse than the leader.
 
-    At each look those whose probabilities of being better add up to at most `delta` go. With few
+    At each look those whose probabilities of being better add up to at most `delta` go; prompts of
+    the leader's own class are judged apart from the others and hold none of them back. With few
     trials that is a model of the errors, not a guarantee. Of 16 prompts or more only a share goes
     on, whatever the test says: half (or 12) after 2 trials, a third (or 12) after 3, a quarter (or
-    10) after 4, an eighth (or 8) after 5, a 24th (or 5) after 8. When all that are left are surely
-    within `indifference` of the leader they are tied.
+    10) after 4, an eighth (or 8) after 5, a 24th (or 5) after 8. When all other classes that are
+    left are surely within `indifference` of the leader they are tied with it.
     """
 
     delta: float = 0.05
@@ -105,22 +122,27 @@ class Sequential:
     def caps(self, trials: tuple[int, ...], prompts: int) -> tuple[int, ...]:
         return tuple(_cap(count, prompts) for count in trials)
 
-    def _differences(self, look: Look) -> Differences:
-        return paired_differences(look.errors, look.draws, look.leader, look.design, self.prior_dof)
+    def _tail(self, look: Look, others: list[int], against: float = 0.0) -> Tensor:
+        """Probabilities that the differences of `others` to the leader are below `against`."""
+        rows = look.errors[[look.leader, *others]]
+        found = paired_differences(rows, look.draws, 0, look.design, self.prior_dof)
+        return found.tail(against)[1:]
+
+    def _losers(self, look: Look, others: list[int]) -> list[int]:
+        tail = self._tail(look, others)
+        surest = tail.argsort(stable=True)
+        count = int((tail[surest].cumsum(0) <= self.delta).sum())
+        return [others[place] for place in surest[:count].tolist()]
 
     def keeps(self, look: Look) -> list[int]:
-        leader, tail = look.leader, self._differences(look).tail()
-        surest = [k for k in tail.argsort(stable=True).tolist() if k != leader]
-        sums = tail[surest].cumsum(0)
-        dropped = set(surest[: int((sums <= self.delta).sum())])
-        return [k for k in range(len(tail)) if k not in dropped]
+        dropped = {*self._losers(look, look.rivals), *self._losers(look, look.mates)}
+        return [row for row in range(len(look.errors)) if row not in dropped]
 
     def ties(self, look: Look) -> bool:
-        if not self.indifference:
+        if not (self.indifference and look.rivals):
             return False
-        leader = look.leader
-        beyond = 1 - self._differences(look).tail(self.indifference)
-        return float(beyond.sum() - beyond[leader]) <= self.delta
+        beyond = 1 - self._tail(look, look.rivals, self.indifference)
+        return beyond.sum().item() <= self.delta
 
 
 def _cap(trials: int, prompts: int) -> int:
@@ -153,9 +175,11 @@ class Certified:
         blocks = look.design.means(look.errors)
         if blocks.shape[1] < FIRST_BLOCKS:
             return list(range(len(blocks)))
-        evidence = log_evidence(blocks - blocks[look.leader])
+        leader = look.leader
         proof = log((look.prompts - 1) / self.delta) if look.prompts > 1 else 0.0
-        return [k for k in range(len(blocks)) if k == look.leader or evidence[k] < proof]
+        kept = log_evidence(blocks - blocks[leader]) < proof
+        kept[leader] = True
+        return kept.nonzero()[:, 0].tolist()
 
     def ties(self, look: Look) -> bool:
         return False

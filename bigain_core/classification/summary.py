@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from .ranking import Classification, Ranking
 
 SHOWN_PROBABILITIES = 3
@@ -42,15 +40,12 @@ def _lines(result: Classification, number: int, every: Ranking, temperature: flo
             f"confidence that more trials would not change it: {ranking.confidence:.1%}; "
             f"Cantelli bound of an error: {lead.cantelli:.1%}; r = {lead.noise_ratio:.3g}"
         )
-        if posterior := _posterior(ranking, labels, temperature):
-            yield posterior
+        if ranking.has_posterior:
+            yield _posterior(ranking, labels, temperature)
     yield f"{every.spent:.6g} network evaluations, {max(every.saved, 0):.6g} saved"
 
 
 def _posterior(ranking: Ranking, labels: tuple[str, ...], temperature: float) -> str:
-    """Empty where errors are no squared ones, which do not add up to a likelihood."""
-    if ranking.nats is None or not torch.isfinite(ranking.nats).all():
-        return ""
     bits = ranking.posterior(temperature).tolist()
     order = sorted(range(len(bits)), key=lambda k: -bits[k])[:SHOWN_PROBABILITIES]
     shown = ", ".join(f"{labels[k]} {2 ** bits[k]:.3g} ({bits[k]:.3g} bits)" for k in order)

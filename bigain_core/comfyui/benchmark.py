@@ -14,16 +14,15 @@ from comfy.model_management import get_torch_device_name, throw_exception_if_pro
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy.sample import fix_empty_latent_channels
-from comfy.samplers import calc_cond_batch
+from comfy.samplers import CFGGuider, calc_cond_batch
 from torch import Tensor
 
 from ..benchmark import OFF, Benchmark, Measured
 from ..compression import Compression, RunLog
 from ..timing import take_turns
 from .attach import KEY, attached_to, compress_network_call, followed
-from .classifier import _check_latents
 from .dit import DiTModel, label_conditioning
-from .scoring import while_sampling
+from .scoring import check_latents, uncached, while_sampling
 
 PROMPT_TOKENS = 77
 POOLED_WIDTH = 1280  # of Stable Diffusion XL; models without such a vector ignore it
@@ -90,13 +89,14 @@ def measure(
     Raises ValueError for a latent that does not fit the model.
     """
 
-    _check_latents(model, latent if latent.is_nested else fix_empty_latent_channels(model, latent))
+    check_latents(model, latent if latent.is_nested else fix_empty_latent_channels(model, latent))
     sigma = float(model.get_model_object("model_sampling").percent_to_sigma(progress))
 
     def work(guider, options: dict, x: Tensor) -> Benchmark:
         return _InTurn(guider, options, x, sigma, on_call).measured(settings, rounds)
 
-    return while_sampling(model, latent, conditionings, torch.tensor([sigma, 0.0]), work)
+    guider = CFGGuider(uncached(model))
+    return while_sampling(guider, latent, conditionings, torch.tensor([sigma, 0.0]), work)
 
 
 class _InTurn:

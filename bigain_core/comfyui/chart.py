@@ -24,7 +24,8 @@ SLOWER = (196, 96, 60)
 def bar_chart(result: Classification) -> Tensor:
     """(B, H, W, 3): how far every label is behind the best, with standard errors, best first.
 
-    Pale bars are of labels that were dropped before the end and rest on fewer trials.
+    Shows the leading ones and says how many more there are. Pale bars are of labels that were
+    dropped before the end and rest on fewer trials.
     """
     drawn = [_draw(ranking, result.labels) for ranking in result.rankings]
     return torch.stack([_pixels(image) for image in drawn])
@@ -68,13 +69,14 @@ def _pixels(image: Image.Image) -> Tensor:
 
 def _draw(ranking: Ranking, labels: tuple[str, ...]) -> Image.Image:
     order = ranking.order[:MOST_ROWS]
-    leads = [ranking.lead(order[0], k) for k in order[1:]]
+    leads = ranking.leads(order[0], order[1:])
+    left_out = len(ranking.order) - len(order)
     errors = [lead.standard_error if isfinite(lead.standard_error) else 0.0 for lead in leads]
     reach = max(
         [abs(lead.margin) + error for lead, error in zip(leads, errors, strict=True)], default=0
     )
     scale = (WIDTH - NAMES - 2 * EDGE) / reach if reach > 0 else 0.0
-    image, draw, font = _paper(len(order) + 1)
+    image, draw, font = _paper(len(order) + 1 + (left_out > 0))
     zero = EDGE + NAMES
     title = f"error behind the best; confidence {ranking.confidence:.1%}"
     draw.text((zero, EDGE), title, FAINT, font)
@@ -91,6 +93,9 @@ def _draw(ranking: Ranking, labels: tuple[str, ...]) -> Image.Image:
         box = (zero, middle - ROW // 3, end, middle + ROW // 3)
         draw.rectangle(box, ALIVE if whole else DROPPED)
         draw.line((max(end - error * scale, zero), middle, end + error * scale, middle), INK, 2)
+    if left_out:
+        last = image.height - EDGE - ROW // 2
+        draw.text((EDGE, last), f"and {left_out} more", FAINT, font, anchor="lm")
     return image
 
 

@@ -20,7 +20,8 @@ from ..classification import (
 )
 from ..classification.evidence_pictures import evidence_plane
 from ..classification.image_ranking import ImageRanking, rank_images
-from .classifier import Prompts
+from .identity import identity
+from .prompts import Prompts
 from .scoring import with_denoiser
 
 
@@ -57,12 +58,15 @@ def find_evidence(
     Raises ValueError for a name that is no prompt, equal names and less than two prompts.
     """
     prompts = _of_interest(prompts, better, worse)
-    labels = prompts.labels
+    labels, name = prompts.labels, identity(model, prompts)
 
     def work(denoiser: Denoiser, latents: Tensor) -> list[Evidence]:
         found = []
         for number, latent in enumerate(latents):
-            ranking = classify(denoiser, latent[None], labels, plan, number).rankings[0]
+            result = classify(
+                denoiser, latent[None], labels, plan, number, classes=prompts.classes, model=name
+            )
+            ranking = result.rankings[0]
             first, second = _pair(ranking, prompts, better, worse)
             source = ErrorSource(denoiser, latent, labels, plan, number)
             plane = evidence_plane(evidence_map(source, ranking, first, second))
@@ -125,6 +129,6 @@ def rank_for_prompt(
     pair = Prompts(("prompt", "empty prompt"), (prompt, empty))
 
     def work(denoiser: Denoiser, latents: Tensor) -> ImageRanking:
-        return rank_images(denoiser, latents, plan)
+        return rank_images(denoiser, latents, plan, identity(model, pair))
 
     return with_denoiser(model, latents, pair, plan, on_calls, work)

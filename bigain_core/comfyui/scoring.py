@@ -1,28 +1,31 @@
-"""A denoiser for other uses than ranking the prompts of one batch."""
+"""A denoiser for the classifier, made of the host's sampling machinery."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import comfy.sample
 import comfy.samplers
 import torch
+from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..classification import Denoiser, TrialPlan, check_labels
-from .classifier import (
-    TIMESTEP_CACHES,
-    Prompts,
-    _announced,
-    _check_conditionings,
-    _check_latents,
-    _HostDenoiser,
-    _name,
-    _Run,
+from ..classification import Trial, TrialPlan
+from .prompts import Prompts, check_prompts
+from .sampling import HostLevels, host_levels
+
+PROMPTS_PER_CALL = 32  # bounds memory on the CPU, where the host sees all RAM as free
+PREPARED_PROMPTS = 128  # of some models they lie on the device
+TIMESTEP_CACHES = (  # they answer from earlier timesteps, so scores would silently be wrong
+    ("outer_sample", "easycache"),
+    ("calc_cond_batch", "easycache"),
+    ("diffusion_model", "easycache"),
+    ("outer_sample", "lazycache"),
+    ("predict_noise", "lazycache"),
 )
-from .sampling import host_levels
 
 Found = TypeVar("Found")
 
@@ -33,48 +36,78 @@ def with_denoiser(
     prompts: Prompts,
     plan: TrialPlan,
     on_calls: Callable[[int], None],
-    work: Callable[[Denoiser, Tensor], Found],
+    work: Callable[[HostDenoiser, Tensor], Found],
 ) -> Found:
     """What `work` gives for a denoiser and latents as the network sees them, on its device.
 
-    latents (B, C, ...) as a VAE gives them; `plan` says which noise levels may come.
+    latents (B, C, ...) as a VAE gives them; `plan` says which noise levels may come; `on_calls`
+    hears of evaluations.
 
-    Raises ValueError as `classify_latents` does.
+    Raises ValueError for a model that cannot be scored, a latent that does not fit it, or prompts
+    that act on a part of the image or of the timesteps only.
     """
-    check_labels(prompts.labels)
-    _check_conditionings(prompts)
+    check_prompts(prompts)
     levels = host_levels(model)
-    _check_latents(model, latents)
-    run = _Run(prompts, plan, on_calls, None)
+    check_latents(model, latents)
+    guider = _Guider(uncached(model))
 
     def denoising(guider, options: dict, x: Tensor) -> Found:
-        return work(_HostDenoiser(guider, options, levels, run), x)
+        return work(HostDenoiser(guider, options, levels, prompts, on_calls), x)
 
     sigmas = _announced(levels, plan)
-    return while_sampling(model, latents, prompts.conditionings, sigmas, denoising)
+    return while_sampling(guider, latents, prompts.conditionings, sigmas, denoising)
 
 
 def while_sampling(
-    model: ModelPatcher,
+    guider: comfy.samplers.CFGGuider,
     latents: Tensor,
     conditionings: Sequence[list],
     sigmas: Tensor,
     work: Callable[[comfy.samplers.CFGGuider, dict, Tensor], Found],
 ) -> Found:
-    """What `work` gives in a run of the host that loads the model and does nothing else.
+    """What `work` gives in a run of the host that loads the guider's model and does nothing else.
 
     It gets the guider, in which conditioning k has the name `_name(k)`, the options of the model
     and the latents as the network sees them. `sigmas` are the schedule that the host announces.
     """
-    model = model.clone()
-    for kind, key in TIMESTEP_CACHES:
-        model.remove_wrappers_with_key(kind, key)
-    latents = comfy.sample.fix_empty_latent_channels(model, latents.float())
-    guider = comfy.samplers.CFGGuider(model)
+    latents = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latents.float())
     guider.inner_set_conds({_name(k): c for k, c in enumerate(conditionings)})
     sampler = _Worker(work)
     guider.sample(torch.zeros_like(latents), latents, sampler, sigmas, disable_pbar=True)
     return sampler.found
+
+
+def uncached(model: ModelPatcher) -> ModelPatcher:
+    """A clone without what would answer from earlier timesteps."""
+    model = model.clone()
+    for kind, key in TIMESTEP_CACHES:
+        model.remove_wrappers_with_key(kind, key)
+    return model
+
+
+def _name(prompt: int) -> str:
+    return f"prompt_{prompt}"  # "positive" and "negative" mean something to some models
+
+
+def _announced(levels: HostLevels, plan: TrialPlan) -> Tensor:
+    """The schedule that the host announces to patches: every noise level once, then zero."""
+    timesteps = sorted(set(plan.timesteps), reverse=True)
+    return torch.cat([levels.sigmas[timesteps], torch.zeros(1)])
+
+
+class _Guider(comfy.samplers.CFGGuider):
+    """Leaves conditionings to the denoiser, which prepares those of one call at a time.
+
+    The host would compare each with every other one, and keep what it makes of them.
+    """
+
+    def inner_sample(self, *args, **kwargs):
+        given, self.conds = self.conds, {}
+        self.waiting = given
+        try:
+            return super().inner_sample(*args, **kwargs)
+        finally:
+            self.conds = given  # the host looks here for what is to be cleaned up
 
 
 class _Worker(comfy.samplers.Sampler):
@@ -93,3 +126,82 @@ class _Worker(comfy.samplers.Sampler):
         with torch.no_grad():
             self.found = self.work(model_wrap, extra_args["model_options"], latent_image)
         return latent_image
+
+
+class HostDenoiser:
+    """Clean latents by the host's batching of conditions."""
+
+    def __init__(
+        self, guider: _Guider, options: dict, levels: HostLevels, prompts: Prompts,
+        on_calls: Callable[[int], None],
+    ):  # fmt: skip
+        self.guider, self.options = guider, options
+        self.prompts, self.on_calls = prompts, on_calls
+        self.sigmas, self.schedule = levels.sigmas, levels.schedule
+        self.started: float | None = None
+        self._image: Tensor | None = None
+        self._prepared: dict[int, list] = {}
+
+    def seconds(self) -> float:
+        """Time since the first evaluation for an image; trials that are taken over take none."""
+        return 0.0 if self.started is None else time.monotonic() - self.started
+
+    def __call__(self, latent: Tensor, trial: Trial, prompts: Sequence[int]) -> Tensor:
+        if latent is not self._image:
+            self._image, self._prepared = latent, {}
+        if self.started is None:
+            self.started = time.monotonic()
+        model = self.guider.inner_model
+        latent = latent[None]
+        sigma = self.sigmas[trial.timestep].to(latent.device)[None]
+        noisy = model.model_sampling.noise_scaling(sigma, trial.noise[None].clone(), latent)
+        clean = {}
+        for chunk in self._chunks(prompts):
+            throw_exception_if_processing_interrupted()
+            conds = self._conditions(latent, chunk)
+            predicted = comfy.samplers.calc_cond_batch(model, conds, noisy, sigma, self.options)
+            clean.update(zip(chunk, predicted, strict=True))
+            self.on_calls(len(chunk))
+        return torch.cat([clean[k] for k in prompts])
+
+    def _chunks(self, prompts: Sequence[int]) -> list[list[int]]:
+        """Only prompts of one length in a call: the host repeats the tokens of shorter ones.
+
+        Where text and image share their attention, that would change their errors.
+        """
+        lengths: dict[tuple[int, ...], list[int]] = {}
+        for k in prompts:
+            tokens = self.prompts.conditionings[k][0][0]
+            lengths.setdefault(tuple(tokens.shape), []).append(k)
+        size = PROMPTS_PER_CALL
+        return [
+            same[start : start + size]
+            for same in lengths.values()
+            for start in range(0, len(same), size)
+        ]
+
+    def _conditions(self, latent: Tensor, prompts: list[int]) -> list[list[dict]]:
+        """What the host makes of conditionings; kept from trial to trial while they are few."""
+        missing = {k: _name(k) for k in prompts if k not in self._prepared}
+        if len(self._prepared) + len(missing) > PREPARED_PROMPTS:
+            self._prepared, missing = {}, {k: _name(k) for k in prompts}
+        if missing:
+            given = {name: self.guider.waiting[name] for name in missing.values()}
+            made = comfy.samplers.process_conds(
+                self.guider.inner_model, torch.zeros_like(latent), given, latent.device, latent
+            )
+            self._prepared |= {k: made[name] for k, name in missing.items()}
+        return [self._prepared[k] for k in prompts]
+
+
+def check_latents(model: ModelPatcher, latents: Tensor) -> None:
+    form = model.get_model_object("latent_format")
+    wanted, dims = form.latent_channels, form.latent_dimensions
+    if latents.is_nested or latents.ndim not in (4, dims + 2) or latents.shape[1] != wanted:
+        sides = "frames, height, width" if dims == 3 else "height, width"
+        shape = "several streams" if latents.is_nested else tuple(latents.shape)
+        raise ValueError(
+            f"BiGain: expected a latent of shape (batch, {wanted}, {sides}) for "
+            f"{type(model.model).__name__}, got {shape}. Encode the image with the VAE that "
+            "belongs to this model."
+        )

@@ -10,7 +10,7 @@ from ..compression import Decision
 from ..report import summary
 from ..token_map import TokenMap, token_map
 from .attach import attached_to, watched
-from .classifier import Prompts
+from .prompts import Prompts
 from .scoring import with_denoiser
 
 FIRST = -1  # of the layers that are compressed

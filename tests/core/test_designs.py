@@ -25,7 +25,7 @@ def draws_of(design, count, errors_at=None, seed=0, image=0):
     draws, columns = [], []
     for _ in range(count):
         errors = torch.stack(columns, 1) if columns else torch.zeros(3, 0, dtype=torch.float64)
-        draw = design.draw(TRIALS, Progress(seed, image, tuple(draws), errors))
+        draw = design.draw(TRIALS, Progress(seed, image, tuple(draws), errors, range(3)))
         draws.append(draw)
         errors = errors_at(draw.timestep) if errors_at else [0.0, 0.0, 0.0]
         columns.append(torch.tensor(errors, dtype=torch.float64))
@@ -69,7 +69,7 @@ def test_the_finest_noise_level_comes_right_after_the_first_look():
 def test_the_published_grid_keeps_its_order():
     plan = TrialPlan((5, 20, 100))
     draws = [
-        plan.design.draw(plan.trials, Progress(0, 0, (Draw(0, 0),) * n, torch.zeros(1, n)))
+        plan.design.draw(plan.trials, Progress(0, 0, (Draw(0, 0),) * n, torch.zeros(1, n), [0]))
         for n in range(100)
     ]
     assert [d.timestep for d in draws] == sum(trial_timesteps((5, 20, 100)), [])

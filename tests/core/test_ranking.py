@@ -2,13 +2,14 @@
 
 import csv
 import io
+import math
 
 import pytest
 import torch
 
 from bigain_core.classification import Classification, Ranking
 
-OUT = float("nan")
+OUT, LOG2 = float("nan"), math.log(2)
 ERRORS = torch.tensor(
     [
         [0.5, 0.5, OUT, OUT],
@@ -75,3 +76,42 @@ def test_the_table_is_csv_with_a_row_per_image_and_prompt(ranking):
     assert [row["image"] for row in rows[4:]] == ["1"] * 4
     assert rows[4]["label"] == "plain"
     assert found.best == [1, 0]
+    assert list(rows[0])[-1] == "posterior_bits" and {row["posterior_bits"] for row in rows} == {""}
+
+
+def test_the_table_has_leads_and_posteriors_of_every_prompt():
+    """Written out: 2, 3 or 4 trials, evenly weighted, and 0.5, 1, 2 and 4 nats for an error."""
+    nats = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
+    errors = ERRORS.double()
+    errors[2, 3] = OUT
+    stages, times = torch.tensor([0, 2, 1, 0]), torch.tensor([250, 750, 125, 875])
+    ranking = Ranking(errors, stages, times, nats=nats)
+    found = Classification(("p", "q", "r", "s"), (ranking,))
+    for temperature in (1.0, 0.25):
+        rows = {row["label"]: row for row in csv.DictReader(io.StringIO(found.table(temperature)))}
+        likelihoods = {}
+        for k, label in enumerate("pqrs"):
+            count = int(errors[k].isfinite().sum())
+            behind = (errors[k] - errors[1])[:count]
+            likelihoods[label] = 2 ** (-temperature * (behind * nats[:count]).mean().item() / LOG2)
+            lead = ranking.lead(1, k)
+            if k != 1:
+                assert float(rows[label]["behind_best"]) == pytest.approx(behind.mean(), rel=1e-3)
+                assert float(rows[label]["standard_error"]) == pytest.approx(
+                    lead.standard_error, rel=1e-3
+                )
+                assert float(rows[label]["better_with_probability"]) == pytest.approx(
+                    lead.worse, rel=1e-3
+                )
+        total = sum(likelihoods.values())
+        for label, value in likelihoods.items():
+            bits = math.log2(value / total)
+            assert float(rows[label]["posterior_bits"]) == pytest.approx(bits, abs=2e-3)
+
+
+def test_leads_are_the_single_ones(ranking):
+    alone = [ranking.lead(1, k) for k in (3, 0, 2)]
+    for one, two in zip(ranking.leads(1, [3, 0, 2]), alone, strict=True):
+        assert (one.margin, one.variance, one.won) == (two.margin, two.variance, two.won)
+    assert [lead.won for lead in alone] == [1.0, 1.0, 0.875]
+    assert ranking.leads(1, []) == []

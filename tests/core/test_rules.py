@@ -19,16 +19,17 @@ from bigain_core.classification import (
     TrialPlan,
     UniformTimes,
 )
-from bigain_core.classification.estimates import in_a_crowd, paired_differences
+from bigain_core.classification.estimates import Differences, crowd_tail, paired_differences
 from bigain_core.classification.rules import Look, log_evidence
 
 DRAWS = tuple(Draw(t, n) for n, t in enumerate([500, 100, 900, 300, 700]))
 
 
-def look_at(errors, design=None, prompts=None):
+def look_at(errors, design=None, classes=None):
     errors = torch.as_tensor(errors, dtype=torch.float64)
     draws = tuple(Draw(10 * n, n) for n in range(errors.shape[1]))
-    return Look(errors, draws, design or SpreadGrid(), prompts or len(errors))
+    count = len(errors)
+    return Look(errors, draws, design or SpreadGrid(), count, classes or range(count))
 
 
 def slow_tail(errors, leader):
@@ -192,15 +193,63 @@ def test_stages_drop_by_their_lists_alone():
     assert Staged().keeps(look) == [0, 1]
 
 
-def test_a_crowd_pulls_noisy_differences_to_its_mean(randn):
-    """Forty true differences around 3: what is known of each improves, and how well is known."""
-    true = 3 + randn(4000, 40).double()
-    variances = torch.linspace(0.5, 2, 40, dtype=torch.float64)
-    seen = true + variances.sqrt() * randn(4000, 40, seed=1).double()
-    pairs = [in_a_crowd(row, variances) for row in seen]
-    found, spread = (torch.stack(column) for column in zip(*pairs, strict=True))
-    assert (found - true).square().mean() < 0.6 * (seen - true).square().mean()
-    covered = ((found - true).abs() < 1.645 * spread.sqrt()).double().mean()
-    assert 0.84 < covered < 0.93  # a little under 0.9, as mean and scatter are estimates too
-    few = in_a_crowd(seen[0, :7], variances[:7])
-    assert torch.equal(few[0], seen[0, :7]) and torch.equal(few[1], variances[:7])
+@pytest.mark.parametrize("noise", [0.05, 0.5, 2.0])
+def test_a_crowd_tells_how_many_of_the_others_are_better(randn, noise):
+    """Beside a prompt that is known; the tails by themselves count the lucky ones in."""
+    true = randn(600, 40).double()
+    seen = true + noise**0.5 * randn(600, 40, seed=1).double()
+    leader = -1.5
+    expected = (true[:, 1:] < leader).double().sum(1).mean().item()
+    variances = torch.full((40,), 2 * noise, dtype=torch.float64)
+    alone = judged = 0.0
+    for row in seen - leader:
+        found = Differences(torch.cat([torch.zeros(1), row[1:]]).double(), variances, 10)
+        alone += found.tail()[1:].sum().item() / 600
+        judged += crowd_tail(found, 0, 1e-9)[1:].sum().item() / 600
+    assert judged == pytest.approx(expected, rel=0.15)
+    assert abs(judged - expected) < abs(alone - expected) / 2
+
+
+def test_noise_is_no_more_than_the_crowd_scatters(randn):
+    """All are equal and their noise is said to be nine times what it is: doubt stays, and ends."""
+    seen = randn(60).double().sort().values
+    found = Differences(seen - seen[0], torch.full_like(seen, 18.0), 10)
+    tail = crowd_tail(found, 0, 1.0)[1:]
+    assert torch.equal(tail, tail[:1].expand(59)), "nothing tells them apart"
+    gap = (seen[1:].mean() - seen[0]) / seen[1:].std()
+    assert tail[0].item() == pytest.approx(student.sf(gap.item(), 10 + 59))
+    assert found.tail()[1:].sum() > 10 * tail.sum()
+    assert 0 < crowd_tail(found, 0, 0.1)[1:].sum() < tail.sum(), "the leader is better known"
+
+
+def test_a_few_are_no_crowd_and_constants_are_sure(randn):
+    seen = randn(8).double().sort().values
+    few = Differences(seen - seen[0], torch.ones_like(seen), 10)
+    assert torch.equal(crowd_tail(few, 0, 1.0), few.tail())
+    unknown = Differences(torch.arange(20.0).double(), torch.zeros(20).double(), 0)
+    assert crowd_tail(unknown, 0, 1.0).tolist() == [0.5] * 20
+    constant = Differences(torch.tensor([0.0] + [0.3] * 20).double(), torch.zeros(21).double(), 10)
+    assert crowd_tail(constant, 0, 1.0)[1:].sum() == 0
+
+
+def test_prompts_of_the_leaders_class_hold_nobody_back(randn):
+    """What rivals lose by is judged as if the leader stood alone for its class."""
+    errors = randn(9, 8).double() * 0.3 + torch.linspace(0, 0.8, 9)[:, None]
+    classes = [0, 0, 0, 1, 2, 2, 3, 3, 3]
+    look = look_at(errors, classes=classes)
+    assert look.leader in (0, 1, 2)
+    alone = [look.leader, *range(3, 9)]
+    for delta in (0.02, 0.1, 0.3):
+        kept = Sequential(delta).keeps(look)
+        without = Sequential(delta).keeps(look_at(errors[alone]))
+        assert [k for k in kept if k > 2] == [alone[row] for row in without[1:]]
+        mates = Sequential(delta).keeps(look_at(errors[:3]))
+        assert [k for k in kept if k < 3] == mates
+
+
+def test_only_rivals_make_a_tie(randn):
+    errors = 0.001 * randn(3, 20).double() + torch.tensor([[0.5], [0.5002], [0.9]]).double()
+    rule = Sequential(indifference=0.01)
+    assert not rule.ties(look_at(errors))
+    assert rule.ties(look_at(errors, classes=[0, 1, 0]))
+    assert not rule.ties(look_at(errors, classes=[0, 0, 0])), "one class is decided and not tied"

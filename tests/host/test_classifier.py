@@ -20,12 +20,11 @@ from bigain.bigain_core.classification import (
 from bigain.bigain_core.classification.labels import label_set
 from bigain.bigain_core.comfyui.chart import ALIVE, BEST, bar_chart
 from bigain.bigain_core.comfyui.classifier import (
-    Prompts,
     classify_latents,
     encode_images,
-    encode_prompts,
     warnings_about,
 )
+from bigain.bigain_core.comfyui.prompts import Prompts, encode_prompts
 from bigain.nodes._plans import CUSTOM, PRESETS, trial_plan
 from bigain.nodes.classification import BiGainDiffusionClassifier, BiGainGate, BiGainPrompts
 from bigain.nodes.dit import BiGainDiTLabels

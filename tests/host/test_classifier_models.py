@@ -8,7 +8,8 @@ import comfy_extras.nodes_model_advanced as advanced
 import pytest
 import torch
 from bigain.bigain_core.classification import Budget, SpreadGrid, TrialPlan, trial_noise
-from bigain.bigain_core.comfyui.classifier import Prompts, Screener, classify_latents
+from bigain.bigain_core.comfyui.classifier import Screener, classify_latents
+from bigain.bigain_core.comfyui.prompts import Prompts
 from bigain.bigain_core.comfyui.sampling import host_levels
 
 from tests.host.compressing import merge

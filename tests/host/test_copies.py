@@ -6,7 +6,8 @@ import comfy_extras.nodes_hooks
 import pytest
 import torch
 from bigain.bigain_core.classification import TrialPlan
-from bigain.bigain_core.comfyui.classifier import Prompts, classify_latents
+from bigain.bigain_core.comfyui.classifier import classify_latents
+from bigain.bigain_core.comfyui.prompts import Prompts
 from bigain.bigain_core.methods import SimilarityPruning, TokenMerging
 from comfy.patcher_extension import WrappersMP
 

@@ -18,10 +18,11 @@ from bigain.bigain_core.classification import (
     trial_noise,
 )
 from bigain.bigain_core.classification.evaluation import UnreadableImageError
-from bigain.bigain_core.comfyui.classifier import Prompts, classify_latents, encode_images
-from bigain.bigain_core.comfyui.evaluation import settings, weights_digest
+from bigain.bigain_core.comfyui.classifier import classify_latents, encode_images
 from bigain.bigain_core.comfyui.evidence import find_evidence
+from bigain.bigain_core.comfyui.identity import settings, weights_digest
 from bigain.bigain_core.comfyui.pictures import read_picture
+from bigain.bigain_core.comfyui.prompts import Prompts
 from bigain.bigain_core.models.checkpoint import BUNDLED_MODEL, load_dit, read_checkpoint
 from bigain.bigain_core.models.runner import DiTRunner
 from bigain.nodes.dit import BiGainDiTLabels
@@ -163,11 +164,11 @@ def test_a_stopped_run_keeps_what_it_finished(run, folders, monkeypatch):
 
     calls = []
 
-    def stops(*args):
+    def stops(*args, **options):
         calls.append(args)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return classify(*args)
+        return classify(*args, **options)
 
     run(output="runs/whole")
     monkeypatch.setattr(evaluation, "classify", stops)
