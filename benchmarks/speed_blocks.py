@@ -149,6 +149,20 @@ def ours(layer: Layer, method: Method, cached: bool = False) -> Setting:
     return Setting(whole, steps, (made.query_tokens, made.context_tokens), deciding_flops)
 
 
+def todo_by_interpolation(layer: Layer) -> Setting:
+    """ToDo as its authors describe it: torch's nearest sampling of the normed image."""
+    count = layer.x.shape[1]
+    side = layer.grid.height
+
+    def whole() -> Tensor:
+        normed = layer.norm(layer.x)
+        image = normed.mT.unflatten(2, (side, side))
+        pooled = functional.interpolate(image, (side // 2, side // 2), mode="nearest-exact")
+        return layer.attention(normed, pooled.flatten(2).mT)
+
+    return Setting(whole, left=(count, count // 4))
+
+
 def tomesd_package(layer: Layer) -> Setting:
     """The published package as it patches a block: by the block's input, merging all three."""
     from tomesd.patch import compute_merge
@@ -230,6 +244,7 @@ def settings_of(layer: Layer, with_host: bool) -> dict[str, Setting]:
         found[name] = ours(layer, method)
         if name == "L-GTM 0.7":
             found[CACHED] = ours(layer, method, cached=True)
+    found["ToDo by interpolation"] = todo_by_interpolation(layer)
     try:
         found["tomesd 0.7"] = tomesd_package(layer)
     except ImportError:
@@ -349,6 +364,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", choices=TOKENS)
     parser.add_argument("--widths", type=int, nargs="+", choices=WIDTHS)
     parser.add_argument("--batches", type=int, nargs="+")
+    parser.add_argument("--only", nargs="+", help="settings beside off, by the names in the table")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -366,6 +382,8 @@ def main() -> None:
         for shape in shapes(options.tokens, options.widths, options.batches):
             layer = Layer.random(*shape, device, getattr(torch, dtype))
             settings = settings_of(layer, options.host is not None)
+            if options.only:
+                settings = {name: settings[name] for name in (OFF, *options.only)}
             print(report(layer, settings, options.rounds), flush=True)
             print()
 

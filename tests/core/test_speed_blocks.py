@@ -39,6 +39,13 @@ def test_the_package_of_tome_merges_as_our_rule_of_the_same_destinations(layer):
     torch.testing.assert_close(theirs.work(), ours.work(), atol=1e-5, rtol=1e-4)
 
 
+def test_todo_samples_as_our_pooling_at_alpha_1(layer):
+    ours = speed_blocks.ours(layer, METHODS["ToDo factor 2"])
+    theirs = speed_blocks.todo_by_interpolation(layer)
+    assert theirs.left == ours.left
+    torch.testing.assert_close(theirs.work(), ours.work(), atol=1e-5, rtol=1e-4)
+
+
 def test_a_cached_assignment_gives_what_deciding_gives(layer):
     fresh, cached = (speed_blocks.ours(layer, TokenMerging(0.7), known) for known in (False, True))
     assert torch.equal(fresh.work(), cached.work())
@@ -77,11 +84,13 @@ def test_peak_memory_is_that_of_the_tensors_alive_together():
 
 def test_every_setting_has_its_row(layer):
     settings = speed_blocks.settings_of(layer, with_host=False)
-    assert set(settings) == {OFF, speed_blocks.CACHED, "tomesd 0.7", *METHODS}
+    peers = {"tomesd 0.7", "ToDo by interpolation"}
+    assert set(settings) == {OFF, speed_blocks.CACHED, *METHODS, *peers}
     text = speed_blocks.report(layer, settings, rounds=1)
     rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
     assert rows[2 : 2 + len(settings)] == list(settings)
-    assert set(rows[-len(settings) + 1 :]) == set(settings) - {OFF}
+    stepwise = [name for name, setting in settings.items() if setting.steps]
+    assert rows[-len(stepwise) :] == stepwise
 
 
 def test_a_setting_may_have_neither_steps_nor_lengths(layer):
