@@ -142,13 +142,14 @@ def test_a_plain_dit_equals_the_count_of_torch(config, height, width):
 )
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (15, 40)])
 def test_a_compressed_dit_equals_the_count_of_torch(monkeypatch, method, height, width):
-    def convolved(x, grid, padding):
+    def convolved(image, padding, combine):
         """The Laplacian as the paper counts it; torch counts nothing in our sum of shifts."""
-        image = x.movedim(-1, 1).unflatten(2, (grid.height, grid.width))
-        kernel = torch.empty(x.shape[-1], 1, 3, 3, device="meta")
-        return functional.conv2d(image, kernel, padding=1, groups=x.shape[-1]).movedim(1, -1)
+        channels = image.shape[-1]
+        kernel = torch.empty(channels, 1, 3, 3, device="meta")
+        summed = functional.conv2d(image.movedim(-1, 1), kernel, padding=1, groups=channels)
+        return combine(image, summed.movedim(1, -1))
 
-    monkeypatch.setattr(scoring, "laplacian", convolved)
+    monkeypatch.setattr(scoring, "_with_neighbours", convolved)
     rule = Rule(method, Placement(numbers=(1, 2)))
     outline = dit_outline(DIT, height, width)
     log = outline.log(Compression((rule,)))

@@ -132,13 +132,13 @@ def laplacian_as_convolution(monkeypatch):
     Ours is a sum of shifted copies, in which torch counts no operation.
     """
 
-    def convolved(x, grid, padding):
-        channels = x.shape[-1]
-        image = x.movedim(-1, 1).unflatten(2, (grid.height, grid.width))
+    def convolved(image, padding, combine):
+        channels = image.shape[-1]
         kernel = meta(channels, 1, 3, 3)
-        return functional.conv2d(image, kernel, padding=1, groups=channels).movedim(1, -1)
+        summed = functional.conv2d(image.movedim(-1, 1), kernel, padding=1, groups=channels)
+        return combine(image, summed.movedim(1, -1))
 
-    monkeypatch.setattr(scoring, "laplacian", convolved)
+    monkeypatch.setattr(scoring, "_with_neighbours", convolved)
 
 
 @pytest.mark.parametrize("case", ATTACHED)
