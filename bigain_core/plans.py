@@ -34,6 +34,17 @@ def indices_of(mask: Tensor, count: int) -> Tensor:
     return index.new_zeros(batch, count + 1).scatter_(1, slot, index)[:, :count]
 
 
+def rows_at(x: Tensor, indices: Tensor) -> Tensor:
+    """Tokens of x (B, N, C) at indices (B, K): (B, K, C).
+
+    Whole rows are copied, which on a CPU is several times faster than `gather` with an index for
+    every channel, and takes no memory for those.
+    """
+    batch, count, channels = x.shape
+    first = torch.arange(batch, device=x.device)[:, None] * count  # (B, 1)
+    return functional.embedding(indices + first, x.reshape(-1, channels))
+
+
 class Plan(Protocol):
     @property
     def query_tokens(self) -> int: ...
@@ -133,7 +144,7 @@ class SelectPlan(_WholeQueries):
         return self.chosen.shape[1]
 
     def context(self, x: Tensor) -> Tensor:
-        chosen = x.gather(1, self.chosen[..., None].expand(-1, -1, x.shape[-1]))
+        chosen = rows_at(x, self.chosen)
         if self.average is None or self.blend == 1:
             return chosen
         return self.average.context(x).lerp(chosen, self.blend)
@@ -177,7 +188,7 @@ class MergePlan:
         if self.kept.shape[1] == x.shape[1]:
             return x
         if mode == "prune":
-            return x.gather(1, self.kept[..., None].expand(-1, -1, x.shape[-1]))
+            return rows_at(x, self.kept)
         mean = self._group_mean(x)
         if mode == "mean":
             return mean
@@ -204,7 +215,7 @@ class MergePlan:
         """y (B, M, C) -> (B, N, C): every token receives a copy of its group's row."""
         if self.kept.shape[1] == self.target.shape[1]:
             return y
-        return y.gather(1, self.position[..., None].expand(-1, -1, y.shape[-1]))
+        return rows_at(y, self.position)
 
     @property
     def query_tokens(self) -> int:

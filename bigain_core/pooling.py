@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .grid import TokenGrid
 
@@ -16,16 +17,6 @@ def pooled_grid(grid: TokenGrid, factor: int) -> TokenGrid:
 def _nearest(size: int, pooled: int, device: torch.device) -> Tensor:
     """Indices floor((i + 1/2) * size / pooled), in exact integer arithmetic."""
     return (2 * torch.arange(pooled, device=device) + 1) * size // (2 * pooled)
-
-
-def split_windows(image: Tensor, pooled: TokenGrid) -> Tensor:
-    """h x w windows of H // h by W // w tokens from the top left, without overlap, no remainders.
-
-    image (B, H, W, ...) -> (B, h, H // h, w, W // w, ...)
-    """
-    rows, columns = image.shape[1] // pooled.height, image.shape[2] // pooled.width
-    image = image[:, : pooled.height * rows, : pooled.width * columns]
-    return image.unflatten(1, (pooled.height, rows)).unflatten(3, (pooled.width, columns))
 
 
 def downsample_tokens(x: Tensor, grid: TokenGrid, factor: int, alpha: float) -> Tensor:
@@ -45,16 +36,22 @@ def downsample_tokens(x: Tensor, grid: TokenGrid, factor: int, alpha: float) -> 
     if factor == 1:
         return x
     pooled = pooled_grid(grid, factor)
-    image = x.unflatten(1, (grid.height, grid.width))  # (B, H, W, C)
     if alpha == 1:
-        return _sample_nearest(image, grid, pooled).flatten(1, 2)
-    average = split_windows(image, pooled).mean((2, 4))  # (B, h, w, C)
+        return _sample_nearest(x, grid, pooled)
+    average = _average(x, grid, pooled)
     if alpha == 0:
-        return average.flatten(1, 2)
-    return average.lerp(_sample_nearest(image, grid, pooled), alpha).flatten(1, 2)
+        return average
+    return average.lerp(_sample_nearest(x, grid, pooled), alpha)
 
 
-def _sample_nearest(image: Tensor, grid: TokenGrid, pooled: TokenGrid) -> Tensor:
-    rows = _nearest(grid.height, pooled.height, image.device)
-    columns = _nearest(grid.width, pooled.width, image.device)
-    return image[:, rows[:, None], columns]  # (B, h, w, C)
+def _sample_nearest(x: Tensor, grid: TokenGrid, pooled: TokenGrid) -> Tensor:
+    rows = _nearest(grid.height, pooled.height, x.device)
+    columns = _nearest(grid.width, pooled.width, x.device)
+    return x.index_select(1, (rows[:, None] * grid.width + columns).flatten())
+
+
+def _average(x: Tensor, grid: TokenGrid, pooled: TokenGrid) -> Tensor:
+    """Of H // h by W // w tokens each; that many fit h and w times, so remainders drop out."""
+    window = (grid.height // pooled.height, grid.width // pooled.width)
+    image = x.unflatten(1, (grid.height, grid.width)).movedim(-1, 1)  # (B, C, H, W)
+    return functional.avg_pool2d(image, window).movedim(1, -1).flatten(1, 2)

@@ -21,6 +21,8 @@ code leaves it out, which ranks tokens differently, and is followed here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -30,16 +32,41 @@ from .grid import TokenGrid
 PADDINGS = ("zeros", "replicate")
 
 
+# How much of an image the CPU takes in hand at a time: what is computed from so many values stays
+# in its cache, while the steps on a whole image wait for memory. Other devices take all at once.
+_BAND = 2**19
+
+
 def _as_image(x: Tensor, grid: TokenGrid) -> Tensor:
-    return x.unflatten(1, (grid.height, grid.width)).movedim(-1, 1)  # (B, C, H, W)
+    return x.unflatten(1, (grid.height, grid.width))  # (B, H, W, C)
 
 
-def _neighbour_sum(image: Tensor, padding: str) -> Tensor:
-    """Sum over the tokens above, below, left and right: (B, C, H, W) -> the same shape."""
-    mode = "constant" if padding == "zeros" else "replicate"
-    padded = functional.pad(image, (1, 1, 1, 1), mode=mode)
-    rows, columns = padded[..., 1:-1], padded[..., 1:-1, :]
-    return rows[..., :-2, :] + rows[..., 2:, :] + columns[..., :-2] + columns[..., 2:]
+def _with_neighbours(
+    image: Tensor, padding: str, combine: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """combine(tokens, sum of those above, below, left and right) over an image (B, H, W, C).
+
+    `combine` is given some rows at a time, (B, rows, W, C) twice, and may overwrite the sum.
+    """
+    height, mode = image.shape[1], "constant" if padding == "zeros" else "replicate"
+    rows = height
+    if image.device.type == "cpu":
+        rows = max(1, _BAND * height // image.numel())
+    combined = []
+    for first in range(0, height, rows):
+        last = min(first + rows, height)
+        outside = (0, 0, 1, 1, int(first == 0), int(last == height))  # channels, columns, rows
+        band = image[:, None, max(0, first - 1) : last + 1]  # padding takes five dimensions
+        padded = functional.pad(band, outside, mode=mode).squeeze(1)
+        total = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1]
+        total += padded[:, 1:-1, :-2]
+        total += padded[:, 1:-1, 2:]
+        combined.append(combine(image[:, first:last], total))
+    return torch.cat(combined, dim=1)
+
+
+def _second_difference(tokens: Tensor, neighbours: Tensor) -> Tensor:
+    return neighbours.sub_(tokens, alpha=4)
 
 
 def laplacian(x: Tensor, grid: TokenGrid, padding: str = "zeros") -> Tensor:
@@ -48,8 +75,18 @@ def laplacian(x: Tensor, grid: TokenGrid, padding: str = "zeros") -> Tensor:
     With "zeros" the outside of the image is zero, as published, so borders look detailed; with
     "replicate" a border token is its own missing neighbour.
     """
-    image = _as_image(x.float(), grid)
-    return (_neighbour_sum(image, padding) - 4 * image).movedim(1, -1)
+    return _with_neighbours(_as_image(x.float(), grid), padding, _second_difference)
+
+
+def _mean_laplacian(
+    size: Callable[[Tensor], Tensor], x: Tensor, grid: TokenGrid, padding: str
+) -> Tensor:
+    """Mean of size(Laplacian) over channels: (B, N)."""
+
+    def mean(tokens: Tensor, neighbours: Tensor) -> Tensor:
+        return size(_second_difference(tokens, neighbours)).mean(-1)
+
+    return _with_neighbours(_as_image(x, grid), padding, mean).flatten(1)
 
 
 def _amplitudes(x: Tensor) -> Tensor:
@@ -66,11 +103,15 @@ def _dft_centroid(x: Tensor) -> Tensor:
 
 def _cosine_to_neighbours(x: Tensor, grid: TokenGrid) -> Tensor:
     """Mean over neighbours inside the image; the token of a 1 x 1 grid has none and scores 0."""
+
+    def products(tokens: Tensor, neighbours: Tensor) -> Tensor:
+        return (tokens * neighbours).sum(-1, keepdim=True)
+
     unit = _as_image(functional.normalize(x, dim=-1), grid)
-    total = (unit * _neighbour_sum(unit, "zeros")).sum(1)  # (B, H, W)
-    inside = torch.ones(1, 1, grid.height, grid.width, device=x.device)
-    neighbours = _neighbour_sum(inside, "zeros")[0].clamp(min=1)  # (1, H, W)
-    return (total / neighbours).flatten(1)
+    total = _with_neighbours(unit, "zeros", products)  # (B, H, W, 1)
+    inside = torch.ones(1, grid.height, grid.width, 1, device=x.device)
+    count = _with_neighbours(inside, "zeros", lambda _, neighbours: neighbours)
+    return (total / count.clamp(min=1)).flatten(1)
 
 
 def _cosine_to_mean(x: Tensor) -> Tensor:
@@ -80,8 +121,8 @@ def _cosine_to_mean(x: Tensor) -> Tensor:
 
 # x (B, N, C) in fp32 on the grid, padding -> (B, N)
 _SCORES = {
-    "laplacian-l1": lambda x, *place: laplacian(x, *place).abs().mean(-1).flatten(1),
-    "laplacian-l2": lambda x, *place: laplacian(x, *place).square().mean(-1).sqrt().flatten(1),
+    "laplacian-l1": lambda x, *place: _mean_laplacian(torch.abs, x, *place),
+    "laplacian-l2": lambda x, *place: _mean_laplacian(torch.square, x, *place).sqrt(),
     "variance": lambda x, *_: x.var(-1, correction=0),
     "l1-norm": lambda x, *_: x.abs().sum(-1),
     "l2-norm": lambda x, *_: x.norm(dim=-1),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .grid import TokenGrid
-from .pooling import pooled_grid, split_windows
+from .pooling import pooled_grid
 
 SELECTION_MODES = ("high", "low", "medium", "uniform")
 CELL_MODES = ("high", "low", "median")
@@ -64,6 +64,9 @@ def select_in_cells(scores: Tensor, grid: TokenGrid, cell: int, mode: str) -> Te
 
 def _windows(values: Tensor, grid: TokenGrid, cell: int) -> Tensor:
     """values (B, N) -> (B, h * w, tokens of a window), raster order outside and inside."""
+    pooled = pooled_grid(grid, cell)
+    rows, columns = grid.height // pooled.height, grid.width // pooled.width
     image = values.unflatten(1, (grid.height, grid.width))
-    windows = split_windows(image, pooled_grid(grid, cell))
+    image = image[:, : pooled.height * rows, : pooled.width * columns]
+    windows = image.unflatten(1, (pooled.height, rows)).unflatten(3, (pooled.width, columns))
     return windows.transpose(2, 3).flatten(3).flatten(1, 2)

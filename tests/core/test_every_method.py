@@ -122,6 +122,18 @@ def test_a_plan_repeats_and_leaves_the_global_random_state_alone(randn, method):
 
 
 @every_method
+def test_every_method_has_deterministic_algorithms_alone(randn, method):
+    x, grid = randn(2, 63, 8), TokenGrid(9, 7)
+    free = carried_out(method.plan(x, grid, MIDDLE, 0), x)
+    torch.use_deterministic_algorithms(True)
+    try:
+        strict = carried_out(method.plan(x, grid, MIDDLE, 0), x)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(a, b) for a, b in zip(free, strict, strict=True))
+
+
+@every_method
 def test_a_method_can_be_compared_and_kept_in_a_set(method):
     assert {method, type(method)(**vars(method))} == {method}
     assert method.name and not method.is_identity

@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from bigain_core import matching
 from bigain_core.grid import TokenGrid
-from bigain_core.matching import choose_destinations, match_tokens
+from bigain_core.matching import choose_destinations, match_tokens, prune_tokens
 
 
 def cosine(a, b):
@@ -141,3 +143,93 @@ def test_without_destinations_or_sources_nothing_merges(randn, ratio):
 def test_a_ratio_outside_0_to_1_is_refused(ratio):
     with pytest.raises(ValueError, match=f"a merge ratio between 0 .* and 1 .*got {ratio}"):
         match_tokens(torch.zeros(1, 4, 2), torch.tensor([[0]]), ratio)
+
+
+# Cosines are computed in tiles: how large they are must not show.
+
+TILES = [(1, 1), (2, 3), (7, 5), (1000, 2), (3, 1000)]
+
+
+def four_signs(batch, count, seed):
+    """Tokens of four signs have length 2 and cosines in quarters: many ties, and fp32 is exact."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(2, (batch, count, 4), generator=generator) * 2.0 - 1
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@given(height=st.integers(2, 9), width=st.integers(2, 9), ratio=st.floats(0, 1), data=st.data())
+@settings(max_examples=10)
+def test_tiles_do_not_show(tile, dtype, height, width, ratio, data):
+    count = height * width
+    metric = four_signs(3, count, data.draw(st.integers(0, 999))).to(dtype)
+    chosen = choose_destinations(metric[..., 0].float(), TokenGrid(height, width))
+    closed = torch.arange(1, count, 5).expand(3, -1)  # the first destination may be closed, not all
+    works = [
+        lambda: match_tokens(metric, chosen, ratio),
+        lambda: match_tokens(metric, chosen, ratio, closed),
+        lambda: prune_tokens(metric, chosen, ratio),
+    ]
+    whole = [work().target for work in works]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matching, "_CPU_TILE", tile)
+        patch.setattr(matching, "_FEW", 0)
+        for work, target in zip(works, whole, strict=True):
+            assert torch.equal(work().target, target)
+
+
+@pytest.mark.parametrize("tile", [(1000, 1000), *TILES])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_batch_at_once_finds_what_image_after_image_finds(monkeypatch, tile, seed):
+    """The ways of other devices and of a CPU."""
+    monkeypatch.setattr(matching, "_FEW", 0)
+    metric = four_signs(3, 60, seed)
+    order = torch.rand(3, 60, generator=torch.Generator().manual_seed(seed)).argsort(1)
+    tokens, candidates = order[:, :37], order[:, 37:]
+    best, chosen = matching._most_alike(metric, tokens, candidates)
+    found = matching._search(metric, tokens, candidates, tile, torch.matmul)
+    assert torch.equal(found[0], best) and torch.equal(found[1], chosen)
+
+
+def test_the_first_of_equal_destinations_takes_a_source(monkeypatch):
+    monkeypatch.setattr(matching, "_FEW", 0)
+    metric = torch.ones(1, 12, 3)
+    for tile in ((12, 12), (2, 2), (1, 3)):
+        monkeypatch.setattr(matching, "_CPU_TILE", tile)
+        plan = match_tokens(metric, torch.tensor([[7, 2, 9, 4, 11]]), 1.0)
+        assert plan.kept.tolist() == [[2, 4, 7, 9, 11]]
+        assert set(plan.target[0].tolist()) == {2, 4, 7, 9, 11}
+        assert (plan.target == 7).sum() == 8
+
+
+class LargestResult(TorchDispatchMode):
+    """Notes the most elements that any operation gave back."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("method", [match_tokens, prune_tokens])
+def test_the_cosines_are_never_in_memory_all_together(method, device):
+    side = 160
+    metric = torch.randn(1, side * side, 2).to(device)
+    chosen = choose_destinations(metric[..., 0], TokenGrid(side, side))
+    with LargestResult() as largest:
+        method(metric, chosen, 0.7)
+    rows, columns = matching._CPU_TILE if device == "cpu" else matching._TILE
+    assert largest.elements == rows * columns < 0.75 * 0.25 * side**4
+
+
+def test_shapes_without_values_beyond_one_tile(monkeypatch):
+    monkeypatch.setattr(matching, "_TILE", (7, 5))
+    metric = torch.empty(2, 99, 4, dtype=torch.float16, device="meta")
+    destinations = choose_destinations(metric[..., 0], TokenGrid(9, 11))
+    for plan in (match_tokens(metric, destinations, 0.7), prune_tokens(metric, destinations, 0.7)):
+        assert plan.target.shape == (2, 99) and plan.kept.shape == (2, 99 - 69)

@@ -15,6 +15,7 @@ from bigain_core.plans import (
     PoolPlan,
     SelectPlan,
     indices_of,
+    rows_at,
 )
 
 
@@ -65,6 +66,21 @@ def test_indices_are_those_of_the_true_entries(count, marked, seed):
     mask = torch.rand(3, count, generator=generator).argsort(1) < marked
     expected = [[n for n, true in enumerate(row) if true] for row in mask.tolist()]
     assert indices_of(mask, marked).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.long]
+)
+def test_rows_are_those_at_the_indices_of_their_own_sample(dtype):
+    x = torch.arange(2 * 6 * 4).view(2, 6, 4).to(dtype)
+    indices = torch.tensor([[5, 0, 0], [1, 2, 5]])
+    views = {"whole": x, "part": x[..., 1:3], "turned": x.mT.contiguous().mT, "frames": x[:, 1:]}
+    for view in views.values():
+        some = indices.clamp(max=view.shape[1] - 1)
+        rows = rows_at(view, some)
+        for sample, tokens in enumerate(some.tolist()):
+            assert rows[sample].tolist() == [view[sample, token].tolist() for token in tokens]
+    assert rows_at(x.to("meta"), indices.to("meta")).shape == (2, 3, 4)
 
 
 @pytest.mark.parametrize("mode", MERGE_MODES)

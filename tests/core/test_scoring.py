@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bigain_core import scoring
 from bigain_core.grid import TokenGrid
 from bigain_core.scoring import PADDINGS, SCORERS, laplacian, score_tokens
 
@@ -316,6 +317,21 @@ def test_each_sample_is_scored_on_its_own(randn, scorer, channels):
     for sample in range(3):
         alone = score_tokens(x[sample : sample + 1], TokenGrid(3, 4), scorer)
         assert torch.equal(scores[sample], alone[0])
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("scorer", ["laplacian-l1", "laplacian-l2", "cosine-to-neighbours"])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 7), (2, 5), (7, 1), (11, 6)])
+def test_how_many_rows_are_in_hand_does_not_show(
+    randn, monkeypatch, height, width, scorer, padding
+):
+    x, grid = randn(2, height * width, 5), TokenGrid(height, width)
+    scores = score_tokens(x, grid, scorer, padding)
+    response = laplacian(x, grid, padding)
+    for rows in (1, 2, 3, 5):
+        monkeypatch.setattr(scoring, "_BAND", rows * 2 * width * 5)
+        assert torch.equal(score_tokens(x, grid, scorer, padding), scores)
+        assert torch.equal(laplacian(x, grid, padding), response)
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
