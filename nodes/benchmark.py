@@ -97,7 +97,9 @@ class BiGainBenchmark(io.ComfyNode):
         resting = at_rest(model)
         settings = our_settings(resting, compressions)
         prompts = [prompt for prompt in (positive, negative) if prompt] or [empty_prompt(model)]
-        bar = ProgressBar((1 + len(settings)) * (1 + rounds))
+        calls = (1 + len(settings)) * (1 + rounds)
+        announce(f"BiGain: {calls} network calls for {1 + len(settings)} settings")
+        bar = ProgressBar(calls)
         found = measure(
             resting, latent["samples"], prompts, settings, rounds, progress, lambda: bar.update(1)
         )

@@ -79,17 +79,17 @@ def test_the_reason_names_a_size_that_pays(pays_from):
 
 
 def test_what_pays_at_no_size_is_called_so():
-    assert least_tokens(POOLING, WIDTH, input_shortened, 10**18) is None
+    assert least_tokens(POOLING, WIDTH, input_shortened, 10**15) is None
 
 
 @pytest.mark.parametrize(("method", "device"), [(TokenMerging(0.5), "cpu"), (POOLING, "cuda")])
 def test_what_nobody_has_measured_is_not_judged(pays_from, method, device):
-    pays_from(10**18)
+    pays_from(10**15)
     assert why_slower(method, TokenGrid(8, 8), WIDTH, input_shortened, device) is None
 
 
 def test_without_the_gate_a_small_layer_is_compressed_and_the_log_says_why_not_to(pays_from, randn):
-    pays_from(10**18)
+    pays_from(10**15)
     plan, log = call_of(randn(1, 64, WIDTH), TokenGrid(8, 8))
     assert isinstance(plan, PoolPlan)
     assert "SLOWER than off in 1 of 1 layers is to be expected: 64 tokens" in summary(log)
@@ -97,7 +97,7 @@ def test_without_the_gate_a_small_layer_is_compressed_and_the_log_says_why_not_t
 
 
 def test_with_the_gate_it_is_left_alone_with_the_reason(pays_from, randn):
-    pays_from(10**18)
+    pays_from(10**15)
     rule = Rule(POOLING, only_where_faster=True)
     plan, log = call_of(randn(1, 64, WIDTH), TokenGrid(8, 8), rule=rule)
     assert isinstance(plan, IdentityPlan)

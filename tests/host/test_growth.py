@@ -1,0 +1,54 @@
+"""Nothing that we keep grows with the number of steps."""
+
+import gc
+
+import pytest
+import torch
+from bigain.bigain_core.comfyui.attach import attached_to
+from comfy.patcher_extension import WrappersMP
+
+from tests.host.compressing import merge, pool
+from tests.host.families import NAMED, sample
+
+
+def cached(model):
+    return merge(model, method="cached assignment")
+
+
+def by_schedule(model):
+    return pool(model, alpha_start=0.8, alpha_end=1.2)
+
+
+def tensors():
+    gc.collect()
+    return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("ours", [merge, cached, by_schedule])
+@pytest.mark.parametrize("name", ["sd15", "pixart_sigma", "flux"])
+def test_as_many_tensors_live_in_the_thirtieth_call_as_in_the_third(name, ours):
+    case, calls, live = NAMED[name], [], {}
+    model = ours(case.model)
+
+    def note(executor, *args, **kwargs):
+        calls.append(1)
+        if len(calls) in (3, 30):
+            live[len(calls)] = tensors()
+        return executor(*args, **kwargs)
+
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", note)
+    sample(case, model, steps=30)
+    assert live[3] == live[30]
+
+
+@pytest.mark.parametrize("ours", [merge, cached, by_schedule])
+@pytest.mark.parametrize("name", ["sd15", "pixart_sigma", "flux"])
+def test_the_log_is_as_long_after_thirty_steps_as_after_three(name, ours):
+    case, sizes = NAMED[name], []
+    model = ours(case.model)
+    for steps in (3, 30):
+        sample(case, model, steps=steps)
+        attached = attached_to(model)
+        parts = attached.log.sites, attached.log.left_alone, attached.log.networks
+        sizes.append([*map(len, (*parts, attached.log.slower)), len(attached.networks)])
+    assert sizes[0] == sizes[1]
