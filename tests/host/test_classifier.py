@@ -28,8 +28,8 @@ from bigain.bigain_core.comfyui.identity import identity
 from bigain.bigain_core.comfyui.prompts import Prompts, encode_prompts
 from bigain.nodes._plans import CUSTOM, PRESETS, trial_plan
 from bigain.nodes.classification import BiGainDiffusionClassifier, BiGainGate, BiGainPrompts
-from comfy.model_sampling import EPS
 from bigain.nodes.dit import BiGainDiTLabels
+from comfy.model_sampling import EPS
 
 from tests.host.compressing import merge
 from tests.host.families import NAMED
