@@ -312,7 +312,7 @@ def _more_inputs() -> list[io.Input]:
             min=1,
             max=10000,
             optional=True,
-            tooltip="Prompts that the screening model leaves over.",
+            tooltip="Prompts that the screening model leaves over; the best of every class first.",
         ),
         Result.Input(
             "previous",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .designs import Draw, Progress, SpreadGrid
+from .designs import Draw, Progress, SpreadGrid, first_of_each_first
 from .errors import Denoiser, ErrorSource
 from .labels import class_numbers
 from .plan import Budget, TrialPlan
@@ -23,9 +23,10 @@ from .standing import Standing
 class Screening:
     """A cheaper model that rules prompts out before the deciding one begins.
 
-    It sees all prompts in `trials` trials of the spread-out grid, and the `keep` best go on. The
-    deciding model starts afresh with those: errors of two models are never mixed in one mean.
-    `cost` is what one evaluation costs in units of the deciding model's, `model` its name.
+    It sees all prompts in `trials` trials of the spread-out grid, and the `keep` best go on, the
+    best of all classes before the second best of any. The deciding model starts afresh with those:
+    errors of two models are never mixed in one mean. `cost` is what one evaluation costs in units
+    of the deciding model's, `model` its name.
     """
 
     denoiser: Denoiser
@@ -170,7 +171,8 @@ def _rank(
         screened = _rank(
             cheap, classes, None, known.screening if known else None, "", clock, on_trial
         )
-        alive, cost = sorted(screened.ranked()[: screening.keep]), screening.cost
+        best = first_of_each_first(screened.ranked(), classes)[: screening.keep]
+        alive, cost = sorted(best), screening.cost
     spent = cost * screened.calls if screened else 0.0
     survived = torch.zeros(count, dtype=torch.long)
     trials, tied = _Trials(source, known), ()
@@ -192,9 +194,7 @@ def _rank(
         if plan.rule.ties(view):
             tied = tuple(alive)
             break
-        kept = plan.rule.keeps(view)
-        best_first = view.scores[kept].argsort(stable=True)[:keep].tolist()
-        alive = sorted(alive[kept[row]] for row in best_first)
+        alive = [alive[row] for row in plan.rule.keeps(view, keep)]
         survived[alive] += 1
         one_left = len({classes[k] for k in alive}) == 1
         decided = one_left and not plan.rule.goes_on_alone

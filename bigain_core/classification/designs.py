@@ -307,6 +307,13 @@ def first_of_each(order: Iterable[int], classes: Sequence[Hashable]) -> list[int
     return list(firsts.values())
 
 
+def first_of_each_first(order: Sequence[int], classes: Sequence[Hashable]) -> list[int]:
+    """The best prompt of every class and then the others, both in their order (best first)."""
+    firsts = first_of_each(order, classes)
+    known = set(firsts)
+    return firsts + [prompt for prompt in order if prompt not in known]
+
+
 @lru_cache
 def nearest_filled(filled: tuple[bool, ...]) -> Tensor:
     """(M, M) row by row the nearest filled place of each, halves where two are as near."""

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .designs import Blocks, Design, Draw
+from .designs import Blocks, Design, Draw, first_of_each_first
 from .estimates import PRIOR_DOF, paired_differences
 
 FIRST_BLOCKS = 3  # whose sizes set the scale of the certified test
@@ -40,6 +40,11 @@ class Look:
     def leader(self) -> int:
         return int(self.scores.argmin())
 
+    def best_first(self, rows: Sequence[int]) -> list[int]:
+        """Equal ones stay in order."""
+        scores = self.scores.tolist()
+        return sorted(rows, key=scores.__getitem__)
+
     @property
     def rivals(self) -> list[int]:
         """Rows of other classes than the leader's."""
@@ -60,8 +65,8 @@ class Rule(Protocol):
         """How many prompts each look keeps at most, unless the user says otherwise."""
         ...
 
-    def keeps(self, look: Look) -> list[int]:
-        """Rows of the look that are not dropped."""
+    def keeps(self, look: Look, most: int | None = None) -> list[int]:
+        """Rows of the look that are not dropped, at most so many."""
         ...
 
     def ties(self, look: Look) -> bool:
@@ -84,8 +89,8 @@ class Staged:
             )
         return tuple(min(count, prompts) for count in PUBLISHED_KEEP[len(trials)])
 
-    def keeps(self, look: Look) -> list[int]:
-        return list(range(len(look.errors)))
+    def keeps(self, look: Look, most: int | None = None) -> list[int]:
+        return sorted(look.best_first(range(len(look.errors)))[:most])
 
     def ties(self, look: Look) -> bool:
         return False
@@ -102,7 +107,8 @@ class Sequential:
     the leader's own class are judged apart from the others and hold none of them back. With few
     trials that is a model of the errors, not a guarantee. Of 16 prompts or more only a share goes
     on, whatever the test says: half (or 12) after 2 trials, a third (or 12) after 3, a quarter (or
-    10) after 4, an eighth (or 8) after 5, a 24th (or 5) after 8. When all other classes that are
+    10) after 4, an eighth (or 8) after 5, a 24th (or 5) after 8; the best prompts of all classes
+    before the second best of any. When all other classes that are
     left are surely within `indifference` of the leader they are tied with it.
     """
 
@@ -134,9 +140,10 @@ class Sequential:
         count = int((tail[surest].cumsum(0) <= self.delta).sum())
         return [others[place] for place in surest[:count].tolist()]
 
-    def keeps(self, look: Look) -> list[int]:
+    def keeps(self, look: Look, most: int | None = None) -> list[int]:
         dropped = {*self._losers(look, look.rivals), *self._losers(look, look.mates)}
-        return [row for row in range(len(look.errors)) if row not in dropped]
+        order = look.best_first([row for row in range(len(look.errors)) if row not in dropped])
+        return sorted(first_of_each_first(order, look.classes)[:most])
 
     def ties(self, look: Look) -> bool:
         if not (self.indifference and look.rivals):
@@ -171,15 +178,15 @@ class Certified:
     def caps(self, trials: tuple[int, ...], prompts: int) -> tuple[int, ...]:
         return (prompts,) * len(trials)
 
-    def keeps(self, look: Look) -> list[int]:
+    def keeps(self, look: Look, most: int | None = None) -> list[int]:
         blocks = look.design.means(look.errors)
         if blocks.shape[1] < FIRST_BLOCKS:
-            return list(range(len(blocks)))
+            return sorted(look.best_first(range(len(blocks)))[:most])
         leader = look.leader
         proof = log((look.prompts - 1) / self.delta) if look.prompts > 1 else 0.0
         kept = log_evidence(blocks - blocks[leader]) < proof
         kept[leader] = True
-        return kept.nonzero()[:, 0].tolist()
+        return sorted(look.best_first(kept.nonzero()[:, 0].tolist())[:most])
 
     def ties(self, look: Look) -> bool:
         return False

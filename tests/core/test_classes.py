@@ -88,7 +88,11 @@ def slow_trials(errors, classes, delta):
                 total += tails[k]
                 if total <= delta:
                     alive.remove(k)
-        alive = sorted(sorted(alive, key=lambda k: (mean[k], k))[:cap])
+        seen, place = {}, {}
+        for k in sorted(alive, key=lambda k: (mean[k], k)):
+            first = seen.setdefault(classes[k], k) == k
+            place[k] = (not first, mean[k], k)
+        alive = sorted(sorted(alive, key=place.get)[:cap])
         if len({classes[k] for k in alive}) == 1:
             break
     return trials, alive
@@ -168,6 +172,16 @@ def test_two_names_of_the_winner_do_not_drag_a_run_on(name):
     assert folded.labels[folded.best[0]] == "cat"
     assert folded.rankings[0].margin > 1 and folded.rankings[0].confidence > 0.95
     assert folded.warnings == []
+
+
+def test_a_limit_of_screening_takes_the_best_of_each_class_first():
+    errors = torch.arange(1, 7)[:, None] + torch.zeros(6, 1000)
+    screening = Screening(Table(errors), trials=2, keep=3)
+    run = (Table(errors), torch.zeros(1, 1, 2, 2), list("uvwxyz"), PLANS["balanced"])
+    known = classify(*run, classes=list("aaabbc"), screening=screening).rankings[0]
+    assert (known.trials > 0).nonzero()[:, 0].tolist() == [0, 3, 5]
+    blind = classify(*run, screening=screening).rankings[0]
+    assert (blind.trials > 0).nonzero()[:, 0].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("name", ["paper [5, 20]", "paper [5, 20, 100]"])

@@ -30,6 +30,7 @@ from bigain_core.classification.result_files import (
     merged,
     read_results,
     shard_name,
+    write_whole,
 )
 
 PACK = Path(__file__).resolve().parents[2]
@@ -297,6 +298,37 @@ for room in range(110, 190):
         with ResultFile(path, SETTINGS) as file:
             file.add({"image": 99})
         assert 99 in read_results(path).records
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of the size of files")
+def test_a_table_is_written_whole_or_not_at_all(tmp_path):
+    (tmp_path / "table.csv").write_text("before\n")
+    code = f"""
+import pathlib, resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from bigain_core.classification.result_files import write_whole
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+try:
+    write_whole(pathlib.Path({str(tmp_path / "table.csv")!r}), "row\\n" * 1000)
+except ValueError as error:
+    assert "expected to write table.csv, got File too large. Make room" in str(error), error
+else:
+    raise SystemExit("everything fitted")
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=PACK, check=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+    assert (tmp_path / "table.csv").read_text() == "before\n"
+    write_whole(tmp_path / "table.csv", "after\n")
+    assert (tmp_path / "table.csv").read_text() == "after\n"
+
+
+def test_a_link_in_the_way_of_a_table_is_not_followed(tmp_path):
+    (tmp_path / "secret").write_text("mine")
+    (tmp_path / "table.csv.part").symlink_to(tmp_path / "secret")
+    write_whole(tmp_path / "table.csv", "new")
+    assert (tmp_path / "secret").read_text() == "mine"
+    assert (tmp_path / "table.csv").read_text() == "new"
+    assert not (tmp_path / "table.csv.part").is_symlink()
 
 
 def test_a_place_that_cannot_be_written_is_explained(tmp_path):

@@ -314,17 +314,24 @@ def test_stopping_early_saves_calls_without_losing_images(name, share):
     assert right[1] >= right[0] - 2
 
 
-@pytest.mark.parametrize("name", ["balanced", "paper [5, 20]"])
 @pytest.mark.parametrize(
-    ("classes", "shift"), [(4, 0.3), (10, 0.5), (37, 0.3), (37, 0.8), (100, 0.4)]
+    ("classes", "shift", "name"),
+    [
+        (4, 0.3, "balanced"),
+        (10, 0.5, "paper [5, 20]"),
+        (37, 0.3, "balanced"),
+        (37, 0.7, "paper [5, 20]"),
+        (100, 0.5, "paper [5, 20]"),
+        (100, 0.8, "balanced"),
+    ],
 )
 def test_confidence_is_how_often_a_long_run_agrees(classes, shift, name):
-    """On average, in hard worlds; with many classes too, most of which had a few trials only."""
-    world = GaussianWorld.random(classes, seed=20, shift=shift, size=128)
-    images, _ = world.images(80, seed=21)
+    """On average, or less; with many classes too, most of which had a few trials only."""
+    world = GaussianWorld.random(classes, seed=20, shift=shift, size=256)
+    images, _ = world.images(60, seed=21)
     denoiser = OracleDenoiser(world, STABLE_DIFFUSION)
     found = classify(denoiser, images, labels(classes), PLANS[name])
     agree = (expected_errors(world, images).argmin(1) == torch.tensor(found.best)).double().mean()
-    confidence = sum(ranking.confidence for ranking in found.rankings) / 80
+    confidence = sum(ranking.confidence for ranking in found.rankings) / 60
     assert 0.4 < agree < 0.99
-    assert -0.25 < confidence - agree.item() < 0.12
+    assert -0.25 < confidence - agree.item() < 0.1

@@ -94,15 +94,11 @@ def test_the_table_has_leads_and_posteriors_of_every_prompt():
             count = int(errors[k].isfinite().sum())
             behind = (errors[k] - errors[1])[:count]
             likelihoods[label] = 2 ** (-temperature * (behind * nats[:count]).mean().item() / LOG2)
-            lead = ranking.lead(1, k)
             if k != 1:
-                assert float(rows[label]["behind_best"]) == pytest.approx(behind.mean(), rel=1e-3)
-                assert float(rows[label]["standard_error"]) == pytest.approx(
-                    lead.standard_error, rel=1e-3
-                )
-                assert float(rows[label]["better_with_probability"]) == pytest.approx(
-                    lead.worse, rel=1e-3
-                )
+                lead, row = ranking.lead(1, k), rows[label]
+                expected = behind.mean().item(), lead.standard_error, lead.worse
+                columns = ("behind_best", "standard_error", "better_with_probability")
+                assert [float(row[name]) for name in columns] == pytest.approx(expected, rel=1e-3)
         total = sum(likelihoods.values())
         for label, value in likelihoods.items():
             bits = math.log2(value / total)

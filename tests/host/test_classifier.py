@@ -3,8 +3,10 @@
 import math
 from dataclasses import replace
 
+import comfy.supported_models
 import comfy.utils
 import comfy_extras.nodes_easycache
+import comfy_extras.nodes_model_advanced as advanced
 import pytest
 import torch
 from bigain.bigain_core.classification import (
@@ -18,16 +20,18 @@ from bigain.bigain_core.classification import (
     trial_noise,
 )
 from bigain.bigain_core.classification.labels import label_set
-from bigain.bigain_core.comfyui.chart import ALIVE, BEST, bar_chart
+from bigain.bigain_core.comfyui.chart import ALIVE, BEST, FAINT, bar_chart
 from bigain.bigain_core.comfyui.classifier import (
     classify_latents,
     encode_images,
     warnings_about,
 )
+from bigain.bigain_core.comfyui.identity import identity
 from bigain.bigain_core.comfyui.prompts import Prompts, encode_prompts
 from bigain.nodes._plans import CUSTOM, PRESETS, trial_plan
 from bigain.nodes.classification import BiGainDiffusionClassifier, BiGainGate, BiGainPrompts
 from bigain.nodes.dit import BiGainDiTLabels
+from comfy.model_sampling import EPS
 from torchvision.models import ResNet18_Weights
 
 from tests.host.compressing import merge
@@ -395,10 +399,119 @@ def test_the_chart_takes_one_label_and_very_many():
     assert chart.shape[0] == 2 and chart.shape[1] < 800
 
 
-def test_distilled_models_are_warned_of():
+def test_the_chart_says_how_many_are_left_out():
+    """The line is there with many labels and not with few."""
+    heights = []
+    for count in (20, 21, 3000):
+        ranking = Ranking(torch.arange(2.0 * count).view(count, 2), torch.ones(count),
+                          torch.arange(2))  # fmt: skip
+        chart = bar_chart(Classification(tuple(map(str, range(count))), (ranking,)))[0]
+        heights.append(len(chart))
+        last = pixels(chart[-46:-16, :200], FAINT).any()
+        assert last == (count > 20)
+    assert heights[0] + 30 == heights[1] == heights[2]
+
+
+def test_distilled_models_are_warned_of(monkeypatch):
     assert warnings_about(NAMED["sd15"].model) == []
     (text,) = warnings_about(NAMED["flux"].model)
     assert "FluxGuidance" in text
+    video = NAMED["hunyuan_video"].model
+    params = video.get_model_object("diffusion_model").params
+    for guided, steps, words in ((False, False, None), (True, False, "FluxGuidance"),
+                                 (True, True, "few steps")):  # fmt: skip
+        monkeypatch.setattr(params, "guidance_embed", guided)
+        monkeypatch.setattr(params, "meanflow", steps, raising=False)
+        found = warnings_about(video)
+        assert (words in found[0]) if words else found == []
+
+
+@pytest.mark.parametrize("name", ["FluxSchnell", "HunyuanVideo15_SR_Distilled", "PiD"])
+def test_kinds_that_the_host_knows_as_distilled_are_warned_of(monkeypatch, name):
+    """By their names: older hosts lack some of them."""
+    model = NAMED["sd15"].model
+    kind = getattr(comfy.supported_models, name, type(name, (), {}))
+    monkeypatch.setattr(model.model, "model_config", object.__new__(type("Config", (kind,), {})))
+    (text,) = warnings_about(model)
+    assert "distilled to few steps" in text
+
+
+def test_noise_levels_of_a_distilled_model_are_warned_of():
+    model = NAMED["sd15"].model.clone()
+    sampling = type("Sampling", (advanced.ModelSamplingDiscreteDistilled, EPS), {})
+    model.add_object_patch("model_sampling", sampling(model.model.model_config))
+    (text,) = warnings_about(model)
+    assert "distilled to few steps" in text
+
+
+def test_other_weights_compression_sampling_or_prompts_have_another_name(models, prompts):
+    model, wanted = models["sd15"], prompts("sd15", models["sd15"])
+    key = next(k for k in model.model_state_dict() if k.endswith("attn1.to_q.weight"))
+    patched = model.clone()
+    patched.add_patches({key: (torch.ones(model.model_state_dict()[key].shape),)}, 0.5)
+    (sampled,) = advanced.ModelSamplingDiscrete().patch(model, "v_prediction", zsnr=False)
+    again = prompts("sd15", model)
+    guided = prompts("sd15", model)
+    guided.conditionings[1][0][1]["guidance"] = 3.5
+    other = Prompts(wanted.labels, wanted.conditionings[::-1])
+    names = [
+        identity(model, wanted), identity(patched, wanted), identity(merge(model), wanted),
+        identity(merge(model, 0.3), wanted), identity(sampled, wanted), identity(model, other),
+        identity(model, guided),
+    ]  # fmt: skip
+    assert len(set(names)) == len(names) and all(name.startswith("BaseModel ") for name in names)
+    assert identity(model.clone(), again) == names[0]
+
+
+@pytest.mark.parametrize("screened", [False, True])
+def test_a_result_of_another_model_is_not_gone_on_with(models, prompts, screened):
+    model, other = models["sd15"], merge(models["sd15"], 0.3)
+    wanted = prompts("sd15", model)
+    inputs = {"latent": {"samples": LATENT}, "trials": "2", "keep": "auto"}
+    screening = {"screening_trials": 1, "screening_keep": 2}
+    if screened:
+        first = classify_node(model, wanted, **inputs, screening_model=merge(model), **screening)[4]
+        inputs |= screening | {"screening_model": other}
+    else:
+        first = classify_node(model, wanted, **inputs)[4]
+        model = other
+    with pytest.raises(ValueError, match="previous result of the same model, got one of BaseModel"):
+        classify_node(model, wanted, **inputs, previous=first)
+
+
+def test_prompts_of_one_class_are_not_told_apart(models, prompts):
+    model = models["sd15"]
+    plain = prompts("sd15", model)
+    one = Prompts(plain.labels, plain.conditionings, ("x",) * 4)
+    inputs = {"latent": {"samples": LATENT}, "preset": "balanced"}
+    spent = [classify_node(model, given, **inputs)[4].calls for given in (plain, one)]
+    assert spent[1] == 2 * 4 * 3 < spent[0]
+
+
+def test_a_preview_of_many_prompts_is_short(models, prompts):
+    model = models["sd15"]
+    few, many = prompts("sd15", model, 3), prompts("sd15", model, 60)
+    inputs = {"trials": "1", "keep": "auto", "latent": {"samples": LATENT[:1]}}
+    result = BiGainDiffusionClassifier.execute(model, many, **inputs, loss="l2", trial_seed=0)
+    shown = result.ui.as_dict()["text"][0]
+    assert shown.count("label ") < 60 and "These are the 50 best of 60" in shown
+    assert len(result.args[3].splitlines()) == 61
+    result = BiGainDiffusionClassifier.execute(model, few, **inputs, loss="l2", trial_seed=0)
+    assert "These are the" not in result.ui.as_dict()["text"][0]
+
+
+def test_the_temperature_reaches_the_table(models, prompts):
+    model, inputs = models["sd15"], {"latent": {"samples": LATENT[:1]}}
+    wanted = prompts("sd15", model)
+
+    def bits(**changes):
+        table = classify_node(model, wanted, **inputs, **changes)[3]
+        return [line.rsplit(",", 1)[1] for line in table.splitlines()]
+
+    plain, cool = bits(), bits(temperature=0.0)
+    assert plain[0] == cool[0] == "posterior_bits"
+    assert cool[1:] == ["-2"] * 4 and plain[1:] != cool[1:]
+    assert bits(loss="l1")[1:] == [""] * 4
 
 
 @pytest.mark.parametrize(("value", "name"), [(0.9, "sure"), (0.95, "sure"), (0.1, "unsure")])

@@ -4,6 +4,7 @@ import math
 
 import comfy.model_base
 import comfy.model_sampling
+import comfy.samplers
 import comfy_extras.nodes_model_advanced as advanced
 import pytest
 import torch
@@ -307,6 +308,29 @@ def test_prompts_of_other_lengths_do_not_change_a_prompt(name):
         assert found == pytest.approx(result.rankings[0].errors[0].tolist(), rel=1e-6)
 
 
+def test_hundreds_of_prompts_are_prepared_call_by_call(monkeypatch):
+    """The host would compare all with all, and keep what it made of them."""
+    case, prepared = NAMED["sdxl"], []
+    whole = comfy.samplers.process_conds
+
+    def counted(model, noise, conds, *args, **options):
+        prepared.append(len(conds))
+        return whole(model, noise, conds, *args, **options)
+
+    monkeypatch.setattr(comfy.samplers, "process_conds", counted)
+    prompts, latents = some_prompts(case, 150), some_latents(case, 1)
+    plan = TrialPlan((2, 4), (40, 1), design=SpreadGrid())
+    found = classify_latents(case.model, latents, prompts, plan, silent).rankings[0]
+    assert max(prepared) <= 32
+    assert 150 <= sum(prepared) <= 2 * 150 + 40, "in the end those that are left are kept"
+    for k in [0, 40, 149]:
+        alone = Prompts(("x",), (prompts.conditionings[k],))
+        result = classify_latents(case.model, latents, alone, TrialPlan((2,), (1,),
+                                  design=SpreadGrid()), silent)  # fmt: skip
+        wanted = result.rankings[0].errors[0].tolist()
+        assert found.errors[k, :2].tolist() == pytest.approx(wanted, rel=1e-5)
+
+
 def test_a_model_that_answers_nan_is_named_and_stops(monkeypatch):
     case, calls = NAMED["sd15"], []
     prompts = some_prompts(case)
@@ -319,7 +343,7 @@ def test_a_model_that_answers_nan_is_named_and_stops(monkeypatch):
         return result
 
     model.set_model_unet_function_wrapper(broken)
-    with pytest.raises(ValueError, match="got NaN or infinity for the prompt 'label"):
+    with pytest.raises(ValueError, match="BaseModel .* got NaN or infinity for the prompt 'label"):
         classify_latents(model, some_latents(case, 1), prompts, PLAN, silent)
     assert calls == [3], "it goes on after the first trial"
 

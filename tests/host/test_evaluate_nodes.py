@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import comfy.sd
 import folder_paths
@@ -198,6 +199,7 @@ def test_other_settings_need_another_name(run, bundled, vae, prompts):
         "plan": {"preset": "balanced"},
         "size": {"size": 64},
         "prompts": {"prompts": BiGainDiTLabels.execute(bundled, "\n".join(LABELS[::-1])).args[2]},
+        "classes": {"prompts": replace(prompts, classes=LABELS[:2] + LABELS[:1])},
         "compression": {"model": merge(bundled)},
     }
     for name, change in others.items():
