@@ -24,6 +24,7 @@ READY = (
 WITH_NODES_2 = (1, 41)
 MILLISECONDS = 15_000
 MILLISECONDS_TO_OPEN = 90_000
+MILLISECONDS_TO_RESTORE = 1_000  # the workflow that was open before, which nothing announces
 OF_THE_HOST = (  # complaints that a page without our pack has as well
     "Failed to load resource",
     "ComfyApp graph accessed before initialization",
@@ -36,7 +37,8 @@ def pytest_generate_tests(metafunc):
     """The front end that the host asks for; with the host that was installed also the newest."""
     if "front_end" in metafunc.fixturenames:
         metafunc.parametrize("front_end", front_ends(), scope="session", indirect=True)
-    if "renderer" in metafunc.fixturenames:
+    given = {mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")}
+    if "renderer" in metafunc.fixturenames and "renderer" not in given:
         metafunc.parametrize("renderer", renderers(), scope="session", indirect=True)
 
 
@@ -90,7 +92,8 @@ class FrontEnd:
     def open(self) -> None:
         self.page.goto(self.server.url, wait_until="domcontentloaded", timeout=MILLISECONDS_TO_OPEN)
         self.page.wait_for_function(READY, timeout=MILLISECONDS_TO_OPEN)
-        self.page.wait_for_function("() => app.graph && !app.configuringGraph")
+        self.page.wait_for_function("() => app.graph?.nodes.length && !app.configuringGraph")
+        self.page.wait_for_timeout(MILLISECONDS_TO_RESTORE)
 
     def load(self, workflow: dict) -> None:
         self.page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
@@ -126,15 +129,15 @@ class FrontEnd:
             [kind, name],
         )
 
-    def vary(self, kind: str, name: str) -> None:
-        """Change a number that is no matter to the test, so that the run is a new one."""
-        self.shown += 1
+    def set(self, kind: str, **values) -> None:
+        """Set widgets of the only node of a kind."""
         self.page.evaluate(
-            """([kind, name, value]) => {
+            """([kind, values]) => {
                 const node = app.graph.nodes.find((node) => node.type === kind);
-                node.widgets.find((widget) => widget.name === name).value = value;
+                for (const widget of node.widgets)
+                    if (widget.name in values) widget.value = values[widget.name];
             }""",
-            [kind, name, self.shown],
+            [kind, values],
         )
 
     def run(self) -> str:

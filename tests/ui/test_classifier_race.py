@@ -9,8 +9,10 @@ from tests.server.conftest import EXAMPLES
 
 KIND = "BiGainDiffusionClassifier"
 SECONDS_BETWEEN = 0.25
-TOLERANCE = 0.05  # of the clocks of server and browser
+DELAY = 0.5  # of a message on its way, in seconds
 ROWS = 12
+TRIALS, EVALUATIONS = "2, 6", 40 * 2 + 5 * 4
+SEEDS = ["classic", "nodes 2"]
 INPUT_SHOWS = "row-striped triangle"
 
 
@@ -26,7 +28,8 @@ def raced(front_end, renderer):
             window.bigainNote ??= app.api.addEventListener("bigain.race", note) ?? note;
         }"""
     )
-    front_end.vary(KIND, "trial_seed")
+    # A seed of its own: what was run before would be taken from the cache, without a message.
+    front_end.set(KIND, trials=TRIALS, trial_seed=SEEDS.index(renderer))
     assert front_end.run() == "success"
     return front_end.panel("race"), front_end.page.evaluate("() => told")
 
@@ -34,8 +37,8 @@ def raced(front_end, renderer):
 def test_it_is_told_how_the_prompts_stand_but_not_too_often(raced):
     _, told = raced
     assert told
+    assert (len(told) - 1) * SECONDS_BETWEEN < told[-1]["at"] - told[0]["at"] + DELAY
     for earlier, later in pairwise(told):
-        assert later["at"] - earlier["at"] > SECONDS_BETWEEN - TOLERANCE
         assert later["used"] >= earlier["used"]
         assert later["left"] < earlier["left"]
 
@@ -56,7 +59,8 @@ def test_the_end_shows_the_winner_and_greys_out_who_was_dropped(raced):
     assert [row.get_attribute("class") for row in rows.all()] == (
         ["best", *[""] * 4, *["dropped"] * (ROWS - 4)]
     )
-    assert panel.get_by_text("5 of 40 prompts left, 275 evaluations, 525 saved").is_visible()
+    counted = f"5 of 40 prompts left, {EVALUATIONS} evaluations, {40 * 6 - EVALUATIONS} saved"
+    assert panel.get_by_text(counted).is_visible()
 
 
 def test_bars_get_shorter_down_to_those_that_were_dropped(raced):

@@ -14,6 +14,7 @@ KIND = "BiGainReport"
 def reported(front_end, renderer):
     """The panel after a run of the example, and the text that the report gave."""
     front_end.load(json.loads((EXAMPLES / "bigain_classify_image.json").read_text("utf-8")))
+    front_end.set("BiGainDiffusionClassifier", trials="1, 2")
     front_end.look_at(KIND)
     front_end.page.evaluate(
         """() => {
