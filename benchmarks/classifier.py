@@ -199,7 +199,7 @@ def main() -> None:
     choices = [*TABLES, "bundled", "effect"]
     parser.add_argument("parts", nargs="*", help=", ".join(choices))
     parser.add_argument("--shapes", type=int, default=300, help="images of bundled")
-    parser.add_argument("--digits", type=int, default=449, help="images of bundled")
+    parser.add_argument("--digits", type=int, default=220, help="images of bundled")
     parser.add_argument("--out", type=Path, default=Path("build/classifier"), metavar="FOLDER")
     args = parser.parse_args()
     unknown = sorted({*args.parts} - {*choices})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 
@@ -19,6 +20,7 @@ from bigain_core.classification import (
     PLANS,
     Denoiser,
     ErrorSource,
+    Ranking,
     Screening,
     SpreadGrid,
     Trial,
@@ -43,6 +45,7 @@ SCREENED_BY = Compression((Rule(TokenMerging(0.7)),))  # L-GTM in every block
 METHODS = (*PLAIN_PLANS, TWO_STAGE)
 EFFECT_IMAGES = 30
 BANDS = 4
+CONFIDENCES = (0.0, 0.5, 0.8, 0.95, 1.01)  # edges of the rows of the calibration table
 
 Markdown = Callable[[Sequence[str], object], None]
 
@@ -100,7 +103,6 @@ def classify_image(dit, share: float, classes: range, pixels: Tensor, image: int
         found[method] = {
             "best": classes[ranking.best],
             "spent": ranking.spent,
-            "confidence": ranking.confidence,
             "sure": lead.margin >= 2 * lead.standard_error,
             "outside": outside,
             "timesteps": ranking.timesteps.tolist(),
@@ -146,56 +148,72 @@ def run_bundled(folder: Path, counts: dict[str, int], markdown: Markdown) -> Non
 def report(kind: str, rows: list[dict], share: float, markdown: Markdown) -> None:
     """Tables of finished images."""
     print(f"\n{len(rows)} images of {kind}; a compressed call counts {share:.2f}.\n")
-    right = {
-        method: [row["found"][method]["best"] == row["label"] for row in rows]
-        for method in METHODS
-        if method in rows[0]["found"]
-    }
-    calls = {m: sum(row["found"][m]["spent"] for row in rows) / len(rows) for m in right}
-    lines = []
-    for method, hits in right.items():
-        low, high = wilson_interval(sum(hits), len(hits))
-        pairs = list(zip(hits, right[PAPER], strict=True))
-        wins, losses = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
-        found = [row["found"][method] for row in rows]
-        network = sum(row["row_seconds"] * f["spent"] for row, f in zip(rows, found, strict=True))
-        outside = sum(f["outside"] for f in found)
-        sure = [hit for hit, f in zip(hits, found, strict=True) if f["sure"]]
-        lines.append(
-            [
-                method,
-                f"{calls[method]:.1f} ({calls[method] / calls[PAPER]:.2f}x)",
-                f"{sum(hits) / len(hits):.3f} ({low:.3f} to {high:.3f})",
-                f"{wins}:{losses}, p = {mcnemar(hits, right[PAPER]):.2f}",
-                f"{sum(sure)} of {len(sure)}",
-                f"{outside / (outside + network):.1%}",
-            ]
-        )
+    methods_found = [method for method in METHODS if method in rows[0]["found"]]
     head = ["method", "calls", "accuracy", "wins:losses to paper, McNemar"]
-    markdown([*head, "right where sure", "time outside the network"], lines)
+    head += ["right where sure", "time outside the network"]
+    markdown(head, [_method_row(method, rows) for method in methods_found])
     if kind == "shapes":
-        size = len(TEXTURES)
-        lines = []
-        for method in right:
-            pairs = [(row["found"][method]["best"], row["label"]) for row in rows]
-            shape = sum(a // size == b // size for a, b in pairs) / len(pairs)
-            texture = sum(a % size == b % size for a, b in pairs) / len(pairs)
-            lines.append([method, f"{shape:.3f}", f"{texture:.3f}"])
-        markdown(["method", "shape alone", "texture alone"], lines)
+        head = ["method", "shape alone", "texture alone"]
+        markdown(head, [_factor_row(method, rows) for method in methods_found])
     print("Confidence against being right, plan balanced.\n")
-    edges = (0.0, 0.5, 0.8, 0.95, 1.01)
+    markdown(["mean confidence", "images", "right"], _calibration_rows(rows))
+
+
+def _hits(method: str, rows: list[dict]) -> list[bool]:
+    return [row["found"][method]["best"] == row["label"] for row in rows]
+
+
+def _method_row(method: str, rows: list[dict]) -> list[str]:
+    count, hits, paper = len(rows), _hits(method, rows), _hits(PAPER, rows)
+    found = [row["found"][method] for row in rows]
+    calls = sum(f["spent"] for f in found) / count
+    share = calls * count / sum(row["found"][PAPER]["spent"] for row in rows)
+    low, high = wilson_interval(sum(hits), count)
+    pairs = list(zip(hits, paper, strict=True))
+    wins, losses = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
+    sure = [hit for hit, f in zip(hits, found, strict=True) if f["sure"]]
+    network = sum(row["row_seconds"] * f["spent"] for row, f in zip(rows, found, strict=True))
+    outside = sum(f["outside"] for f in found)
+    return [
+        method,
+        f"{calls:.1f} ({share:.2f}x)",
+        f"{sum(hits) / count:.3f} ({low:.3f} to {high:.3f})",
+        f"{wins}:{losses}, p = {mcnemar(hits, paper):.2f}",
+        f"{sum(sure)} of {len(sure)}",
+        f"{outside / (outside + network):.1%}",
+    ]
+
+
+def _factor_row(method: str, rows: list[dict]) -> list[str]:
+    size = len(TEXTURES)
+    pairs = [(row["found"][method]["best"], row["label"]) for row in rows]
+    shape = sum(a // size == b // size for a, b in pairs) / len(pairs)
+    texture = sum(a % size == b % size for a, b in pairs) / len(pairs)
+    return [method, f"{shape:.3f}", f"{texture:.3f}"]
+
+
+def _calibration_rows(rows: list[dict]) -> list[list[str]]:
+    found = [
+        (_kept_ranking(row["found"]["balanced"]).confidence, hit)
+        for row, hit in zip(rows, _hits("balanced", rows), strict=True)
+    ]
     lines = []
-    for low, high in zip(edges, edges[1:], strict=False):
-        inside = [
-            (row["found"]["balanced"]["confidence"], hit)
-            for row, hit in zip(rows, right["balanced"], strict=True)
-            if low <= row["found"]["balanced"]["confidence"] < high
-        ]
+    for low, high in pairwise(CONFIDENCES):
+        inside = [(confidence, hit) for confidence, hit in found if low <= confidence < high]
         if inside:
-            mean = sum(c for c, _ in inside) / len(inside)
-            share = sum(hit for _, hit in inside) / len(inside)
-            lines.append([f"{mean:.3f}", len(inside), f"{share:.3f}"])
-    markdown(["mean confidence", "images", "right"], lines)
+            mean, share = (sum(column) / len(inside) for column in zip(*inside, strict=True))
+            lines.append([f"{mean:.3f}", str(len(inside)), f"{share:.3f}"])
+    return lines
+
+
+def _kept_ranking(found: dict) -> Ranking:
+    """From the errors that a line keeps, of the plan balanced."""
+    rows, times = found["errors"], torch.tensor(found["timesteps"])
+    errors = torch.full((len(rows), len(times)), torch.nan, dtype=torch.float64)
+    for row, kept in zip(errors, rows, strict=True):
+        row[: len(kept)] = torch.tensor(kept, dtype=torch.float64)
+    trials = torch.tensor([len(kept) for kept in rows])
+    return Ranking(errors, trials, times, design=PLANS["balanced"].design)
 
 
 def effect(markdown: Markdown) -> None:
