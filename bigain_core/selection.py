@@ -53,8 +53,8 @@ def select_in_cells(scores: Tensor, grid: TokenGrid, cell: int, mode: str) -> Te
             f"{grid.tokens} scores for a {grid.height} x {grid.width} grid, got {mode!r}, cell "
             f"{cell} and {scores.shape[1]} scores."
         )
-    tokens = _windows(torch.arange(grid.tokens, device=scores.device)[None], grid, cell)
-    windows = _windows(scores, grid, cell)
+    tokens = split_windows(torch.arange(grid.tokens, device=scores.device)[None], grid, cell)
+    windows = split_windows(scores, grid, cell)
     if mode == "median":
         middle = (windows.shape[-1] - 1) // 2
         windows = (windows - windows.sort(-1).values[..., middle, None]).abs()
@@ -62,7 +62,7 @@ def select_in_cells(scores: Tensor, grid: TokenGrid, cell: int, mode: str) -> Te
     return tokens.expand_as(windows).gather(-1, first).squeeze(-1)
 
 
-def _windows(values: Tensor, grid: TokenGrid, cell: int) -> Tensor:
+def split_windows(values: Tensor, grid: TokenGrid, cell: int) -> Tensor:
     """values (B, N) -> (B, h * w, tokens of a window), raster order outside and inside."""
     pooled = pooled_grid(grid, cell)
     rows, columns = grid.height // pooled.height, grid.width // pooled.width

@@ -13,7 +13,7 @@ from .compression import Decision
 from .grid import TokenGrid
 from .placement import Site
 from .plans import MergePlan, Plan, PoolPlan, SelectPlan
-from .pooling import pooled_grid
+from .selection import split_windows
 
 LEAST_SIDE = 8  # pixels of a token in a picture
 GREY = 0.6
@@ -87,13 +87,8 @@ def stand_ins(plan: Plan, grid: TokenGrid, batch: int = 1) -> Tensor:
     found = torch.full((batch, grid.tokens), -1, device=index.device)
     pool = plan.average if isinstance(plan, SelectPlan) else plan
     if isinstance(pool, PoolPlan):
-        pooled = pooled_grid(grid, pool.factor)
-        rows, columns = grid.height // pooled.height, grid.width // pooled.width
-        image = index.view(grid.height, grid.width)
-        image = image[: pooled.height * rows, : pooled.width * columns]  # remainders drop out
-        members = image.unflatten(0, (pooled.height, rows)).unflatten(2, (pooled.width, columns))
-        members = members.expand(batch, -1, -1, -1, -1)  # (B, h, rows, w, columns)
-        owners = kept.view(batch, pooled.height, 1, pooled.width, 1).expand_as(members)
+        members = split_windows(index[None], grid, pool.factor).expand(batch, -1, -1)
+        owners = kept[..., None].expand_as(members)
         found.scatter_(1, members.flatten(1), owners.flatten(1))
     return found.scatter_(1, kept, kept)
 
