@@ -8,6 +8,9 @@ quartiles; settings take turns, and gains are taken within rounds. On CUDA weigh
 memory is what the device reports; on the CPU they are fp32, and memory is that of a dry run (see
 `benchmarks.dry_run`). Operations are of the dry run on both.
 
+Attention is torch's fused one, which ComfyUI takes on graphics cards; `--attention host` leaves the
+choice to it, which on a processor is an attention without a fused kernel.
+
 The ceiling is the gain if time went with operations. Its share is the time that was saved by the
 time that it promises; above 100 % attention takes more time than its operations say.
 """
@@ -103,6 +106,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=(), help="parts of names; else all")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, help="of the CPU")
+    parser.add_argument("--attention", choices=("fused", "host"), default="fused")
     found = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cpu", "cuda"), default=found)
     return parser.parse_args()
@@ -113,11 +117,16 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     enter_host(args.host, cpu=args.device == "cpu")
+    from comfy.cli_args import args as host_args
+
+    host_args.use_pytorch_cross_attention = args.attention == "fused"
     import_pack()
     from bigain.bigain_core.comfyui.benchmark import at_rest
+    from comfy.ldm.modules.attention import optimized_attention
 
     available, start = networks(), monotonic()
-    print(f"{machine(torch.device(args.device))}, {args.rounds} rounds")
+    attention = optimized_attention.__name__
+    print(f"{machine(torch.device(args.device))}, {attention}, {args.rounds} rounds")
     for name in args.models:
         network = available[name]
         model = at_rest(load(network, torch.float16 if args.device == "cuda" else torch.float32))

@@ -22,9 +22,8 @@ def machine(device: torch.device) -> str:
 
 def milliseconds(taken: Spread) -> str:
     """Seconds as milliseconds between their quartiles, such as 71.2 (70.8 to 72.5)."""
-    low, median, high = (
-        f"{1000 * seconds:.4g}" for seconds in (taken.low, taken.median, taken.high)
-    )
+    times = (1000 * seconds for seconds in (taken.low, taken.median, taken.high))
+    low, median, high = (f"{time:.0f}" if time >= 1000 else f"{time:.4g}" for time in times)
     return f"{median} ({low} to {high})"
 
 

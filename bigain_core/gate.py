@@ -28,11 +28,11 @@ from .schedules import Moment
 PAYS_FROM: dict[str, dict[type[Method], int]] = {  # FLOPs to save, by kind of device
     "cpu": {
         TokenMerging: 160_000_000,
-        BlockMerging: 50_000_000,
-        SimilarityPruning: 110_000_000,
-        KVDownsampling: 25_000_000,
-        KVSelection: 60_000_000,
-        KVCellSelection: 30_000_000,
+        BlockMerging: 64_000_000,
+        SimilarityPruning: 150_000_000,
+        KVDownsampling: 21_000_000,
+        KVSelection: 57_000_000,
+        KVCellSelection: 20_000_000,
     },
 }
 SIDES = range(8, 521, 8)  # of square grids, in tokens, among which a size that pays is looked for

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.flops import model_rows
+from bigain_core.gate import PAYS_FROM
 
 PACK = Path(__file__).resolve().parents[2]
 TESTS = PACK / "tests"
@@ -44,3 +45,11 @@ def test_every_test_that_paper_to_code_names_exists(file, name):
 def test_no_row_of_paper_to_code_is_empty():
     for row in rows((PACK / "docs" / "paper-to-code.md").read_text("utf-8")):
         assert all(row), row
+
+
+def test_thresholds_in_the_results_are_those_of_the_gate():
+    given = {row[0]: row for row in rows((PACK / "docs" / "results.md").read_text("utf-8")) if row}
+    for method, flops in PAYS_FROM["cpu"].items():
+        threshold, runs = given[method.__name__][1:3]
+        assert float(threshold) * 1e6 == flops
+        assert max(map(float, runs.split(", "))) == float(threshold)
