@@ -19,7 +19,9 @@ import torch
 
 from benchmarks.demo_report import Row, table
 from benchmarks.host import enter_host, import_pack
+from bigain_core.automatic import STRENGTHS, automatic_rule
 from bigain_core.compression import Rule, RunLog
+from bigain_core.flops import attention_shortened
 from bigain_core.methods import KVDownsampling, TokenMerging
 
 SQUARES = {"1024 px": (128, 128), "2048 px": (256, 256)}
@@ -181,11 +183,20 @@ def count(patcher, model: FullSize, size: tuple[int, ...], rule: Rule) -> RunLog
     return attached_to(patcher).log
 
 
+def automatic_rules(patcher) -> list[Rule]:
+    """Those of BiGain (Auto)."""
+    from bigain.bigain_core.comfyui.attach import reached
+
+    blocks = len(reached(patcher)[1])
+    return [automatic_rule(strength, attention_shortened, blocks) for strength in STRENGTHS]
+
+
 def rows() -> Iterator[Row]:
     for name, model in MODELS.items():
         patcher = build(model)
+        rules = [Rule(method) for method in METHODS.values()] + automatic_rules(patcher)
         for label, size in model.sizes.items():
-            logs = [count(patcher, model, size, Rule(method)) for method in METHODS.values()]
+            logs = [count(patcher, model, size, rule) for rule in rules]
             whole = logs[0].network_flops
             gains = [whole / (whole - log.flops_saved) for log in logs]
             shortest = whole / (whole - logs[0].flops_before + logs[0].flops_fixed)
@@ -198,7 +209,7 @@ def main() -> None:
     parser.add_argument("--host", default=os.environ.get("COMFYUI_PATH"), type=Path)
     enter_host(parser.parse_args().host, cpu=True)
     import_pack()
-    head = ["model, size", "TFLOP", *METHODS, "shortened to nothing"]
+    head = ["model, size", "TFLOP", *METHODS, *STRENGTHS, "shortened to nothing"]
     print("Operations of a plain network call, and the gain that compression leaves at most.\n")
     print(table(head, list(rows())))
 

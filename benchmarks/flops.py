@@ -15,6 +15,7 @@ from dataclasses import replace
 from benchmarks.demo_backend import CallFlops
 from benchmarks.demo_report import Row, table
 from benchmarks.methods import OFF, methods
+from bigain_core.automatic import STRENGTHS, automatic_rule
 from bigain_core.compression import Compression, Rule
 from bigain_core.flops import projections_shortened
 from bigain_core.grid import TokenGrid
@@ -110,6 +111,18 @@ def model_rows() -> Iterator[Row]:
             yield row
 
 
+def automatic_rows() -> Iterator[Row]:
+    """Gains that BiGain (Auto) leaves at most, by strength."""
+    for model in ("SD 1.5", "SDXL", "DiT-XL/2, all blocks"):
+        outline_of, config, _ = MODELS[model]
+        for pixels in SIZES:
+            outline = outline_of(config, pixels // LATENT_SCALE, pixels // LATENT_SCALE)
+            blocks = len(outline.layers)
+            rules = (automatic_rule(name, outline.layer_flops, blocks) for name in STRENGTHS)
+            gains = [count(outline, Compression((rule,))).ceiling for rule in rules]
+            yield [f"{model.split(', ')[0]}, {pixels} px", *(f"{gain:.2f}x" for gain in gains)]
+
+
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     operators = [name for name in methods(Placement()) if name != OFF]
@@ -120,6 +133,8 @@ def main() -> None:
     print(table(columns, list(published_rows())))
     print("\nGFLOP of a network call; UNets are compressed at their finest attention level.\n")
     print(table(["model", "plain", *head], list(model_rows())))
+    print("\nGains that the presets of BiGain (Auto) leave at most.\n")
+    print(table(["model", *STRENGTHS], list(automatic_rows())))
 
 
 if __name__ == "__main__":

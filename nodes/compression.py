@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..bigain_core.comfyui.attach import attach, attached_to
+from ..bigain_core.automatic import AUTO, STRENGTHS, automatic_rule
+from ..bigain_core.comfyui.attach import attach, attached_to, reached
 from ..bigain_core.presets import PRESETS
 from ..bigain_core.report import report, report_data
-from ._host import CATEGORY, schema
+from ._host import CATEGORY, announce, schema
 
 PAPER = "paper: "
 
@@ -17,9 +18,10 @@ class BiGainAuto(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="BiGainAuto",
-            display_name="BiGain (Presets)",
+            display_name="BiGain (Auto)",
             category=CATEGORY,
-            description="A row of the paper's tables in one click.",
+            description="Makes a model faster in one click: knows its kind, chooses method, layers "
+            "and strength, and leaves layers alone that are too small to gain.",
             search_aliases=["preset", "paper", "hybrid", "speed up", "acceleration"],
             inputs=[
                 io.Model.Input(
@@ -27,21 +29,38 @@ class BiGainAuto(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "preset",
-                    options=["off", *(PAPER + name for name in PRESETS)],
-                    default=PAPER + "Table 9: L-GTM encoder, IE-KVD decoder",
-                    tooltip="Rows of Tables 3 and 6 to 9 are for Stable Diffusion, those named DiT "
-                    "for a DiT of at least 12 blocks.",
+                    options=["off", *STRENGTHS, *(PAPER + name for name in PRESETS)],
+                    default=AUTO,
+                    tooltip="auto does as much as published or measured figures bear out for such "
+                    "a model and size; quality, balanced and fast go further in this order. Rows "
+                    "of Tables 3 and 6 to 9 are for Stable Diffusion, those named DiT for a DiT of "
+                    "at least 12 blocks, and act at any size.",
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="The model with the settings of that row.")],
+            outputs=[io.Model.Output(tooltip="The model with the settings of that preset.")],
         )
 
     @classmethod
     def execute(cls, model, preset) -> io.NodeOutput:
-        if preset != "off":
+        if preset in STRENGTHS:
+            model = _automatic(model, preset)
+        elif preset != "off":
             for rule in PRESETS[preset.removeprefix(PAPER)].rules:
                 model = attach(model, rule)
         return io.NodeOutput(model)
+
+
+def _automatic(model, strength):
+    """The model with the rule for its kind; says which, as the size is not known before a run."""
+    family, sites = reached(model)
+    rule = automatic_rule(strength, family.reach.layer_flops, len(sites))
+    covered = sum(rule.placement.covers(site) for site in sites)
+    announce(
+        f"BiGain {strength} on {family.name}: {rule.method.name}, in {covered} of {len(sites)} "
+        "self-attention layers where they are large enough. What a run can gain at most, and its "
+        "ceiling, are in the log after it and in BiGain Report."
+    )
+    return attach(model, rule)
 
 
 class BiGainReport(io.ComfyNode):

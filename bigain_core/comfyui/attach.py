@@ -30,6 +30,7 @@ from ..compression import (
     replaced_forwards,
 )
 from ..counting import counted_layers
+from ..placement import Site
 from ..report import summary
 from .compiled import Doors, may_compile
 from .families import FAMILIES, Family, find_family, plain
@@ -81,8 +82,8 @@ def attach(model: ModelPatcher, rule: Rule) -> ModelPatcher:
 
     Raises ValueError for a model family that is not supported and for a placement without a layer.
     """
-    family = _family_of(model)
-    _check_placement(rule, family, model)
+    family, present = reached(model)
+    _check_placement(rule, family, present)
     clone = model.clone()
     if rule.method.is_identity:
         return clone
@@ -109,26 +110,29 @@ def followed(model: ModelPatcher, compression: Compression) -> Attached:
 
     Raises ValueError as `attach` does.
     """
-    family = _family_of(model)
+    family, present = reached(model)
     for rule in compression.rules:
-        _check_placement(rule, family, model)
+        _check_placement(rule, family, present)
     return Attached(family, compression, RunLog(family.name))
 
 
-def _family_of(model: ModelPatcher) -> Family:
-    family = find_family(model.get_model_object("diffusion_model"))
+def reached(model: ModelPatcher) -> tuple[Family, list[Site]]:
+    """The family of a model and its self-attention layers.
+
+    Raises ValueError for a model family that is not supported.
+    """
+    network = plain(model.get_model_object("diffusion_model"))
+    family = find_family(network)
     if family is None:
         covered = "; ".join(family.name for family in FAMILIES)
         raise ValueError(
             f"BiGain: expected a model of one of these families: {covered}; got a "
             f"{type(model.model).__name__} model, which is not covered. Bypass this node for it."
         )
-    return family
+    return family, [site for site, _ in family.reach.layers(network)]
 
 
-def _check_placement(rule: Rule, family: Family, model: ModelPatcher) -> None:
-    network = plain(model.get_model_object("diffusion_model"))
-    present = [site for site, _ in family.reach.layers(network)]
+def _check_placement(rule: Rule, family: Family, present: list[Site]) -> None:
     if not any(rule.placement.covers(site) for site in present):
         stages = sorted({site.stage for site in present})
         raise ValueError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import sqrt
 
 from torch import Tensor
 
@@ -29,18 +30,22 @@ class KVDownsampling(Method):
     """IE-KVD: keys and values pooled by D(alpha, factor); alpha 1 is ToDo, alpha 0 the average.
 
     `proportional` matters where text shares the attention: a pooled key then weighs as much as the
-    tokens it stands for.
+    tokens it stands for. With `keys` a layer is pooled by the whole number, `factor` at most, that
+    leaves closest to so many keys of each picture or frame, a small one not at all.
     """
 
     factor: int = 2
     alpha: Alpha = AlphaSchedule(0.9, 0.9)
     proportional: bool = False
+    keys: int = 0
 
     def __post_init__(self):
         check_factor(self.factor)
 
     @property
     def name(self) -> str:
+        if self.keys:
+            return f"IE-KVD to about {self.keys} keys (factor <= {self.factor}), alpha {self.alpha}"
         return f"IE-KVD factor {self.factor}, alpha {self.alpha}"
 
     @property
@@ -48,10 +53,18 @@ class KVDownsampling(Method):
         return self.factor == 1
 
     def plan(self, metric: Tensor, grid: TokenGrid, moment: Moment, site: int) -> Plan:
-        return PoolPlan(grid, self.factor, self.alpha.at(moment.timestep))
+        return PoolPlan(grid, self._factor(grid), self.alpha.at(moment.timestep))
 
     def decision_flops(self, width: int, grid: TokenGrid) -> int:
         return 0
+
+    def describe(self, grid: TokenGrid) -> str:
+        return replace(self, factor=self._factor(grid), keys=0).name
+
+    def _factor(self, grid: TokenGrid) -> int:
+        if not self.keys:
+            return self.factor
+        return min(self.factor, max(1, round(sqrt(grid.tokens / self.keys))))
 
 
 @dataclass(frozen=True)

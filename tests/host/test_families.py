@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 import torch
+from bigain.bigain_core.automatic import STRENGTHS
 from bigain.bigain_core.comfyui.attach import attached_to
 from bigain.bigain_core.comfyui.families import FAMILIES, find_family
 from bigain.bigain_core.comfyui.joint import JointAttention
@@ -20,7 +21,7 @@ from bigain.bigain_core.methods import TokenMerging
 from bigain.bigain_core.schedules import Moment
 from comfy.ldm.modules.attention import CrossAttention
 
-from tests.host.compressing import merge, pool, report
+from tests.host.compressing import merge, pool, preset, report
 from tests.host.families import CASES, NAMED, fill, parametrized, sample
 from tests.host.watching import OVERRIDE, Watch, grid, layer_of
 
@@ -347,3 +348,9 @@ def test_a_motion_module_in_a_unet_sees_whole_frames(ours):
     assert not torch.equal(sample(case, model, batch=3), without)
     assert {shape[1:] for shape in motion.seen} == {torch.Size((32, 12, 20))}
     assert "3 of 7 self-attention layers compressed" in report(model)
+
+
+@covered_case
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_auto_has_a_rule_for_every_family(case, strength):
+    assert attached_to(preset(case.model, strength)).compression.rules

@@ -4,6 +4,8 @@ from functools import partial
 
 import pytest
 import torch
+from bigain.bigain_core import gate
+from bigain.bigain_core.automatic import STRENGTHS
 from bigain.bigain_core.comfyui import unet
 from bigain.bigain_core.compression import Compression, NetworkCall, Rule, RunLog, replaced_forwards
 from bigain.bigain_core.flops import input_shortened
@@ -156,6 +158,56 @@ def test_a_hybrid_preset_is_two_nodes_in_a_chain(models, sample):
 
 def test_the_preset_off_hands_the_model_on(models):
     assert preset(models["sd15"], "off") is models["sd15"]
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize("name", NAMES)
+def test_auto_leaves_small_pictures_alone(models, sample, name, strength):
+    auto = preset(models[name], strength)
+    assert torch.equal(sample(name, auto), sample(name, models[name]))
+    assert "CHANGED NOTHING" in report(auto) and "only_where_faster spares it" in report(auto)
+
+
+@pytest.fixture
+def everything_pays(monkeypatch):
+    """As if pictures were large: the threshold is in operations, so a small one stands for them."""
+    methods = dict.fromkeys(gate.PAYS_FROM["cpu"], 0)
+    monkeypatch.setattr(gate, "PAYS_FROM", {"cpu": methods})
+
+
+@pytest.mark.parametrize(
+    ("name", "strength", "by_hand"),
+    [
+        ("sd15", "quality", partial(pool, factor=2)),
+        ("sdxl", "balanced", partial(pool, factor=2, levels=2)),
+        ("dit", "quality", partial(merge, ratio=0.5, blocks="1")),
+        ("dit", "auto", partial(merge, ratio=0.7, blocks="1")),
+    ],
+)
+def test_auto_does_what_a_node_set_by_hand_does(
+    everything_pays, models, sample, name, strength, by_hand
+):
+    auto, other = preset(models[name], strength), by_hand(models[name])
+    size = (32, 32)
+    assert torch.equal(sample(name, auto, size), sample(name, other, size))
+    assert layers(auto) == layers(other) != {}
+
+
+def test_auto_says_what_it_chose(models, caplog):
+    caplog.set_level("INFO")
+    preset(models["sd15"], "auto")
+    assert "BiGain auto on Stable Diffusion UNet" in caplog.text
+    assert "IE-KVD to about 1024 keys" in caplog.text
+
+
+def test_auto_pools_a_large_picture_by_its_size(models, sample):
+    """64 x 64 tokens are pooled by 2, as published; the real gate decides."""
+    auto = preset(models["sd15"], "auto")
+    assert not torch.equal(
+        sample("sd15", auto, (64, 64), steps=1), sample("sd15", models["sd15"], (64, 64), steps=1)
+    )
+    assert all("4096 tokens -> 4096 queries, 1024 keys" in line for line in layers(auto).values())
+    assert layers(auto)
 
 
 def test_presets_meet_a_dit_that_lacks_their_layers(models, sample):
