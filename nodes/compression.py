@@ -32,9 +32,9 @@ class BiGainAuto(io.ComfyNode):
                     options=["off", *STRENGTHS, *(PAPER + name for name in PRESETS)],
                     default=AUTO,
                     tooltip="auto does as much as published or measured figures bear out for such "
-                    "a model and size; quality, balanced and fast go further in this order. Rows "
-                    "of Tables 3 and 6 to 9 are for Stable Diffusion, those named DiT for a DiT of "
-                    "at least 12 blocks, and act at any size.",
+                    "a model and size; quality, balanced and fast cost more detail in this order. "
+                    "Rows of Tables 3 and 6 to 9 are for Stable Diffusion, those named DiT for a "
+                    "DiT of at least 12 blocks; they act at any size.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model with the settings of that preset.")],

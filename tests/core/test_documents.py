@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.flops import model_rows
+from benchmarks.flops import automatic_rows, model_rows
 from bigain_core.gate import PAYS_FROM
 
 PACK = Path(__file__).resolve().parents[2]
@@ -23,6 +23,11 @@ def test_ceilings_in_the_readme_are_those_that_are_counted():
     shared = counted.keys() & given.keys()
     assert len(shared) >= 7
     assert {name: given[name] for name in shared} == {name: counted[name] for name in shared}
+
+
+def test_gains_on_the_page_of_auto_are_those_that_are_counted():
+    given = rows((PACK / "web" / "docs" / "BiGainAuto.md").read_text("utf-8"))
+    assert [row for row in given if row and " px" in row[0]] == list(automatic_rows())
 
 
 def named_tests():

@@ -239,11 +239,12 @@ def test_the_model_is_as_it_was_after_a_run(case, ours):
     assert not [module for module in modules if "forward" in module.__dict__]
 
 
+@pytest.mark.parametrize("node", [pool, partial(preset, name="auto")], ids=["pool", "auto"])
 @parametrized("case", {case.name: (case,) for case in CASES if case.name in UNCOVERED})
-def test_a_family_outside_the_table_is_named(case):
+def test_a_family_outside_the_table_is_named(case, node):
     kind = type(case.model.model).__name__
     with pytest.raises(ValueError, match=f"got a {kind} model, which is not covered"):
-        pool(case.model)
+        node(case.model)
 
 
 def test_every_row_of_the_table_has_a_case():
