@@ -64,3 +64,10 @@ def test_everything_is_explained(ours, node):
 def test_help_is_served(server, node):
     answer = server.get(f"/extensions/bigain/docs/{node}.md")
     assert answer.text.startswith("# ")
+
+
+@pytest.mark.parametrize("language", ["de", "fr", "ja", "zh"])
+def test_translations_are_served(server, ours, language):
+    nodes = server.get("/i18n").json()[language]["nodeDefs"]
+    assert set(nodes) == set(ours)
+    assert nodes["BiGainReport"]["display_name"] != ours["BiGainReport"]["display_name"]
