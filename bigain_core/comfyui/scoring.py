@@ -1,4 +1,8 @@
-"""A denoiser for the classifier, made of the host's sampling machinery."""
+"""A denoiser for the classifier, made of the host's sampling machinery.
+
+A call of the network holds the prompts of one trial, also when few are left: patches read one noise
+level per call, and where the next trial falls depends on the errors of the last.
+"""
 
 from __future__ import annotations
 
