@@ -493,11 +493,11 @@ def test_a_preview_of_many_prompts_is_short(models, prompts):
     few, many = prompts("sd15", model, 3), prompts("sd15", model, 60)
     inputs = {"trials": "1", "keep": "auto", "latent": {"samples": LATENT[:1]}}
     result = BiGainDiffusionClassifier.execute(model, many, **inputs, loss="l2", trial_seed=0)
-    shown = result.ui.as_dict()["text"][0]
+    shown = result.ui["text"][0]
     assert shown.count("label ") < 60 and "These are the 50 best of 60" in shown
     assert len(result.args[3].splitlines()) == 61
     result = BiGainDiffusionClassifier.execute(model, few, **inputs, loss="l2", trial_seed=0)
-    assert "These are the" not in result.ui.as_dict()["text"][0]
+    assert "These are the" not in result.ui["text"][0]
 
 
 def test_the_temperature_reaches_the_table(models, prompts):

@@ -62,5 +62,6 @@ def test_what_was_left_alone_is_shown_with_its_reason(front_end, renderer):
         reason,
     )
     table = front_end.panel("report_view").get_by_role("table", name="Left alone")
+    table.wait_for()
     rows = [row.get_by_role("cell").all_text_contents() for row in table.locator("tbody tr").all()]
     assert rows == [["7 calls", reason], ["2 layers", "other"]]
