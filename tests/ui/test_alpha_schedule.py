@@ -30,9 +30,9 @@ def write(front_end, text):
 
 
 def drag(page, handle, right, down):
+    handle.hover()  # waits until it stands still and nothing lies over it
     box = handle.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x, y)
     page.mouse.down()
     page.mouse.move(x + right / 2, y + down / 2)
     page.mouse.move(x + right, y + down)
