@@ -6,19 +6,22 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 RATIO = 0.7
+HOST_TOME, HOST_HYPERTILE = f"host ToMe node {RATIO}", "host HyperTile node"
 
 
 def peers(model) -> dict[str, Mapping[str, Any]]:
     """Transformer options by the name of the peer; tomesd is there if it can be imported."""
+    found = {name: _patches(patched) for name, patched in patched_by_host(model)}
+    return found | dict(_tomesd(model))
+
+
+def patched_by_host(model) -> Iterator[tuple[str, Any]]:
+    """What the host's own nodes make of a model, by name."""
     from comfy_extras.nodes_hypertile import HyperTile
     from comfy_extras.nodes_tomesd import TomePatchModel
 
-    nodes = {
-        f"host ToMe node {RATIO}": (TomePatchModel, RATIO),
-        "host HyperTile node": (HyperTile, 256, 2, 0, False),  # its defaults
-    }
-    found = {name: _patches(_run(node, model, *values)) for name, (node, *values) in nodes.items()}
-    return found | dict(_tomesd(model))
+    yield HOST_TOME, _run(TomePatchModel, model, RATIO)
+    yield HOST_HYPERTILE, _run(HyperTile, model, 256, 2, 0, False)  # its defaults
 
 
 def _run(node, *values):

@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from benchmarks.demo_report import Row, table
 from benchmarks.host import enter_host
+from benchmarks.peers import HOST_TOME, RATIO, patched_by_host
 from benchmarks.timing import gain, machine, milliseconds
 from bigain_core.flops import input_shortened
 from bigain_core.grid import TokenGrid
@@ -41,7 +42,6 @@ from bigain_core.schedules import AlphaSchedule, Moment
 from bigain_core.timing import Times, Work, take_turns
 
 OFF = "off"
-RATIO = 0.7
 METHODS: Mapping[str, Method] = {
     "L-GTM 0.7": TokenMerging(RATIO),
     "ToMe 0.7": TokenMerging(RATIO, "random"),
@@ -203,7 +203,7 @@ class _Recorder:
     """A model that keeps the two patches of self-attention which a node of the host gives it."""
 
     def clone(self) -> _Recorder:
-        return self
+        return _Recorder()
 
     def set_model_attn1_patch(self, patch: Callable) -> None:
         self.into = patch
@@ -214,25 +214,19 @@ class _Recorder:
 
 def host_nodes(layer: Layer) -> Iterator[tuple[str, Setting]]:
     """The host's own nodes, their patches called as its UNet does."""
-    from comfy_extras.nodes_hypertile import HyperTile
-    from comfy_extras.nodes_tomesd import TomePatchModel
-
     count = layer.x.shape[1]
-    left = (count - int(count * RATIO), count)  # it merges queries alone
-    yield "host ToMe node 0.7", Setting(_patched(layer, TomePatchModel, RATIO), left=left)
-    yield "host HyperTile node", Setting(_patched(layer, HyperTile, 256, 2, 0, False))
+    left = {HOST_TOME: (count - int(count * RATIO), count)}  # it merges queries alone
+    for name, patched in patched_by_host(_Recorder()):
+        yield name, Setting(_with_patches(layer, patched), left=left.get(name))
 
 
-def _patched(layer: Layer, node: type, *inputs) -> Work:
-    model = _Recorder()
-    run = node.execute if hasattr(node, "execute") else getattr(node(), node.FUNCTION)
-    run(model, *inputs)
+def _with_patches(layer: Layer, patched: _Recorder) -> Work:
     options = {"original_shape": (layer.x.shape[0], 4, layer.grid.height, layer.grid.width)}
 
     def whole() -> Tensor:
         normed = layer.norm(layer.x)
-        queries, context, _ = model.into(normed, normed, normed, options)
-        return model.out(layer.attention(queries, context), options)
+        queries, context, _ = patched.into(normed, normed, normed, options)
+        return patched.out(layer.attention(queries, context), options)
 
     return whole
 

@@ -25,30 +25,14 @@ from torch import Tensor
 
 from benchmarks.demo_report import Row, table
 from benchmarks.host import enter_host, import_pack
+from benchmarks.networks import SD15, fill
+from bigain_core.timing import Spread
 
 if TYPE_CHECKING:  # importable only inside the host
     from comfy.model_patcher import ModelPatcher
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 PROMPTS = 32
-SD15 = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "num_res_blocks": [2, 2, 2, 2],
-    "channel_mult": [1, 2, 4, 4],
-    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    "transformer_depth_middle": 1,
-    "use_spatial_transformer": True,
-    "legacy": False,
-    "use_checkpoint": False,
-    "use_temporal_attention": False,
-    "use_temporal_resblock": False,
-    "adm_in_channels": None,
-    "context_dim": 768,
-    "use_linear_in_transformer": False,
-}
 
 
 @dataclass(frozen=True)
@@ -67,17 +51,6 @@ class Subject:
         return Prompts(labels, self.conditionings)
 
 
-def random_weights(module: torch.nn.Module) -> torch.nn.Module:
-    """Scaled by fan-in; norms stay at one."""
-    generator = torch.Generator().manual_seed(0)
-    for weight in module.requires_grad_(False).parameters():
-        if weight.ndim < 2:
-            weight.data.fill_(1.0)
-        else:
-            weight.data.normal_(std=weight[0].numel() ** -0.5, generator=generator)
-    return module.eval()
-
-
 def unet(width: int, side: int) -> Subject:
     """Heads have 32 channels or more: narrower ones would make softmax the whole cost."""
     import comfy.model_management as management
@@ -90,7 +63,8 @@ def unet(width: int, side: int) -> Subject:
     device = management.get_torch_device()
     dtype = torch.float32 if device.type == "cpu" else torch.float16
     config.set_inference_dtype(dtype, None)
-    network = random_weights(config.get_model({}, "", device="cpu"))
+    network = config.get_model({}, "", device="cpu").eval()
+    fill(network.diffusion_model)
     patcher = comfy.model_patcher.ModelPatcher(
         network, load_device=device, offload_device=management.unet_offload_device()
     )
@@ -141,8 +115,8 @@ def interleaved(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, li
 
 def middle(values: list[float], form: str = "{:.3g}") -> str:
     """Median and half the distance between the quartiles."""
-    low, median, high = statistics.quantiles(values, n=4)
-    return f"{form.format(median)} +- {form.format((high - low) / 2)}"
+    found = Spread.of(values)
+    return f"{form.format(found.median)} +- {form.format((found.high - found.low) / 2)}"
 
 
 # Ways to call the network
@@ -177,7 +151,7 @@ def condition_tensors(subject: Subject, number: int, device) -> dict[str, Tensor
 
 
 EVERY_PROMPT = {"trials": (1,), "keep": (1,)}
-STAGES = {"trials": (1, 3, 7), "keep": (8, 2, 1)}  # 32, 16 and 8 rows in batches of 32, 8 and 2
+STAGES = {"trials": (1, 3, 7), "keep": (8, 2, 1)}  # 32, 16 and 8 rows: last in batches of 2
 
 
 def classified(model: ModelPatcher, subject: Subject, stages: dict[str, tuple]) -> float:
@@ -301,7 +275,8 @@ def text(subject: Subject, rounds: int) -> str:
         dtype=torch.float32,
         model_options={"custom_operations": comfy.ops.manual_cast},
     )
-    random_weights(encoder).to(subject.model.load_device)
+    fill(encoder)
+    encoder.eval().to(subject.model.load_device)
     tokens = tokenizer.tokenize_with_weights("a photo of a cat")
 
     def encode():

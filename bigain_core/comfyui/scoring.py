@@ -21,7 +21,9 @@ from ..classification import Trial, TrialPlan
 from .prompts import Prompts, check_prompts
 from .sampling import HostLevels, host_levels
 
-PROMPTS_PER_CALL = 32  # bounds memory on the CPU, where the host sees all RAM as free
+# The host makes them fewer where memory is short; on the CPU it sees all RAM as free, and there
+# larger batches are slower (benchmarks.throughput).
+PROMPTS_PER_CALL, PROMPTS_PER_CALL_ON_CPU = 32, 8
 PREPARED_PROMPTS = 128  # of some models they lie on the device
 TIMESTEP_CACHES = (  # they answer from earlier timesteps, so scores would silently be wrong
     ("outer_sample", "easycache"),
@@ -160,7 +162,8 @@ class HostDenoiser:
         sigma = self.sigmas[trial.timestep].to(latent.device)[None]
         noisy = model.model_sampling.noise_scaling(sigma, trial.noise[None].clone(), latent)
         clean = {}
-        for chunk in self._chunks(prompts):
+        on_cpu = latent.device.type == "cpu"
+        for chunk in self._chunks(prompts, PROMPTS_PER_CALL_ON_CPU if on_cpu else PROMPTS_PER_CALL):
             throw_exception_if_processing_interrupted()
             conds = self._conditions(latent, chunk)
             predicted = comfy.samplers.calc_cond_batch(model, conds, noisy, sigma, self.options)
@@ -168,7 +171,7 @@ class HostDenoiser:
             self.on_calls(len(chunk))
         return torch.cat([clean[k] for k in prompts])
 
-    def _chunks(self, prompts: Sequence[int]) -> list[list[int]]:
+    def _chunks(self, prompts: Sequence[int], size: int) -> list[list[int]]:
         """Only prompts of one length in a call: the host repeats the tokens of shorter ones.
 
         Where text and image share their attention, that would change their errors.
@@ -177,7 +180,6 @@ class HostDenoiser:
         for k in prompts:
             tokens = self.prompts.conditionings[k][0][0]
             lengths.setdefault(tuple(tokens.shape), []).append(k)
-        size = PROMPTS_PER_CALL
         return [
             same[start : start + size]
             for same in lengths.values()

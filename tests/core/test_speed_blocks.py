@@ -52,19 +52,12 @@ def test_a_cached_assignment_gives_what_deciding_gives(layer):
     assert set(fresh.steps) - set(cached.steps) == {"deciding"}
 
 
-class Halves:
-    """A node that cuts queries into two tiles and puts them together again."""
-
-    FUNCTION = "patch"
-
-    def patch(self, model):
-        model.set_model_attn1_patch(lambda q, k, v, options: (q.unflatten(1, (2, -1))[0], k, v))
-        model.set_model_attn1_output_patch(lambda y, options: y.flatten(0, 1)[None])
-
-
 def test_tiles_of_queries_attend_to_strips_of_keys(layer):
     """As in the host, where a batch of tiles meets keys of the image."""
-    tiled = speed_blocks._patched(layer, Halves)()
+    model = speed_blocks._Recorder()
+    model.set_model_attn1_patch(lambda q, k, v, options: (q.unflatten(1, (2, -1))[0], k, v))
+    model.set_model_attn1_output_patch(lambda y, options: y.flatten(0, 1)[None])
+    tiled = speed_blocks._with_patches(layer, model)()
     normed = layer.norm(layer.x)
     for strip in (slice(128), slice(128, 256)):
         part = normed[:, strip]
