@@ -6,7 +6,7 @@ test_family_models.py has measured, and shorten keys and values by loops.
 
 import importlib
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
@@ -212,10 +212,16 @@ def test_merging_equals_a_slow_reference_on_the_hosts_attention(case):
     assert sum(record.compressed for record in records) == hits > 0
 
 
+@cache
+def plain_picture(case):
+    """What most tests compare with, painted once."""
+    return sample(case, case.model)
+
+
 @covered_case
 @pytest.mark.parametrize("off", [lambda m: merge(m, 0.0), lambda m: pool(m, 1)], ids=["0", "1"])
 def test_ratio_zero_and_factor_one_are_bit_identical(case, off):
-    assert torch.equal(sample(case, off(case.model)), sample(case, case.model))
+    assert torch.equal(sample(case, off(case.model)), plain_picture(case))
 
 
 @covered_case
@@ -223,18 +229,17 @@ def test_a_node_outside_its_range_is_bit_identical_and_says_so(case):
     """The wrappers are at work in every call and leave every layer alone."""
     never = {"start_percent": 0.4321, "end_percent": 0.4321}
     model = merge(pool(case.model, **never), **never)
-    assert torch.equal(sample(case, model), sample(case, case.model))
+    assert torch.equal(sample(case, model), plain_picture(case))
     assert "CHANGED NOTHING" in report(model)
 
 
 @covered_case
 @pytest.mark.parametrize("ours", [merge, pool])
 def test_the_model_is_as_it_was_after_a_run(case, ours):
-    plain = sample(case, case.model)
     compressed = sample(case, ours(case.model))
-    assert compressed.isfinite().all() and not torch.equal(compressed, plain)
+    assert compressed.isfinite().all() and not torch.equal(compressed, plain_picture(case))
     assert torch.equal(sample(case, ours(case.model)), compressed)
-    assert torch.equal(sample(case, case.model), plain)
+    assert torch.equal(sample(case, case.model), plain_picture(case))
     modules = case.model.model.diffusion_model.modules()
     assert not [module for module in modules if "forward" in module.__dict__]
 
