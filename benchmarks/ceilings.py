@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.demo_report import Row, table
-from benchmarks.host import enter_host, import_pack
+from benchmarks.host import enter_host
 from bigain_core.automatic import STRENGTHS, automatic_rule
 from bigain_core.compression import Rule, RunLog
 from bigain_core.flops import attention_shortened
@@ -161,8 +161,9 @@ def build(model: FullSize):
 
 def count(patcher, model: FullSize, size: tuple[int, ...], rule: Rule) -> RunLog:
     """One network call behind the wrappers that the nodes install, and what it logged."""
-    from bigain.bigain_core.comfyui.attach import attach, attached_to
     from comfy.patcher_extension import WrapperExecutor, WrappersMP
+
+    from bigain_core.comfyui.attach import attach, attached_to
 
     patcher = attach(patcher, rule)
     conditions = {name: meta(1, *shape) for name, shape in model.conditions.items()}
@@ -185,7 +186,7 @@ def count(patcher, model: FullSize, size: tuple[int, ...], rule: Rule) -> RunLog
 
 def automatic_rules(patcher) -> list[Rule]:
     """Those of BiGain (Auto)."""
-    from bigain.bigain_core.comfyui.attach import reached
+    from bigain_core.comfyui.attach import reached
 
     blocks = len(reached(patcher)[1])
     return [automatic_rule(strength, attention_shortened, blocks) for strength in STRENGTHS]
@@ -208,7 +209,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", default=os.environ.get("COMFYUI_PATH"), type=Path)
     enter_host(parser.parse_args().host, cpu=True)
-    import_pack()
     head = ["model, size", "TFLOP", *METHODS, *STRENGTHS, "shortened to nothing"]
     print("Operations of a plain network call, and the gain that compression leaves at most.\n")
     print(table(head, list(rows())))

@@ -60,8 +60,9 @@ class LiveTensors(TorchDispatchMode):
 def dry_run(model, inputs: Inputs, overlay: Mapping[str, Any]) -> Cost:
     """Of a call of the host's model at rest with `overlay` on its transformer options."""
     import comfy.ops
-    from bigain.bigain_core.comfyui.attach import compress_network_call
     from comfy.patcher_extension import WrapperExecutor
+
+    from bigain_core.comfyui.attach import compress_network_call
 
     real = model.model
     config = {**real.model_config.unet_config, "dtype": torch.float32}

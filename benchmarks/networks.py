@@ -79,7 +79,7 @@ def _unet(name: str, config: dict) -> Network:
 
 
 def _dit() -> Network:
-    from bigain.bigain_core.comfyui.dit import DiTModel, DiTModelConfig
+    from bigain_core.comfyui.dit import DiTModel, DiTModelConfig
 
     return Network(
         lambda: DiTModelConfig(DIT_XL_2),

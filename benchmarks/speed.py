@@ -29,7 +29,7 @@ import torch
 
 from benchmarks.demo_report import Row, table
 from benchmarks.dry_run import dry_run
-from benchmarks.host import enter_host, import_pack
+from benchmarks.host import enter_host
 from benchmarks.networks import Network, load, networks
 from benchmarks.peers import peers
 from benchmarks.timing import gain, machine, milliseconds
@@ -51,7 +51,7 @@ HEAD = ["setting", "ms", "times as fast", "TFLOP", "ceiling", "share of ceiling"
 
 def settings(model, network: Network, wanted: Sequence[str]) -> dict[str, Mapping[str, Any]]:
     """Ours and, for a UNet, those of others; all if none is wanted, else those named by a part."""
-    from bigain.bigain_core.comfyui.benchmark import our_settings
+    from bigain_core.comfyui.benchmark import our_settings
 
     found = our_settings(model, COMPRESSIONS) | (peers(model) if network.is_unet else {})
     if not network.is_unet:
@@ -65,7 +65,7 @@ def settings(model, network: Network, wanted: Sequence[str]) -> dict[str, Mappin
 
 def measured(model, network: Network, pixels: int, wanted: Sequence[str], rounds: int) -> Benchmark:
     """With operations, and on the CPU memory, of the dry run."""
-    from bigain.bigain_core.comfyui.benchmark import empty_prompt, measure
+    from bigain_core.comfyui.benchmark import empty_prompt, measure
 
     inputs = network.inputs(pixels // network.latent_scale, pixels // network.latent_scale)
     chosen = settings(model, network, wanted)
@@ -120,9 +120,9 @@ def main() -> None:
     from comfy.cli_args import args as host_args
 
     host_args.use_pytorch_cross_attention = args.attention == "fused"
-    import_pack()
-    from bigain.bigain_core.comfyui.benchmark import at_rest
     from comfy.ldm.modules.attention import optimized_attention
+
+    from bigain_core.comfyui.benchmark import at_rest
 
     available, start = networks(), monotonic()
     attention = optimized_attention.__name__

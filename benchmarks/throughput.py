@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.demo_report import Row, table
-from benchmarks.host import enter_host, import_pack
+from benchmarks.host import enter_host
 from benchmarks.networks import SD15, fill
 from bigain_core.timing import Spread
 
@@ -45,7 +45,7 @@ class Subject:
     conditionings: tuple[list, ...]
 
     def prompts(self):
-        from bigain.bigain_core.comfyui.prompts import Prompts
+        from bigain_core.comfyui.prompts import Prompts
 
         labels = tuple(f"label {number}" for number in range(len(self.conditionings)))
         return Prompts(labels, self.conditionings)
@@ -75,8 +75,8 @@ def unet(width: int, side: int) -> Subject:
 
 
 def dit() -> Subject:
-    from bigain.bigain_core.comfyui.dit import label_conditioning, load_dit_model
-    from bigain.bigain_core.models.checkpoint import BUNDLED_MODEL
+    from bigain_core.comfyui.dit import label_conditioning, load_dit_model
+    from bigain_core.models.checkpoint import BUNDLED_MODEL
 
     patcher = load_dit_model(BUNDLED_MODEL)
     config = patcher.model.diffusion_model.config
@@ -156,8 +156,8 @@ STAGES = {"trials": (1, 3, 7), "keep": (8, 2, 1)}  # 32, 16 and 8 rows: last in 
 
 def classified(model: ModelPatcher, subject: Subject, stages: dict[str, tuple]) -> float:
     """Rows per second of `classify_latents` as a whole, with a loaded model."""
-    from bigain.bigain_core.classification import TrialPlan
-    from bigain.bigain_core.comfyui.classifier import classify_latents
+    from bigain_core.classification import TrialPlan
+    from bigain_core.comfyui.classifier import classify_latents
 
     prompts, plan, rows = subject.prompts(), TrialPlan(**stages), []
     taken = seconds(lambda: classify_latents(model, subject.latents, prompts, plan, rows.append))
@@ -181,9 +181,9 @@ def outside(subject: Subject, stages: dict[str, tuple]) -> float:
 
 
 def merged(model: ModelPatcher) -> ModelPatcher:
-    from bigain.bigain_core.comfyui.attach import attach
-    from bigain.bigain_core.compression import Rule
-    from bigain.bigain_core.methods import TokenMerging
+    from bigain_core.comfyui.attach import attach
+    from bigain_core.compression import Rule
+    from bigain_core.methods import TokenMerging
 
     return attach(model, Rule(TokenMerging(0.7)))
 
@@ -203,7 +203,7 @@ def merged_apart(model: ModelPatcher) -> ModelPatcher:
 
 def deciding(subject: Subject) -> tuple[float, float]:
     """Shares of the time in which all layers and the first one decide, each for every row."""
-    from bigain.bigain_core.compression import NetworkCall
+    from bigain_core.compression import NetworkCall
 
     def timed(call, method, metric, grid, site):
         start = clock()
@@ -300,7 +300,6 @@ def main() -> None:
     from comfy.cli_args import args as host_args
 
     host_args.use_pytorch_cross_attention = True  # fused on the CPU too
-    import_pack()
     subjects = [unet(args.width, args.side), dit()]
     head = ["calls", "rows per second", "of the best batch", "outside the network"]
     for subject in reversed(subjects):

@@ -143,3 +143,10 @@ def test_the_pattern_lets_harmless_code_pass():
 def test_shipped_sources_are_ascii(shipped_files):
     sources = [path for path in shipped_files if path.suffix in (".py", ".js", ".toml", ".txt")]
     assert [path.name for path in sources if not path.read_bytes().isascii()] == []
+
+
+@pytest.mark.parametrize("path", sorted((PACK / "benchmarks").rglob("*.py")), ids=lambda p: p.name)
+def test_a_benchmark_takes_the_pack_under_one_name(path):
+    """Under two names there are two classes of a kind: what one makes, the other does not know."""
+    names = set(imported(ast.parse(path.read_text("utf-8"))))
+    assert not {"bigain", "bigain_core"} <= names

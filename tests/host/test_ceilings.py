@@ -7,10 +7,10 @@ n are of the image, everything else from the published count of a network.
 from pathlib import Path
 
 import pytest
-from bigain.bigain_core.compression import Rule
-from bigain.bigain_core.methods import KVDownsampling, TokenMerging
 
 from benchmarks.ceilings import MODELS, build, count
+from bigain_core.compression import Rule
+from bigain_core.methods import KVDownsampling, TokenMerging
 
 FLUX_WITHOUT_ATTENTION = 59.5e12  # at 1024 pixels with 512 tokens of text, counted by others
 

@@ -1,0 +1,44 @@
+"""What `benchmarks.speed` counts of a network, against closed forms."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks import networks
+from benchmarks.dry_run import dry_run
+from benchmarks.speed import settings
+from bigain_core.flops import matching_flops, projections_shortened
+from bigain_core.grid import TokenGrid
+
+WIDTH = 64
+DIT = replace(networks.DIT_XL_2, input_size=24, hidden_size=WIDTH, depth=3, num_heads=2)
+GRID = TokenGrid(12, 12)
+
+
+@pytest.fixture
+def dit(monkeypatch):
+    monkeypatch.setattr(networks, "DIT_XL_2", DIT)
+    network = networks.networks()["DiT-XL/2"]
+    return network, networks.load(network, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "queries", "context", "deciding"),
+    [
+        ("L-GTM 0.7", 44, 44, matching_flops(WIDTH, GRID.tokens, GRID.tokens // 4)),
+        ("IE-KVD factor 2", 144, 36, 0),
+    ],
+)
+def test_a_dry_run_of_a_transformer_saves_what_its_layers_save(
+    dit, name, queries, context, deciding
+):
+    network, model = dit
+    inputs = network.inputs(24, 24)
+    overlay = settings(model, network, [name])[name]
+    plain, found = (dry_run(model, inputs, chosen).flops for chosen in ({}, overlay))
+    before, after = (
+        projections_shortened(WIDTH, GRID.tokens, *left)
+        for left in ((GRID.tokens, GRID.tokens), (queries, context))
+    )
+    assert plain - found == DIT.depth * (before - after - deciding)
