@@ -1,0 +1,47 @@
+"""Pictures of the panels in nodes, as a browser shows them after a run on a real server."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+from tests.server.conftest import EXAMPLES, PACK, booted, make_base
+from tests.ui.conftest import FLAGS, FrontEnd, chromium, opened
+
+RUN = {"race": "BiGainDiffusionClassifier", "report_view": "BiGainReport"}
+EXAMPLE = EXAMPLES / "bigain_classify_image.json"
+
+
+def panels(host: Path) -> Iterator[Image.Image]:
+    """The curve editor, the race and the report."""
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as started:
+        base = make_base(Path(folder), [])
+        (base / "custom_nodes" / "bigain").symlink_to(PACK)
+        browser = started.chromium.launch(executable_path=chromium(), args=FLAGS)
+        with booted(host, base) as server:
+            shown = opened(browser, server)
+            yield curve(shown)
+            shown.load(json.loads(EXAMPLE.read_text("utf-8")))
+            shown.run()
+            for panel, kind in RUN.items():
+                shown.look_at(kind)
+                yield photographed(shown, panel)
+
+
+def curve(shown: FrontEnd) -> Image.Image:
+    """With a point that was added and moved."""
+    shown.show("BiGainAlphaSchedule")
+    editor = shown.panel("alpha_editor")
+    editor.get_by_role("button", name="Add point").click()
+    editor.get_by_role("slider").nth(1).press("Shift+ArrowDown")
+    return photographed(shown, "alpha_editor")
+
+
+def photographed(shown: FrontEnd, panel: str) -> Image.Image:
+    return Image.open(io.BytesIO(shown.panel(panel).screenshot())).convert("RGB")
