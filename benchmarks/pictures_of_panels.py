@@ -14,8 +14,17 @@ from playwright.sync_api import sync_playwright
 from tests.server.conftest import EXAMPLES, PACK, booted, make_base
 from tests.ui.conftest import FLAGS, FrontEnd, chromium, opened
 
-RUN = {"race": "BiGainDiffusionClassifier", "report_view": "BiGainReport"}
+COLOURS = 64  # keep the files small
+RUN = {  # panel: its node, and a size at which all of it is seen
+    "race": ("BiGainDiffusionClassifier", (480, 790)),
+    "report_view": ("BiGainReport", (640, 250)),
+}
 EXAMPLE = EXAMPLES / "bigain_classify_image.json"
+SET_APART = """([kind, size]) => {
+    const node = app.graph.nodes.find((node) => node.type === kind);
+    node.setSize(size);
+    node.pos = [0, -1000 * (1 + app.graph.nodes.indexOf(node))];
+}"""
 
 
 def panels(host: Path) -> Iterator[Image.Image]:
@@ -29,7 +38,8 @@ def panels(host: Path) -> Iterator[Image.Image]:
             yield curve(shown)
             shown.load(json.loads(EXAMPLE.read_text("utf-8")))
             shown.run()
-            for panel, kind in RUN.items():
+            for panel, (kind, size) in RUN.items():
+                shown.page.evaluate(SET_APART, [kind, size])
                 shown.look_at(kind)
                 yield photographed(shown, panel)
 
@@ -44,4 +54,5 @@ def curve(shown: FrontEnd) -> Image.Image:
 
 
 def photographed(shown: FrontEnd, panel: str) -> Image.Image:
-    return Image.open(io.BytesIO(shown.panel(panel).screenshot())).convert("RGB")
+    picture = Image.open(io.BytesIO(shown.panel(panel).screenshot()))
+    return picture.convert("RGB").quantize(COLOURS)
