@@ -1,10 +1,10 @@
 """Draw the pictures of the README and of the help pages.
 
-    python -m benchmarks.pictures [--host COMFYUI] [painted] [nodes] [benchmark] [panels]
+    python -m benchmarks.pictures --host COMFYUI [--only GROUP ...]
 
-`painted` is what the demo paints, `nodes` what nodes give in ComfyUI, `benchmark` a measurement
-there, `panels` what nodes show in Chromium; all of them if none is named. Everything is done with
-the bundled model. tests/host/test_pictures.py draws again what comes out the same every time.
+The groups: `painted` is what the demo paints, `nodes` what nodes give in ComfyUI, `benchmark` a
+measurement there, `panels` what nodes show in Chromium. Everything is done with the bundled model.
+tests/host/test_pictures.py draws again what comes out the same every time.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ PACK = Path(__file__).resolve().parent.parent
 COLUMNS = 4
 ENLARGED = 3
 STEPS, SEED = 20, 0  # as the demo paints
+GROUPS = ("painted", "nodes", "benchmark", "panels")
 PAINTED_AS = ("web/docs/dit_loader", "docs/painted_lgtm", "docs/painted_kvd")  # off, L-GTM, IE-KVD
 PANELS = ("web/docs/alpha_editor", "web/docs/race", "web/docs/report_view")
 
@@ -72,13 +73,11 @@ def drawn(group: str, host: Path) -> Iterator[tuple[str, Image.Image]]:
 def main() -> None:
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
-    parser.add_argument(
-        "--host", default=os.environ.get("COMFYUI_PATH"), type=Path, metavar="COMFYUI"
-    )
-    groups = ("painted", "nodes", "benchmark", "panels")
-    parser.add_argument("groups", nargs="*", choices=groups, default=groups, metavar="GROUP")
+    host = os.environ.get("COMFYUI_PATH")
+    parser.add_argument("--host", default=host, required=not host, type=Path, metavar="COMFYUI")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS, metavar="GROUP")
     args = parser.parse_args()
-    for group in args.groups:
+    for group in args.only:
         with torch.inference_mode():  # as ComfyUI runs its nodes
             for name, image in drawn(group, args.host):
                 image.save(PACK / f"{name}.png", optimize=True)
