@@ -1,9 +1,10 @@
-"""Write docs/compatibility.md from tests that run on real hosts.
+"""Write docs/compatibility.md from tests that run on real hosts, and the README's list of models.
 
-    python -m benchmarks.compatibility [--host PATH ...]
+    python -m benchmarks.compatibility [--host PATH ...] [--readme]
 
 Runs the tests of the model families and those next to other nodes with every ComfyUI, as `dev.py`
-finds them or as named. A cell says yes only where all of its tests ran and passed.
+finds them or as named. A cell says yes only where all of its tests ran and passed. With --readme
+no test is run: the list of models follows the page as it is.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from xml.etree import ElementTree
 
 from benchmarks.demo_report import table
@@ -25,6 +27,10 @@ from dev import Host, find_hosts, version_key
 
 REPO = Path(__file__).resolve().parent.parent
 PAGE = REPO / "docs" / "compatibility.md"
+README = REPO / "README.md"
+LIST_OF_MODELS = re.compile(r"(?<=<!-- models -->\n).*?(?=\n<!-- end of models -->)", re.DOTALL)
+WIDTH = 120
+OF_A_VARIANT = re.compile(r",? with | for |, ")  # where the name of a model ends
 FAMILIES = "tests/host/test_families.py"
 COLUMNS = {
     "IE-KVD": ("test_pooling_equals_a_slow_reference_on_the_hosts_attention",),
@@ -160,11 +166,42 @@ def page(hosts: list[Host]) -> str:
     return "\n".join(parts) + "\n"
 
 
+def models(page: str) -> str:
+    """The models of the page, by the versions of ComfyUI that all their tests passed with.
+
+    Models with references, for inpainting and the like are not told from their model.
+    """
+    heading, _, *rows = re.findall(r"^\|(.*)\|$", page.partition("\n## Next")[0], re.MULTILINE)
+    columns = [column.strip().partition(": ")[0] for column in heading.split("|")[1:]]
+    versions_of: dict[str, str] = {}
+    for row in rows:
+        words, *cells = (cell.strip() for cell in row.split("|"))
+        failed = {column for column, cell in zip(columns, cells, strict=True) if cell != "yes"}
+        passed = [column for column in dict.fromkeys(columns) if column not in failed]
+        if passed:
+            versions_of.setdefault(OF_A_VARIANT.split(words)[0], f"ComfyUI {' and '.join(passed)}")
+    groups = defaultdict(list)
+    for name, versions in versions_of.items():
+        groups[versions].append(name)
+    lines = (f"- Tested with {versions}: {', '.join(names)}." for versions, names in groups.items())
+    return "\n".join(fill(line, WIDTH, subsequent_indent="  ") for line in lines)
+
+
+def with_models(readme: str, page: str) -> str:
+    """The README with the models of the page."""
+    return LIST_OF_MODELS.sub(lambda _: models(page), readme)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", action="append", default=[], metavar="PATH")
-    hosts = find_hosts(parser.parse_args().host, os.environ, REPO, Path.home())
-    PAGE.write_text(page(sorted(hosts, key=version_key)), encoding="utf-8")
+    parser.add_argument("--readme", action="store_true", help="leave the page as it is")
+    args = parser.parse_args()
+    if not args.readme:
+        hosts = find_hosts(args.host, os.environ, REPO, Path.home())
+        PAGE.write_text(page(sorted(hosts, key=version_key)), encoding="utf-8")
+    readme = with_models(README.read_text("utf-8"), PAGE.read_text("utf-8"))
+    README.write_text(readme, encoding="utf-8")
 
 
 if __name__ == "__main__":

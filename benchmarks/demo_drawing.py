@@ -50,6 +50,15 @@ def enlarged(picture: Tensor) -> Image.Image:
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
+def in_a_row(*pictures: Image.Image) -> Image.Image:
+    """Pictures of one size side by side."""
+    width, height = pictures[0].size
+    row = Image.new("RGB", (len(pictures) * (width + GAP) - GAP, height), PAPER)
+    for number, picture in enumerate(pictures):
+        row.paste(picture, (number * (width + GAP), 0))
+    return row
+
+
 def wrapped(text: str, width: int) -> str:
     """Lines broken at spaces so that they fit into `width` pixels where words allow it."""
     lines = [""]

@@ -49,12 +49,15 @@ def benchmark_chart(found: Benchmark) -> Tensor:
         draw.text((EDGE, middle), _shortened(name, draw, font), INK, font, anchor="lm")
         draw.rectangle((left, middle - ROW // 3, end, middle + ROW // 3), colour)
         draw.line((left + spread.low * scale, middle, left + spread.high * scale, middle), INK, 2)
+        beyond = left + spread.high * scale
         if ceiling := found.ceiling(name):
             promised = left + spreads[OFF].median / ceiling * scale
             draw.line((promised, middle - ROW // 2 + 2, promised, middle + ROW // 2 - 2), INK, 2)
-        numbers = f"{1000 * spread.median:.4g}  {gain:.2f}x"
-        beyond = left + spread.high * scale + EDGE // 2
-        draw.text((beyond, middle), numbers, INK, font, anchor="lm")
+            beyond = max(beyond, promised)
+        milliseconds = 1000 * spread.median
+        digits = ".0f" if milliseconds >= 1000 else ".4g"
+        numbers = f"{milliseconds:{digits}}  {gain:.2f}x"
+        draw.text((beyond + EDGE // 2, middle), numbers, INK, font, anchor="lm")
     return _pixels(image)[None]
 
 

@@ -1,15 +1,21 @@
 """Figures and names that the documents give are those of the code."""
 
 import re
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
+from benchmarks import compatibility
 from benchmarks.flops import automatic_rows, model_rows
 from bigain_core.gate import PAYS_FROM
 
 PACK = Path(__file__).resolve().parents[2]
 TESTS = PACK / "tests"
+README, RESULTS = PACK / "README.md", PACK / "docs" / "results.md"
+OVERVIEW = ["", "plain", "L-GTM 0.7", "IE-KVD factor 2"]
+SPEED = ["model, size", "L-GTM 0.7", "at most", "IE-KVD factor 2", "at most"]
+ACCURACY = ["method", "shape and texture", "shape alone", "texture alone", "digits"]
 
 
 def rows(text):
@@ -17,12 +23,64 @@ def rows(text):
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
 
 
+def table(path, head):
+    """{first cell of a row: the others} of the first table with this head."""
+    found = rows(path.read_text("utf-8"))
+    below = found[found.index(head) + 2 :]
+    return {row[0]: row[1:] for row in takewhile(bool, below)}
+
+
 def test_ceilings_in_the_readme_are_those_that_are_counted():
     counted = {row[0]: [row[3], row[5]] for row in model_rows()}
-    given = {row[0]: row[1:] for row in rows((PACK / "README.md").read_text("utf-8")) if row}
+    given = {name: row[1::2] for name, row in table(README, SPEED).items()}
     shared = counted.keys() & given.keys()
     assert len(shared) >= 7
     assert {name: given[name] for name in shared} == {name: counted[name] for name in shared}
+
+
+def test_speeds_in_the_readme_are_among_those_that_were_measured():
+    measured = [row for row in rows(RESULTS.read_text("utf-8")) if len(row) == 7]
+    given = table(README, SPEED)
+    assert any(row[0] for row in given.values())
+    for row in given.values():
+        for method, gain, ceiling in (("L-GTM 0.7", *row[:2]), ("IE-KVD factor 2", *row[2:])):
+            found = [r for r in measured if r[0] == method and r[2].startswith(f"{gain} (")]
+            assert not gain or ceiling in {r[4] for r in found}
+
+
+def test_the_overview_of_the_readme_repeats_what_was_measured():
+    given = table(README, OVERVIEW)
+    digits = [row[-1] for name, row in table(RESULTS, ACCURACY).items() if "every" not in name]
+    shares = [f"{100 * float(cell.split()[0]):.1f} %" for cell in digits]
+    assert given["449 digits recognised"] == shares
+    (speeds,) = (row for name, row in given.items() if name.startswith("SD 1.5"))
+    fastest = table(README, SPEED)["SD 1.5, 1024 px"]
+    assert speeds == ["1x", f"{fastest[0]} as fast", f"{fastest[2]} as fast"]
+
+
+def test_the_readme_lists_the_models_of_the_page_on_compatibility():
+    readme, page = (path.read_text("utf-8") for path in (README, compatibility.PAGE))
+    assert "Stable Diffusion XL," in compatibility.models(page)
+    assert compatibility.with_models(readme, page) == readme
+
+
+def test_a_model_is_listed_with_the_versions_whose_tests_all_passed():
+    page = """
+| model                 | 1.0: a | 1.0: b | 2.0: a | 2.0: b |
+| --------------------- | -----: | -----: | -----: | -----: |
+| Ant                   |    yes |    yes |    yes |    yes |
+| Ant with references   |     no |    yes |    yes |    yes |
+| Bee, flying           |    yes |     no |    yes |    yes |
+| Cow                   |        |        |    yes |     no |
+| Dog for one           |        |        |    yes |    yes |
+
+## Next to other nodes
+
+| Elk | yes | yes | yes | yes |
+"""
+    assert compatibility.models(page) == (
+        "- Tested with ComfyUI 1.0 and 2.0: Ant.\n- Tested with ComfyUI 2.0: Bee, Dog."
+    )
 
 
 def test_gains_on_the_page_of_auto_are_those_that_are_counted():

@@ -7,9 +7,11 @@ import comfy.model_management
 import comfy.utils
 import pytest
 import torch
-from bigain.bigain_core.benchmark import COLUMNS
+from bigain.bigain_core.benchmark import COLUMNS, Benchmark, Measured
 from bigain.bigain_core.comfyui import benchmark as core
 from bigain.bigain_core.comfyui.attach import attached_to
+from bigain.bigain_core.comfyui.chart import BEST, EDGE, INK, NAMES, ROW, benchmark_chart
+from bigain.bigain_core.timing import Times
 from bigain.nodes.benchmark import ALL, THIS, BiGainBenchmark
 from comfy.patcher_extension import WrappersMP
 
@@ -247,3 +249,19 @@ def test_every_round_counts():
     found = core.measure(resting, image, prompts, {}, rounds=4)
     assert [len(row.times.seconds) for row in found.measured.values()] == [4]
     assert found.latent == tuple(image.shape)
+
+
+def test_numbers_in_the_chart_stand_behind_the_line_of_the_ceiling():
+    """Here the line is far behind the bar: half of the operations take a fifth of the time."""
+    taken = {"off": (1.0, 100), "fast": (0.2, 50)}
+    measured = {
+        name: Measured(Times((seconds,) * 3), flops, 0.0, None, 1)
+        for name, (seconds, flops) in taken.items()
+    }
+    chart = benchmark_chart(Benchmark(measured, "cpu", (1, 4, 8, 8)))[0]
+    bar = chart[EDGE + 2 * ROW : EDGE + 3 * ROW, EDGE + NAMES :]  # with what follows it
+    dark = ((bar * 255 - torch.tensor(INK)).abs() < 1).all(-1).any(0).nonzero().flatten()
+    end = ((bar * 255 - torch.tensor(BEST)).abs() < 1).all(-1).any(0).nonzero().max()
+    behind = dark[dark > end]
+    assert behind.min() > 2 * end  # the line, at half of "off"
+    assert (behind > behind.min() + 4).any()  # and the numbers

@@ -1,6 +1,10 @@
 """What a ComfyUI with this pack offers before anything is queued."""
 
+import re
+
 import pytest
+
+from tests.server.conftest import PACK
 
 PRIMARY = {  # what a bypassed node passes on, or what it is about
     "BiGainTokenMerging": "model",
@@ -61,9 +65,13 @@ def test_everything_is_explained(ours, node):
 
 
 @pytest.mark.parametrize("node", PRIMARY)
-def test_help_is_served(server, node):
-    answer = server.get(f"/extensions/bigain/docs/{node}.md")
-    assert answer.text.startswith("# ")
+def test_help_is_served_with_its_pictures(server, node):
+    page = server.get(f"/extensions/bigain/docs/{node}.md").text
+    assert page.startswith("# ")
+    for picture in re.findall(r"!\[.*\]\((.*)\)", page):  # the host looks for it beside the page
+        answer = server.get(f"/extensions/bigain/docs/{picture}")
+        assert answer.headers["content-type"] == "image/png"
+        assert answer.content == (PACK / "web" / "docs" / picture).read_bytes()
 
 
 @pytest.mark.parametrize("language", ["de", "fr", "ja", "zh"])

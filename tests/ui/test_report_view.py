@@ -1,55 +1,6 @@
-"""The table in BiGain Report says what its text says."""
-
-import json
-import re
-
-import pytest
-
-from tests.server.conftest import EXAMPLES
+"""The table in BiGain Report: what it shows of a report made by hand."""
 
 KIND = "BiGainReport"
-
-
-@pytest.fixture(scope="module")
-def reported(front_end, renderer):
-    """The panel after a run of the example, and the text that the report gave."""
-    front_end.load(json.loads((EXAMPLES / "bigain_classify_image.json").read_text("utf-8")))
-    front_end.set("BiGainDiffusionClassifier", trials="1, 2")
-    front_end.look_at(KIND)
-    front_end.page.evaluate(
-        """() => {
-            const node = app.graph.nodes.find((node) => node.type === "BiGainReport");
-            const before = node.onExecuted;
-            node.onExecuted = function (output) {
-                window.reported = output.text[0];
-                return before?.apply(this, arguments);
-            };
-        }"""
-    )
-    assert front_end.run() == "success"
-    return front_end.panel("report_view"), front_end.page.evaluate("() => reported")
-
-
-def test_the_first_line_is_that_of_the_text(reported):
-    panel, text = reported
-    assert panel.get_by_role("status").text_content() == text.splitlines()[0]
-
-
-def test_every_layer_of_the_text_has_a_row(reported):
-    panel, text = reported
-    layers = re.findall(
-        r"layer (\d+) \((\w+), level (\d+)\): (.+), (\d+) tokens -> (\d+) queries, (\d+) keys, "
-        r"in (\d+ of \d+) calls",
-        text,
-    )
-    rows = [row.get_by_role("cell").all_text_contents() for row in panel.locator("tbody tr").all()]
-    assert len(layers) == len(rows) == 2
-    for (number, stage, level, method, tokens, queries, keys, calls), row in zip(
-        layers, rows, strict=True
-    ):
-        share = f"({round(100 * int(queries) / int(tokens))} %)"
-        shortened = [f"{queries} {share}", f"{keys} {share}"]
-        assert row == [number, f"{stage}, level {level}", method, tokens, *shortened, calls]
 
 
 def test_what_was_left_alone_is_shown_with_its_reason(front_end, renderer):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.server.conftest import EXAMPLES
+from tests.ui.conftest import renderers
 
 WORKFLOWS = sorted(EXAMPLES.glob("*.json"))
 LAYOUT = ("pos", "size", "order")  # the host's business
@@ -49,6 +50,7 @@ def test_our_nodes_have_room_for_what_they_show(front_end, renderer, path):
             assert shown[node["id"]] <= node["size"][1] + ROUNDING, node["type"]
 
 
+@pytest.mark.parametrize("renderer", renderers()[-1:], indirect=True, scope="session")
 def test_a_curve_that_was_drawn_survives_a_reload_of_the_page(front_end, renderer):
     front_end.show("BiGainAlphaSchedule")
     front_end.panel("alpha_editor").get_by_role("combobox").select_option("0.5 to 1")

@@ -1,0 +1,87 @@
+"""Draw the pictures of the README and of the help pages.
+
+    python -m benchmarks.pictures --host COMFYUI [--only GROUP ...]
+
+The groups: `painted` is what the demo paints, `nodes` what nodes give in ComfyUI, `benchmark` a
+measurement there, `panels` what nodes show in Chromium. Everything is done with the bundled model.
+tests/host/test_pictures.py draws again what comes out the same every time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from PIL import Image
+
+from benchmarks.demo import PAINTED
+from benchmarks.demo_builtin import BuiltinBackend
+from benchmarks.demo_drawing import to_image
+from benchmarks.host import enter_host, import_pack
+from benchmarks.methods import methods
+from bigain_core.models.checkpoint import BUNDLED_MODEL
+
+PACK = Path(__file__).resolve().parent.parent
+COLUMNS = 4
+ENLARGED = 3
+STEPS, SEED = 20, 0  # as the demo paints
+GROUPS = ("painted", "nodes", "benchmark", "panels")
+PAINTED_AS = ("web/docs/dit_loader", "docs/painted_lgtm", "docs/painted_kvd")  # off, L-GTM, IE-KVD
+PANELS = ("web/docs/alpha_editor", "web/docs/race", "web/docs/report_view")
+
+
+def painted() -> Iterator[tuple[str, Image.Image]]:
+    """What the demo paints under each setting, in one picture."""
+    backend = BuiltinBackend(BUNDLED_MODEL)
+    for name, compression in zip(PAINTED_AS, methods(backend.placement).values(), strict=True):
+        pictures = backend.pictures(compression, PAINTED, STEPS, SEED, lambda step: None)
+        rows = pictures.unflatten(0, (-1, COLUMNS)).transpose(1, 2)  # (R, S, C, S, 3)
+        image = to_image(rows.flatten(2, 3).flatten(0, 1))
+        size = image.width * ENLARGED, image.height * ENLARGED
+        yield name, image.resize(size, Image.Resampling.NEAREST)
+
+
+def find_tests() -> None:
+    """Make `tests` that of this repository: some installed packages bring one of their own."""
+    sys.modules["tests"] = tests = ModuleType("tests")
+    tests.__path__ = [str(PACK / "tests")]
+
+
+def drawn(group: str, host: Path) -> Iterator[tuple[str, Image.Image]]:
+    """Names without .png, and the pictures of a group."""
+    if group == "painted":
+        yield from painted()
+    elif group == "panels":
+        find_tests()
+        from benchmarks.pictures_of_panels import panels
+
+        yield from zip(PANELS, panels(host), strict=True)
+    else:
+        enter_host(host, cpu=True)
+        import_pack()
+        from benchmarks.pictures_of_nodes import DRAWN, MEASURED
+
+        for name, draw in {"nodes": DRAWN, "benchmark": MEASURED}[group].items():
+            yield name, draw()
+
+
+def main() -> None:
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    host = os.environ.get("COMFYUI_PATH")
+    parser.add_argument("--host", default=host, required=not host, type=Path, metavar="COMFYUI")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS, metavar="GROUP")
+    args = parser.parse_args()
+    for group in args.only:
+        with torch.inference_mode():  # as ComfyUI runs its nodes
+            for name, image in drawn(group, args.host):
+                image.save(PACK / f"{name}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Pictures that nodes give with the bundled model, for a process that has entered a host."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import comfy.sd
+import torch
+from bigain.bigain_core.comfyui.attach import attach
+from bigain.bigain_core.compression import Rule
+from bigain.bigain_core.grid import TokenGrid
+from bigain.bigain_core.methods import (
+    BlockMerging,
+    KVDownsampling,
+    KVSelection,
+    Method,
+    TokenMerging,
+)
+from bigain.bigain_core.placement import Placement, Site
+from bigain.bigain_core.token_map import TokenMap, token_pictures
+from bigain.nodes.benchmark import ALL, BiGainBenchmark
+from bigain.nodes.dit import BUNDLED_NAME, BiGainDiTLabels, BiGainDiTLoader
+from bigain.nodes.evidence import BiGainEvidenceMap, BiGainRankImages
+from bigain.nodes.token_map import BiGainTokenMap
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.demo import IMAGES, read_image, squares
+from benchmarks.demo_drawing import in_a_row, to_image
+from benchmarks.registry_pictures import scene
+
+GRID = TokenGrid(32, 48)  # of the scene; a token of the bundled model has 2 x 2 pixels
+SAMPLES = 8  # of the drawing along the side of a pixel, so that its edges are soft
+FIRST = Site(0, "transformer", 1)
+FIRST_OR_ANY, NEARLY_CLEAN, SEED = -1, 0, 0
+CROSS, DISC, ROWS = "falling-striped cross", "falling-striped disc", "row-striped cross"
+RANKED = ("digit-2", "checkered-disc", "digit-5", "falling-striped-cross", "digit-8")
+WANTED = "digit 5"
+TRIALS = 20
+BENCHMARKED = (1, 3, 96, 96)
+ROUNDS = 9
+SIDE, SMALL_SIDE = 256, 128
+
+
+@cache
+def model():
+    return BiGainDiTLoader.execute(BUNDLED_NAME).args[0]
+
+
+@cache
+def vae():
+    return comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})
+
+
+def square(picture: Tensor, side: int = SIDE) -> Image.Image:
+    return to_image(picture).resize((side, side), Image.Resampling.NEAREST)
+
+
+def own_image(name: str) -> Tensor:
+    """(S, S, 3): one of the demo's images."""
+    image = read_image(IMAGES / f"{name}.png")
+    return squares([image], image.width)[0]
+
+
+# What becomes of tokens
+
+
+@cache
+def drawing() -> Tensor:
+    """(1, H, W, 3): the registry's sunset in pixels of the bundled model."""
+    height, width = 2 * GRID.height, 2 * GRID.width
+    fine = torch.from_numpy(scene(width * SAMPLES, height * SAMPLES)).float()
+    return fine.reshape(1, height, SAMPLES, width, SAMPLES, 3).mean((2, 4))
+
+
+def every_token() -> Image.Image:
+    alone = TokenMap(FIRST, "off", GRID, torch.arange(GRID.tokens), False, None)
+    return to_image(token_pictures([alone], drawing())[0][0])
+
+
+def token_maps(method: Method) -> tuple[Image.Image, Image.Image]:
+    """Groups and scores."""
+    compressed = attach(model(), Rule(method, Placement(numbers=(FIRST.number,))))
+    positive = BiGainDiTLabels.execute(model(), WANTED).args[0]
+    groups, scores, *_ = BiGainTokenMap.execute(
+        compressed, positive, drawing(), vae(), FIRST_OR_ANY, NEARLY_CLEAN, SEED
+    ).args
+    return to_image(groups[0]), to_image(scores[0])
+
+
+def groups(method: Method) -> Image.Image:
+    return token_maps(method)[0]
+
+
+# What the classifier sees
+
+
+def evidence(better: str, worse: str) -> Image.Image:
+    prompts = BiGainDiTLabels.execute(model(), "").args[2]
+    image = own_image(CROSS.replace(" ", "-"))[None]
+    overlay, *_ = BiGainEvidenceMap.execute(
+        model(), prompts, image, vae(), better, worse, "thorough", 3, SEED
+    ).args
+    return square(overlay[0])
+
+
+def evidence_map() -> Image.Image:
+    image = square(own_image(CROSS.replace(" ", "-")))
+    return in_a_row(image, evidence(CROSS, DISC), evidence(CROSS, ROWS))
+
+
+def rank_images() -> Image.Image:
+    positive, negative, _ = BiGainDiTLabels.execute(model(), WANTED).args
+    images = torch.stack([own_image(name) for name in RANKED])
+    best_first = BiGainRankImages.execute(
+        model(), positive, negative, images, vae(), TRIALS, SEED
+    ).args[0]
+    return in_a_row(*(square(image, SMALL_SIDE) for image in best_first))
+
+
+def benchmark() -> Image.Image:
+    latent = {"samples": torch.zeros(BENCHMARKED)}
+    chart = BiGainBenchmark.execute(model(), latent, ALL, ROUNDS, 0.5).args[1]
+    return to_image(chart[0])
+
+
+# By name without .png; what is measured is another picture every time.
+DRAWN = {
+    "docs/tokens_off": every_token,
+    "docs/tokens_lgtm": lambda: groups(TokenMerging(0.7)),
+    "docs/tokens_kvd": lambda: groups(KVDownsampling()),
+    "web/docs/token_merging": lambda: in_a_row(
+        groups(TokenMerging(0.7)), groups(BlockMerging(0.7))
+    ),
+    "web/docs/kv_downsampling": lambda: in_a_row(
+        groups(KVDownsampling()), groups(KVSelection("high", 0.75))
+    ),
+    "web/docs/token_map": lambda: in_a_row(*token_maps(TokenMerging(0.7))),
+    "web/docs/evidence_map": evidence_map,
+    "web/docs/rank_images": rank_images,
+}
+MEASURED = {"web/docs/benchmark": benchmark}

@@ -1,0 +1,114 @@
+"""The example that classifies, run once: the race while it runs, its end, and the report."""
+
+import json
+import re
+from itertools import pairwise
+
+import pytest
+
+from tests.server.conftest import EXAMPLES
+
+SECONDS_BETWEEN = 0.25
+DELAY = 0.5  # of a message on its way, in seconds
+ROWS = 12
+TRIALS, EVALUATIONS = "2, 6", 40 * 2 + 5 * 4
+SEEDS = ["classic", "nodes 2"]
+INPUT_SHOWS = "row-striped triangle"
+
+
+@pytest.fixture(scope="module")
+def ran(front_end, renderer):
+    """The messages during the run, and the text that the report gave."""
+    front_end.load(json.loads((EXAMPLES / "bigain_classify_image.json").read_text("utf-8")))
+    front_end.page.evaluate(
+        """() => {
+            window.told = [];
+            const note = ({detail}) => told.push({...detail, at: performance.now() / 1000});
+            window.bigainNote ??= app.api.addEventListener("bigain.race", note) ?? note;
+            const report = app.graph.nodes.find((node) => node.type === "BiGainReport");
+            const before = report.onExecuted;
+            report.onExecuted = function (output) {
+                window.reported = output.text[0];
+                return before?.apply(this, arguments);
+            };
+        }"""
+    )
+    # A seed of its own: what was run before would be taken from the cache, without a message.
+    seed = SEEDS.index(renderer)
+    front_end.set("BiGainDiffusionClassifier", trials=TRIALS, trial_seed=seed)
+    assert front_end.run() == "success"
+    return front_end.page.evaluate("() => [told, reported]")
+
+
+@pytest.fixture
+def told(ran):
+    return ran[0]
+
+
+@pytest.fixture
+def race(ran, front_end):
+    return seen(front_end, "BiGainDiffusionClassifier", "race")
+
+
+@pytest.fixture
+def report(ran, front_end):
+    return seen(front_end, "BiGainReport", "report_view")
+
+
+def seen(front_end, kind, panel):
+    """A panel in the middle of the canvas; elsewhere some front ends hide it."""
+    front_end.look_at(kind)
+    front_end.panel(panel).wait_for()
+    return front_end.panel(panel)
+
+
+def test_it_is_told_how_the_prompts_stand_but_not_too_often(told):
+    assert told
+    assert (len(told) - 1) * SECONDS_BETWEEN < told[-1]["at"] - told[0]["at"] + DELAY
+    for earlier, later in pairwise(told):
+        assert later["used"] >= earlier["used"]
+        assert later["left"] < earlier["left"]
+
+
+def test_messages_hold_few_of_many_prompts_best_first(told):
+    for message in told:
+        rows = message["rows"]
+        assert len(rows) == ROWS and message["prompts"] == 40
+        places = [(row["dropped"], row["behind"]) for row in rows]
+        assert places == sorted(places) and rows[0]["behind"] == 0
+
+
+def test_the_end_shows_the_winner_and_greys_out_who_was_dropped(race):
+    rows = race.locator("tr")
+    assert rows.count() == ROWS + 1
+    assert rows.first.get_by_role("rowheader").text_content() == INPUT_SHOWS
+    assert [row.get_attribute("class") for row in rows.all()] == (
+        ["best", *[""] * 4, *["dropped"] * (ROWS - 4)]
+    )
+    counted = f"5 of 40 prompts left, {EVALUATIONS} evaluations, {40 * 6 - EVALUATIONS} saved"
+    assert race.get_by_text(counted).is_visible()
+
+
+def test_bars_get_shorter_down_to_those_that_were_dropped(race):
+    lengths = [bar.bounding_box()["width"] for bar in race.locator(".bar").all()][:5]
+    assert lengths == sorted(lengths, reverse=True) and lengths[0] > 2 * lengths[4]
+
+
+def test_the_first_line_is_that_of_the_text(ran, report):
+    assert report.get_by_role("status").text_content() == ran[1].splitlines()[0]
+
+
+def test_every_layer_of_the_text_has_a_row(ran, report):
+    layers = re.findall(
+        r"layer (\d+) \((\w+), level (\d+)\): (.+), (\d+) tokens -> (\d+) queries, (\d+) keys, "
+        r"in (\d+ of \d+) calls",
+        ran[1],
+    )
+    rows = [row.get_by_role("cell").all_text_contents() for row in report.locator("tbody tr").all()]
+    assert len(layers) == len(rows) == 2
+    for (number, stage, level, method, tokens, queries, keys, calls), row in zip(
+        layers, rows, strict=True
+    ):
+        share = f"({round(100 * int(queries) / int(tokens))} %)"
+        shortened = [f"{queries} {share}", f"{keys} {share}"]
+        assert row == [number, f"{stage}, level {level}", method, tokens, *shortened, calls]

@@ -1,0 +1,30 @@
+"""BiGain Token Map run in the browser: its picture is in the node."""
+
+KIND = "BiGainTokenMap"
+SIDE = 16 * 8  # pixels: as many tokens as the bundled model has, each enlarged
+PROMPT = {
+    "1": {"class_type": "BiGainDiTLoader", "inputs": {"model_name": "bundled: shapes and digits"}},
+    "2": {"class_type": "BiGainTokenMerging", "inputs": {"model": ["1", 0]}},
+    "3": {"class_type": "BiGainDiTLabels", "inputs": {"model": ["1", 0], "labels": "digit 7"}},
+    "4": {"class_type": "LoadImage", "inputs": {"image": "bigain_classify_image_input.png"}},
+    "5": {"class_type": "VAELoader", "inputs": {"vae_name": "pixel_space"}},
+    "6": {
+        "class_type": KIND,
+        "inputs": {"model": ["2", 0], "positive": ["3", 0], "image": ["4", 0], "vae": ["5", 0]},
+    },
+}
+# The classic renderer draws pictures on its canvas, the other one puts them into the page.
+PICTURE = """classic => {
+    const node = app.graph.nodes.find((node) => node.type === "BiGainTokenMap");
+    const inNode = document.querySelectorAll(`[data-node-id="${node.id}"] img`);
+    const picture = [...(classic ? node.imgs ?? [] : inNode)].find((image) => image.naturalWidth);
+    return picture && [picture.naturalWidth, picture.naturalHeight];
+}"""
+
+
+def test_the_groups_are_shown_in_the_node(front_end, renderer):
+    front_end.page.evaluate("prompt => app.loadApiJson(prompt, 'token map')", PROMPT)
+    front_end.look_at(KIND)
+    assert front_end.run() == "success"
+    picture = front_end.page.wait_for_function(PICTURE, arg=renderer == "classic").json_value()
+    assert picture == [SIDE, SIDE]
