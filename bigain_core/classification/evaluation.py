@@ -127,6 +127,7 @@ def record(image: LabelledImage, ranking: Ranking, classes: Sequence[str]) -> di
 
 
 COLUMNS = ("image", "file", "labels", "best", "right", "margin", "confidence", "calls")
+ABOUT_LABELS = ("labels", "right")
 
 
 @dataclass(frozen=True)
@@ -244,16 +245,18 @@ class Summary:
         return _csv(("label", "images", "right", "accuracy", "low", "high"), rows)
 
     def image_table(self) -> str:
-        """CSV with a row per classified image."""
-        precisions = [f"precision_{kind}" for kind in RANKINGS]
+        """CSV with a row per classified image, and columns about their labels if they have any."""
+        columns, kinds = COLUMNS, RANKINGS
+        if not self.job.images.is_labelled:
+            columns, kinds = [name for name in COLUMNS if name not in ABOUT_LABELS], ()
         rows = (
             [
-                *("; ".join(r[c]) if c == "labels" else r[c] for c in COLUMNS),
-                *(r["precision"].get(kind) for kind in RANKINGS),
+                *("; ".join(r[c]) if c == "labels" else r[c] for c in columns),
+                *(r["precision"][kind] for kind in kinds),
             ]
             for r in self.finished
         )
-        return _csv((*COLUMNS, *precisions), rows)
+        return _csv((*columns, *(f"precision_{kind}" for kind in kinds)), rows)
 
 
 def comparison(ours: Results, theirs: Results) -> str:

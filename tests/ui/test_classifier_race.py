@@ -68,6 +68,10 @@ def test_bars_get_shorter_down_to_those_that_were_dropped(raced):
     assert lengths == sorted(lengths, reverse=True) and lengths[0] > 2 * lengths[4]
 
 
+def test_the_end_covers_no_other_node(raced, front_end):
+    assert front_end.overlaps() == []
+
+
 def test_labels_are_text_whatever_they_hold(front_end, renderer):
     label = "<img src=x onerror=alert(1)><b>bold</b>"
     front_end.show(KIND)
