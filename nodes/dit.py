@@ -8,11 +8,13 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..bigain_core.classification import check_labels
+from ..bigain_core.classification.imagenet import SUBSETS, imagenet_labels
 from ..bigain_core.comfyui.dit import DiTModel, label_conditioning, load_dit_model
 from ..bigain_core.comfyui.prompts import Prompts
 from ..bigain_core.models.checkpoint import BUNDLED_MODEL, class_indices
 from ._host import CATEGORY, lines, schema
 from ._host import Prompts as PromptsType
+from ._plans import CUSTOM
 
 BUNDLED_NAME = "bundled: shapes and digits"
 FOLDERS = ("diffusion_models", "checkpoints")
@@ -70,7 +72,16 @@ class BiGainDiTLabels(io.ComfyNode):
                     default="",
                     placeholder="one class per line; empty: all classes",
                     tooltip="One class per line, by name or by number from 0. Empty stands for all "
-                    "classes of the model.",
+                    "classes of the model, or of the label set below.",
+                ),
+                io.Combo.Input(
+                    "label_set",
+                    options=[CUSTOM, *SUBSETS],
+                    default=CUSTOM,
+                    optional=True,
+                    tooltip="custom: classes have the names that the file of the model carries. "
+                    "The others are the names of ImageNet, which the files of DiT-XL/2 lack, and "
+                    "which of its classes an empty list stands for.",
                 ),
             ],
             outputs=[
@@ -89,16 +100,30 @@ class BiGainDiTLabels(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, labels) -> io.NodeOutput:
+    def execute(cls, model, labels, label_set=CUSTOM) -> io.NodeOutput:
         if not isinstance(model.model, DiTModel):
             raise ValueError(
                 "BiGain: expected a model from BiGain DiT Loader, got a "
                 f"{type(model.model).__name__}. For a model with a CLIP use BiGain Prompts."
             )
-        config, names = model.model.diffusion_model.config, model.model.class_names
-        everything = names or tuple(map(str, range(config.num_classes)))
+        config = model.model.diffusion_model.config
+        names, everything = _classes(model.model, label_set)
         chosen = tuple(lines(labels)) or everything
         check_labels(chosen)
         indices = class_indices(chosen, config, names)
         prompts = Prompts(chosen, tuple(label_conditioning([index]) for index in indices))
         return io.NodeOutput(label_conditioning(indices), label_conditioning([]), prompts)
+
+
+def _classes(model: DiTModel, label_set: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of all classes by number, if they have any, and what an empty list stands for."""
+    count = model.diffusion_model.config.num_classes
+    if label_set == CUSTOM:
+        return model.class_names, model.class_names or tuple(map(str, range(count)))
+    names = tuple(imagenet_labels().values())
+    if count != len(names):
+        raise ValueError(
+            f"BiGain: expected a model of the {len(names)} classes of ImageNet for the label set "
+            f"{label_set}, got one of {count} classes. Choose {CUSTOM} for it."
+        )
+    return names, tuple(imagenet_labels(label_set).values())

@@ -1,4 +1,4 @@
-"""The node that measures a classifier on a labelled folder."""
+"""The node that takes a folder through a classifier: measures it by labels, or tags."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class BiGainEvaluate(io.ComfyNode):
             category=CATEGORY,
             description="Classifies a labelled folder and says how often the classifier is right. "
             "Results are kept image by image: a run that was stopped goes on where it was.",
-            search_aliases=["accuracy", "benchmark", "mAP", "McNemar", "data set"],
+            search_aliases=["accuracy", "mAP", "McNemar", "data set", "tag", "caption", "folder"],
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model that classifies, compressed or not."),
@@ -48,7 +48,8 @@ class BiGainEvaluate(io.ComfyNode):
                     default="",
                     placeholder="a folder in ComfyUI/input",
                     tooltip="A folder below ComfyUI's input folder with one folder per class, or "
-                    "with a CSV file. Nothing outside of the input folder is read.",
+                    "with a CSV file, or with pictures alone to have them tagged. Nothing outside "
+                    "of the input folder is read.",
                 ),
                 io.String.Input(
                     "csv",
@@ -120,7 +121,10 @@ class BiGainEvaluate(io.ComfyNode):
                     display_name="accuracy",
                     tooltip="Share of images whose best prompt is one of their labels.",
                 ),
-                io.String.Output(display_name="table", tooltip="CSV: one row per class."),
+                io.String.Output(
+                    display_name="table",
+                    tooltip="CSV: one row per class; where images have no labels, one per image.",
+                ),
             ],
         )
 
@@ -160,7 +164,7 @@ class BiGainEvaluate(io.ComfyNode):
         text = str(summary)
         if others:
             text += f"\nagainst {compare_with}: {comparison(found, others)}"
-        table = summary.class_table()
+        table = summary.table()
         return io.NodeOutput(text, summary.accuracy, table, ui=ui.PreviewText(text))
 
 

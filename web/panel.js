@@ -4,16 +4,16 @@ const SVG = "http://www.w3.org/2000/svg";
 const CANVAS_MARGIN = 10; // the classic renderer takes it off the height at both ends
 
 const STYLES = `
-  :host { display: block; box-sizing: border-box; overflow: hidden; }
+  :host { display: flex; box-sizing: border-box; overflow: hidden; }
   * { box-sizing: border-box; }
   .panel {
-    display: flex; flex-direction: column; gap: 4px; height: 100%; padding: 6px;
+    display: flex; flex-direction: column; flex: 1; min-width: 0; gap: 4px; padding: 6px;
     font: 12px sans-serif; color: var(--input-text); background: var(--comfy-input-bg);
     border: 1px solid var(--border-color); border-radius: 4px;
   }
   .row { display: flex; flex-wrap: wrap; gap: 4px; align-items: center; }
   .note { color: var(--descrip-text); }
-  .scroll { flex: 1; min-height: 0; overflow: auto; }
+  .scroll { flex: 1; contain: size; overflow: auto; } /* a node does not grow with what is in it */
   button, select {
     font: inherit; color: inherit; background: var(--comfy-menu-bg); padding: 2px 6px;
     border: 1px solid var(--border-color); border-radius: 4px;

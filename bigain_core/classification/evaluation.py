@@ -1,4 +1,4 @@
-"""How often a classifier is right on a labelled set."""
+"""How often a classifier is right on a labelled set, and what it says of one without labels."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class UnreadableImageError(ValueError):
 class Job:
     """The images of a set that are to be classified among `labels`, which are all different.
 
-    Shard i of n takes every n-th image from the i-th on (from 0). Images none of whose labels is
-    among the prompts are left out.
+    Shard i of n takes every n-th image from the i-th on (from 0). Images that have labels, none of
+    which is among the prompts, are left out.
     """
 
     images: LabelledSet
@@ -54,14 +54,16 @@ class Job:
     @cached_property
     def every(self) -> tuple[LabelledImage, ...]:
         """Of all shards."""
-        chosen = self.images.chosen(self.limit)
-        return tuple(image for image in chosen if known_labels(image, self._prompts))
+        return tuple(image for image in self.images.chosen(self.limit) if self._counts(image))
 
     @property
     def own(self) -> tuple[LabelledImage, ...]:
         """Of this shard."""
         own = self.images.chosen(self.limit)[self.shard :: self.shards]
-        return tuple(image for image in own if known_labels(image, self._prompts))
+        return tuple(image for image in own if self._counts(image))
+
+    def _counts(self, image: LabelledImage) -> bool:
+        return not image.labels or bool(known_labels(image, self._prompts))
 
     def waiting(self, records: dict[int, dict]) -> list[LabelledImage]:
         """Those of this shard that are not classified; unreadable ones get another chance."""
@@ -69,8 +71,7 @@ class Job:
 
     @cached_property
     def left_out(self) -> tuple[LabelledImage, ...]:
-        chosen = self.images.chosen(self.limit)
-        return tuple(image for image in chosen if not known_labels(image, self._prompts))
+        return tuple(image for image in self.images.chosen(self.limit) if not self._counts(image))
 
     @cached_property
     def unknown_labels(self) -> tuple[str, ...]:
@@ -98,7 +99,8 @@ def unreadable_record(image: LabelledImage, error: Exception) -> dict:
 def record(image: LabelledImage, ranking: Ranking, classes: Sequence[str]) -> dict:
     """What is kept of the ranking of one image; `classes` are what its prompts stand for.
 
-    Where several prompts stand for one class, the best of them is its place in the ranking.
+    Where several prompts stand for one class, the best of them is its place in the ranking. Without
+    labels nothing is right or wrong, and there is no precision.
     """
     place = {name: number for number, name in enumerate(dict.fromkeys(classes))}
     known = known_labels(image, place)
@@ -113,16 +115,19 @@ def record(image: LabelledImage, ranking: Ranking, classes: Sequence[str]) -> di
         "file": image.file,
         "labels": list(known),
         "best": best,
-        "right": best in known,
+        "right": best in known if known else None,
         "margin": ranking.margin,
         "confidence": ranking.confidence,
         "calls": ranking.calls,
-        "precision": {kind: average_precision(order, wanted) for kind, order in ranked.items()},
+        "precision": {
+            kind: average_precision(order, wanted) for kind, order in ranked.items() if wanted
+        },
         "ranked": ranked["paired"],
     }
 
 
 COLUMNS = ("image", "file", "labels", "best", "right", "margin", "confidence", "calls")
+ABOUT_LABELS = ("labels", "right")
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,7 @@ class Summary:
 
     @property
     def right(self) -> int:
-        return sum(record["right"] for record in self.finished)
+        return sum(record["right"] is True for record in self.finished)
 
     @property
     def is_complete(self) -> bool:
@@ -154,8 +159,8 @@ class Summary:
     @property
     def accuracy(self) -> float:
         """Share of images whose best prompt is one of their labels; NaN without any."""
-        finished = self.finished
-        return self.right / len(finished) if finished else float("nan")
+        counted = len(self.finished) if self.job.images.is_labelled else 0
+        return self.right / counted if counted else float("nan")
 
     @property
     def calls(self) -> float:
@@ -182,11 +187,10 @@ class Summary:
 
     def __str__(self) -> str:
         lines = []
+        labelled = self.job.images.is_labelled
         if finished := self.finished:
-            low, high = wilson_interval(self.right, len(finished))
             lines += [
-                f"accuracy {self.accuracy:.4f} ({self.right} of {len(finished)}; 95 % interval "
-                f"{low:.4f} to {high:.4f})",
+                self._in_words() if labelled else self._tags_in_words(),
                 f"{self.calls:.1f} network evaluations per image",
             ]
         if self.has_several_labels:
@@ -205,13 +209,28 @@ class Summary:
                 f"{len(self.job.left_out)} left out, no prompt for their labels: {unknown}"
             )
         idle = sorted({*self.job.images.empty, *self._without_images()})
-        if idle:
+        if labelled and idle:
             lines.append(f"{len(idle)} labels without images: {some(idle)}")
         return "\n".join(lines)
+
+    def _in_words(self) -> str:
+        low, high = wilson_interval(self.right, len(self.finished))
+        return (
+            f"accuracy {self.accuracy:.4f} ({self.right} of {len(self.finished)}; 95 % interval "
+            f"{low:.4f} to {high:.4f})"
+        )
+
+    def _tags_in_words(self) -> str:
+        tags = Counter(record["best"] for record in self.finished).most_common()
+        return f"{len(self.finished)} tagged: {some([f'{tag} ({count})' for tag, count in tags])}"
 
     def _without_images(self) -> list[str]:
         seen = {label for image in self.job.every for label in image.labels}
         return [label for label in self.job.labels if label not in seen]
+
+    def table(self) -> str:
+        """CSV with a row per class, or per image if they have no labels."""
+        return self.class_table() if self.job.images.is_labelled else self.image_table()
 
     def class_table(self) -> str:
         """CSV with a row per class."""
@@ -226,16 +245,18 @@ class Summary:
         return _csv(("label", "images", "right", "accuracy", "low", "high"), rows)
 
     def image_table(self) -> str:
-        """CSV with a row per classified image."""
-        precisions = [f"precision_{kind}" for kind in RANKINGS]
+        """CSV with a row per classified image, and columns about their labels if they have any."""
+        columns, kinds = COLUMNS, RANKINGS
+        if not self.job.images.is_labelled:
+            columns, kinds = [name for name in COLUMNS if name not in ABOUT_LABELS], ()
         rows = (
             [
-                *("; ".join(r[c]) if c == "labels" else r[c] for c in COLUMNS),
-                *(r["precision"][kind] for kind in RANKINGS),
+                *("; ".join(r[c]) if c == "labels" else r[c] for c in columns),
+                *(r["precision"][kind] for kind in kinds),
             ]
             for r in self.finished
         )
-        return _csv((*COLUMNS, *precisions), rows)
+        return _csv((*columns, *(f"precision_{kind}" for kind in kinds)), rows)
 
 
 def comparison(ours: Results, theirs: Results) -> str:
@@ -255,6 +276,11 @@ def comparison(ours: Results, theirs: Results) -> str:
     )
     if not shared:
         raise ValueError("BiGain: expected results with images in common, got none.")
+    if ours.records[shared[0]]["right"] is None:
+        raise ValueError(
+            "BiGain: expected labelled images for a comparison, got some without labels. Put each "
+            "into a folder that is named after its class."
+        )
     first, second = ([r.records[n]["right"] for n in shared] for r in (ours, theirs))
     only_first = sum(a and not b for a, b in zip(first, second, strict=True))
     only_second = sum(b and not a for a, b in zip(first, second, strict=True))

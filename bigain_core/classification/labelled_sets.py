@@ -48,7 +48,10 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """Images in the order of their file names. `root` holds all that may be read."""
+    """Images in the order of their file names. `root` holds all that may be read.
+
+    Either all of them have labels or none has.
+    """
 
     root: Path
     folder: str
@@ -64,6 +67,10 @@ class LabelledSet:
         lines = ("\t".join((image.file, *image.labels)) for image in self.images)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
+    @property
+    def is_labelled(self) -> bool:
+        return any(image.labels for image in self.images)
+
     def chosen(self, limit: int = 0) -> tuple[LabelledImage, ...]:
         """`limit` images, evenly spread over the set; all for 0."""
         count = len(self.images)
@@ -73,11 +80,11 @@ class LabelledSet:
 
 
 def read_folder(root: Path, folder: str, table: str = "") -> LabelledSet:
-    """The labelled images of a folder below `root`.
+    """The images of a folder below `root`, with their labels.
 
-    Without a table each folder in it is a class. A table is a CSV file in the folder with a file
-    name and a label, or several with ; between them, in each row; a first row "file,label" is
-    skipped.
+    Without a table each folder in it is a class; images beside no such folder have no labels. A
+    table is a CSV file in the folder with a file name and a label, or several with ; between
+    them, in each row; a first row "file,label" is skipped.
 
     Raises ValueError for what lies elsewhere, for a folder without images and for a bad table.
     """
@@ -92,8 +99,8 @@ def read_folder(root: Path, folder: str, table: str = "") -> LabelledSet:
         found, empty = _by_class(top)
     if not found:
         raise ValueError(
-            f"BiGain: expected images in {folder!r}, one folder per class, got none. Give the name "
-            "of a CSV file if the labels are in one."
+            f"BiGain: expected images in {folder!r}, got none. Put them into one folder per class, "
+            "or give the name of a CSV file with their labels, or put them there without labels."
         )
     ordered = sorted(found.items())
     images = (LabelledImage(n, file, labels) for n, (file, labels) in enumerate(ordered))
@@ -106,11 +113,6 @@ def read_folder(root: Path, folder: str, table: str = "") -> LabelledSet:
 def _by_class(top: Path) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
     """{file: its class}, classes without files. Linked folders inside a class are not entered."""
     loose = sorted(path.name for path in top.iterdir() if _is_picture(path))
-    if loose:
-        raise ValueError(
-            f"BiGain: expected images in folders that are named after their class, got {loose[0]} "
-            f"and {len(loose) - 1} more outside of any. Move them or give a CSV file."
-        )
     found: dict[str, tuple[str, ...]] = {}
     empty = []
     classes = (path for path in top.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -119,7 +121,13 @@ def _by_class(top: Path) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
         found.update({path.relative_to(top).as_posix(): (folder.name,) for path in files})
         if not files:
             empty.append(folder.name)
-    return found, tuple(empty)
+    if loose and found:
+        raise ValueError(
+            f"BiGain: expected images in folders that are named after their class, got {loose[0]} "
+            f"and {len(loose) - 1} more outside of any. Move them, give a CSV file, or put all "
+            "images into one folder without classes to have them tagged."
+        )
+    return (dict.fromkeys(loose, ()), ()) if loose else (found, tuple(empty))
 
 
 def _is_picture(path: Path) -> bool:

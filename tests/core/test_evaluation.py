@@ -101,6 +101,20 @@ def test_bad_folders_are_explained(root):
         read_folder(root, "set")
 
 
+def test_a_folder_of_loose_pictures_has_no_labels(root):
+    loose = root / "loose"
+    (loose / "notes").mkdir(parents=True)
+    for name in ("b.png", "a.jpg", "readme.txt", ".hidden.png"):
+        (loose / name).touch()
+    found = read_folder(root, "loose")
+    assert [(i.number, i.file, i.labels) for i in found.images] == [
+        (0, "a.jpg", ()),
+        (1, "b.png", ()),
+    ]
+    assert found.empty == () and not found.is_labelled
+    assert read_folder(root, "set").is_labelled
+
+
 OUTSIDE = ["/etc", "..", "set/../../secret", "C:\\x", "C:x", "\\\\host\\x", "set\\..\\..", "", " "]
 
 
@@ -496,6 +510,36 @@ def test_images_are_exported_one_per_row():
     ]
     assert [float(row["precision_paired"]) for row in rows] == [1.0, 0.5]
     assert [float(row["margin"]) for row in rows] == [1.0, 2.0]
+
+
+def test_images_without_labels_are_tagged_and_not_judged():
+    job = Job(labelled([], [], []), ("ant", "bee", "cow"))
+    found = results(job, torch.tensor([[2.0, 1, 3], [1, 2, 3], [2, 1, 3]]))
+    summary = job.summary(found)
+    assert str(summary).splitlines()[0] == "3 tagged: bee (2), ant (1)"
+    assert len(str(summary).splitlines()) == 2  # and the evaluations, no accuracy, no mAP
+    assert summary.accuracy != summary.accuracy and summary.is_complete
+    rows = list(csv.DictReader(io.StringIO(summary.table())))
+    assert [(row["file"], row["best"]) for row in rows] == [
+        ("0.png", "bee"),
+        ("1.png", "ant"),
+        ("2.png", "bee"),
+    ]
+    assert list(rows[0]) == ["image", "file", "best", "margin", "confidence", "calls"]
+    with pytest.raises(ValueError, match="labelled images for a comparison"):
+        comparison(found, found)
+
+
+def test_a_shard_of_images_without_labels_has_its_part():
+    job = Job(labelled([], [], []), ("ant",), shard=1, shards=2)
+    assert [image.number for image in job.own] == [1]
+    assert job.left_out == ()
+
+
+def test_the_table_of_labelled_images_has_a_row_per_class():
+    job = Job(labelled(["ant"], ["ant"]), ("ant", "bee"))
+    summary = job.summary(results(job, torch.tensor([[1.0, 2], [2, 1]])))
+    assert summary.table() == summary.class_table() != summary.image_table()
 
 
 def test_two_runs_are_compared_image_by_image():

@@ -1,15 +1,30 @@
 """The saved workflows: complete, tidy, and found by ComfyUI's template browser as intended."""
 
+import io
 import itertools
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from benchmarks.demo_images import CLASSES, demo_images
+from benchmarks.example_pictures import QUALITY, SIZE, TAGGED, THUMBNAILS
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "example_workflows"
 WORKFLOWS = sorted(EXAMPLES.glob("*.json"))
 TITLE_HEIGHT = 30
 NOTES = ("Note", "MarkdownNote")
+OF_THE_HOST = "example.png"  # in the input folder of every ComfyUI
+LARGEST_THUMBNAIL = 30_000  # bytes
+QUICKLY_DRAWN = (  # the others show results of many network calls
+    "bigain_benchmark",
+    "bigain_classify_with_dit_xl_2",
+    "bigain_faster_hires_sdxl",
+    "bigain_rank_prompts_for_photo",
+    "bigain_sure_or_not",
+)
 
 
 @pytest.fixture(params=WORKFLOWS, ids=lambda path: path.stem)
@@ -79,11 +94,41 @@ def test_our_nodes_name_the_pack_so_that_it_can_be_installed(workflow):
             assert node["properties"]["cnr_id"] == "bigain"
 
 
-def test_input_pictures_are_no_thumbnails():
+def loaded(workflow):
+    """What the pictures are called that a workflow loads, or the folder of them."""
+    for node in workflow["nodes"]:
+        if node["type"] in ("LoadImage", "BiGainEvaluate"):
+            yield node["widgets_values"][0]
+
+
+def test_every_picture_that_is_loaded_comes_with_the_pack_or_with_the_host():
     """ComfyUI takes a picture with the name of a workflow as its thumbnail."""
-    used = set()
-    for path in WORKFLOWS:
-        nodes = json.loads(path.read_text("ascii"))["nodes"]
-        used |= {n["widgets_values"][0] for n in nodes if n["type"] == "LoadImage"}
-    assert used == {path.name for path in EXAMPLES.glob("*_input.png")}
+    used = {name for path in WORKFLOWS for name in loaded(json.loads(path.read_text("ascii")))}
+    given = {path.name for path in EXAMPLES.glob("*_input*")}
+    assert used == given | {OF_THE_HOST}
     assert {Path(name).stem for name in used}.isdisjoint(path.stem for path in WORKFLOWS)
+
+
+def test_every_workflow_has_a_small_thumbnail():
+    thumbnails = {path.stem: path for path in EXAMPLES.glob("*.jpg")}
+    assert thumbnails.keys() == {path.stem for path in WORKFLOWS} == THUMBNAILS.keys()
+    for path in thumbnails.values():
+        assert path.stat().st_size <= LARGEST_THUMBNAIL, path.name
+        with Image.open(path) as image:
+            assert (image.size, image.mode, image.format) == (SIZE, "RGB", "JPEG")
+
+
+@pytest.mark.parametrize("name", QUICKLY_DRAWN)
+def test_a_thumbnail_is_what_the_script_draws(name):
+    """But for another version of the font or of the encoder."""
+    file = io.BytesIO()
+    THUMBNAILS[name]().save(file, "JPEG", quality=QUALITY)
+    drawn = np.asarray(Image.open(file)).astype(int)
+    committed = np.asarray(Image.open(EXAMPLES / f"{name}.jpg")).astype(int)
+    assert abs(committed - drawn).mean() < 1
+
+
+def test_the_pictures_to_tag_are_those_of_the_demo():
+    for number, image in enumerate(demo_images().values(), 1):
+        assert np.array_equal(np.asarray(image), np.asarray(Image.open(TAGGED / f"{number}.png")))
+    assert len(list(TAGGED.iterdir())) == len(CLASSES)

@@ -524,8 +524,8 @@ def anima():
         return build("Anima", {**COSMOS, "image_model": "anima"})
 
 
-def own_dit():
-    config = DiTModelConfig(DiTConfig(8, 2, 4, 64, 2, 1, 5, learn_sigma=True))
+def own_dit(classes=5):
+    config = DiTModelConfig(DiTConfig(8, 2, 4, 64, 2, 1, classes, learn_sigma=True))
     config.set_inference_dtype(torch.float32, None)
     return patcher(DiTModel(config, ()))
 

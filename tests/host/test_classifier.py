@@ -19,6 +19,7 @@ from bigain.bigain_core.classification import (
     TrialPlan,
     trial_noise,
 )
+from bigain.bigain_core.classification.imagenet import imagenet_labels
 from bigain.bigain_core.classification.labels import label_set
 from bigain.bigain_core.comfyui.chart import ALIVE, BEST, FAINT, bar_chart
 from bigain.bigain_core.comfyui.classifier import (
@@ -35,7 +36,7 @@ from comfy.model_sampling import EPS
 from torchvision.models import ResNet18_Weights
 
 from tests.host.compressing import merge
-from tests.host.families import NAMED
+from tests.host.families import NAMED, own_dit
 
 NAMES = ("sd15", "sd2v", "sdxl", "dit")
 PLAN = TrialPlan((1, 3), (2, 1))
@@ -234,6 +235,24 @@ def test_labels_of_a_dit_come_by_name_and_number(models):
     assert "class_label" not in negative[0][1]
     everything = BiGainDiTLabels.execute(models["dit"], "").args[2]
     assert everything.labels == ("ant", "bee", "cat", "dog", "eel")
+
+
+def test_a_label_set_names_the_classes_of_imagenet():
+    model, names = own_dit(1000), list(imagenet_labels().values())
+    positive, _, prompts = BiGainDiTLabels.execute(model, f"{names[7]}\n3", "ImageNet-1K").args
+    assert prompts.labels == (names[7], "3")
+    assert positive[0][1]["class_label"].tolist() == [7, 3]
+    assert BiGainDiTLabels.execute(model, "", "ImageNet-1K").args[2].labels == tuple(names)
+    positive, _, some = BiGainDiTLabels.execute(model, "", "ImageNet-100").args
+    assert [names[k] for k in positive[0][1]["class_label"].tolist()] == list(some.labels)
+    assert some.labels == tuple(imagenet_labels("ImageNet-100").values())
+    with pytest.raises(ValueError, match="class number from 0 to 999 .*'fox'"):
+        BiGainDiTLabels.execute(model, "fox", "ImageNet-100")
+
+
+def test_a_label_set_needs_a_model_of_its_classes(models):
+    with pytest.raises(ValueError, match="1000 classes of ImageNet .* got one of 5 classes"):
+        BiGainDiTLabels.execute(models["dit"], "", "ImageNet-1K")
 
 
 def test_labels_need_a_dit(models):

@@ -147,9 +147,8 @@ def make_base(folder: Path, files: list[Path]) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
     shutil.copytree(FAMILY_NODES, folder / "custom_nodes" / FAMILY_NODES.name)
-    (folder / "input").mkdir()
-    for image in EXAMPLES.glob("*_input.png"):
-        shutil.copy(image, folder / "input")
+    workflows = shutil.ignore_patterns("*.json", "*.jpg")
+    shutil.copytree(EXAMPLES, folder / "input", ignore=workflows)  # what they load
     return folder
 
 

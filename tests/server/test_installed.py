@@ -121,7 +121,7 @@ def test_every_template_is_offered(installed):
 
 
 def test_a_template_paints_accelerated_pictures(installed):
-    prompt = installed.template("bigain_faster_pictures", KSampler={"steps": 2})
+    prompt = installed.template("bigain_compare_quality", KSampler={"steps": 2})
     done = installed.server.run(prompt)
     assert done.succeeded, done.entry
     for number in nodes(prompt, "SaveImage"):

@@ -1,5 +1,6 @@
 """A real browser before a real server, once for every front end that the host goes with."""
 
+import itertools
 import re
 import shutil
 import sys
@@ -22,10 +23,28 @@ READY = (
     "() => window.app?.extensionManager && window.LiteGraph?.registered_node_types?.BiGainReport"
 )
 WITH_NODES_2 = (1, 41)
+ROUNDING = 1  # pixel
 MILLISECONDS = 15_000
 MILLISECONDS_TO_OPEN = 90_000
+MILLISECONDS_TO_SETTLE = 250
 MILLISECONDS_TO_RESTORE = 1_000  # the workflow that was open before, which nothing announces
 TRANSLATED_HELP = re.compile(r"/docs/\w+/[\w-]+\.md$")  # asked for before the page that is there
+# A node of Nodes 2.0 is an element, whose size the graph is told of later; others are drawn.
+OUTLINES = """() => app.graph.nodes.map(({id, pos, size}) => {
+    const element = document.querySelector(`[data-node-id="${id}"]`);
+    const [x, y] = [pos[0], pos[1] - LiteGraph.NODE_TITLE_HEIGHT];
+    if (!element) return [id, x, y, pos[0] + size[0], pos[1] + size[1]];
+    const {scale, offset} = app.canvas.ds;
+    const canvas = app.canvas.canvas.getBoundingClientRect();
+    const {left, top, right, bottom} = element.getBoundingClientRect();
+    return [id, ...[left, top, right, bottom].map((place, k) =>
+        (place - (k % 2 ? canvas.top : canvas.left)) / scale - offset[k % 2])];
+})"""
+SETTLED = f"""() => {{
+    const before = window.bigainOutlines;
+    window.bigainOutlines = JSON.stringify(({OUTLINES})());
+    return before === window.bigainOutlines;
+}}"""
 OF_THE_HOST = (  # complaints that a page without our pack has as well
     "Failed to load resource",
     "ComfyApp graph accessed before initialization",
@@ -126,6 +145,33 @@ class FrontEnd:
             }""",
             kind,
         )
+
+    def outlines(self) -> dict[int, tuple[float, float, float, float]]:
+        """(left, top, right, bottom) of every node as it is drawn, title included."""
+        self.page.evaluate(
+            """() => {
+                const ends = app.graph.nodes.map(({pos, size}) =>
+                    [pos[0], pos[1], pos[0] + size[0], pos[1] + size[1]]);
+                const [left, top] = [0, 1].map((k) => Math.min(...ends.map((end) => end[k])));
+                const [right, bottom] = [2, 3].map((k) => Math.max(...ends.map((end) => end[k])));
+                const {width, height} = app.canvas.canvas.getBoundingClientRect();
+                const scale = Math.min(width / (right - left), height / (bottom - top)) * 0.8;
+                app.canvas.ds.scale = scale;
+                app.canvas.ds.offset = [width * 0.1 / scale - left, height * 0.1 / scale - top];
+                app.canvas.setDirty(true, true);
+            }"""
+        )
+        self.page.wait_for_function(SETTLED, polling=MILLISECONDS_TO_SETTLE)
+        return {int(number): tuple(outline) for number, *outline in self.page.evaluate(OUTLINES)}
+
+    def overlaps(self) -> list[tuple[int, int]]:
+        """Numbers of the nodes of which one covers a part of the other."""
+        return [
+            (one, other)
+            for (one, a), (other, b) in itertools.combinations(self.outlines().items(), 2)
+            if min(a[2], b[2]) - max(a[0], b[0]) > ROUNDING
+            and min(a[3], b[3]) - max(a[1], b[1]) > ROUNDING
+        ]
 
     def widget(self, kind: str, name: str):
         """The value of a widget of the only node of a kind."""

@@ -1,5 +1,9 @@
 """The table in BiGain Report: what it shows of a report made by hand."""
 
+import pytest
+
+from tests.ui.conftest import ROUNDING
+
 KIND = "BiGainReport"
 
 
@@ -16,3 +20,20 @@ def test_what_was_left_alone_is_shown_with_its_reason(front_end, renderer):
     table.wait_for()
     rows = [row.get_by_role("cell").all_text_contents() for row in table.locator("tbody tr").all()]
     assert rows == [["7 calls", reason], ["2 layers", "other"]]
+
+
+def test_a_long_table_is_scrolled_and_the_node_stays_as_large_as_it_was(front_end, renderer):
+    front_end.show(KIND)
+    (before,) = front_end.outlines().values()
+    front_end.page.evaluate(
+        """() => {
+            const layer = {stage: "encoder", level: 1, method: "M", tokens: 64, queries: 16};
+            const layers = Array.from({length: 70}, (_, k) =>
+                ({...layer, layer: k, keys: 16, compressed: 1, calls: 1}));
+            app.graph.nodes[0].onExecuted({bigain_report: [{summary: "S", layers}]});
+        }"""
+    )
+    rows = front_end.panel("report_view").locator("tbody tr")
+    rows.last.scroll_into_view_if_needed()
+    assert rows.count() == 70 and rows.last.is_visible()
+    assert list(front_end.outlines().values()) == [pytest.approx(before, abs=ROUNDING)]

@@ -5,11 +5,10 @@ import json
 import pytest
 
 from tests.server.conftest import EXAMPLES
-from tests.ui.conftest import renderers
+from tests.ui.conftest import ROUNDING, renderers
 
 WORKFLOWS = sorted(EXAMPLES.glob("*.json"))
 LAYOUT = ("pos", "size", "order")  # the host's business
-ROUNDING = 1  # pixel
 
 
 def meaning(saved):
@@ -32,6 +31,43 @@ def test_saving_and_loading_again_changes_nothing(front_end, renderer, path):
     for node in shipped["nodes"]:
         given = node.get("widgets_values") or []
         assert values[node["id"]][: len(given)] == given, node["type"]
+
+
+def outside(group, outlines):
+    """Numbers of the nodes that begin in a group and end beyond it."""
+    x, y, width, height = group["bounding"]
+    return [
+        number
+        for number, (left, top, right, bottom) in outlines.items()
+        if x <= left < x + width
+        and y <= top < y + height
+        and (right > x + width + ROUNDING or bottom > y + height + ROUNDING)
+    ]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_no_node_covers_another_or_leaves_its_group(front_end, renderer, path):
+    workflow = json.loads(path.read_text("utf-8"))
+    front_end.load(workflow)
+    assert front_end.overlaps() == []
+    outlines = front_end.outlines()
+    assert outlines.keys() == {node["id"] for node in workflow["nodes"]}
+    assert {g["title"]: outside(g, outlines) for g in workflow["groups"]} == {
+        g["title"]: [] for g in workflow["groups"]
+    }
+
+
+def test_results_are_shown_and_cover_no_node(front_end, renderer):
+    front_end.load(json.loads((EXAMPLES / "bigain_tag_dataset.json").read_text("utf-8")))
+    front_end.set("BiGainDiTLabels", labels="checkered disc\nrow-striped triangle\ndigit 8")
+    front_end.set("BiGainEvaluate", output=f"in the browser/{renderer}", preset="fast")
+    assert front_end.run() == "success"
+    shown = front_end.page.evaluate(
+        """() => app.graph.nodes.find(({title}) => title === "Tags")
+            .widgets.map(({value}) => String(value)).join()"""
+    )
+    assert all(f"{number}.png" in shown for number in range(1, 7))
+    assert front_end.overlaps() == []
 
 
 @pytest.mark.parametrize("renderer", ["classic"], indirect=True, scope="session")

@@ -1,15 +1,20 @@
 """A node pack for the tests alone: the small models of tests/host/families.py in a graph.
 
+FamilyCheckpoint stands in for a checkpoint with its text encoder and VAE, both small and random.
+
 The tests copy this folder beside the pack's own and name their repository in BIGAIN_REPOSITORY.
 """
 
 import os
 import sys
-from functools import cache
+from functools import cache, partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import comfy.sd
+import comfy.sd1_clip
 import torch
+from comfy.taesd.taesd import TAESD
 from comfy_api.latest import ComfyAPI, ComfyExtension, io
 
 CATEGORY = "tests"
@@ -51,6 +56,68 @@ class FamilyModel(io.ComfyNode):
         return io.NodeOutput(cases()[case].model)
 
 
+class SmallText(comfy.sd1_clip.SD1ClipModel):
+    """The text encoder of Stable Diffusion 1, whose pooled output is padded to what XL wants."""
+
+    POOLED = 1280
+    CONFIG = {
+        "hidden_size": 24,  # WIDTH of families.py
+        "intermediate_size": 48,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "hidden_act": "quick_gelu",
+        "max_position_embeddings": 77,
+        "eos_token_id": 49407,
+        "vocab_size": 49408,
+    }
+
+    def __init__(self, **options):
+        small = partial(comfy.sd1_clip.SDClipModel, textmodel_json_config=self.CONFIG)
+        super().__init__(clip_model=small, **options)
+        randomise(self)
+
+    def encode_token_weights(self, token_weight_pairs):
+        tokens, pooled = super().encode_token_weights(token_weight_pairs)[:2]
+        return tokens, torch.nn.functional.pad(pooled, (0, self.POOLED - pooled.shape[-1]))
+
+
+def randomise(network: torch.nn.Module) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for weight in network.parameters():
+        scale = weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.1
+        weight.data.copy_(torch.randn(weight.shape, generator=generator) * scale)
+
+
+def small_clip() -> comfy.sd.CLIP:
+    class Target:
+        params = {}
+        clip = SmallText
+        tokenizer = comfy.sd1_clip.SD1Tokenizer
+
+    return comfy.sd.CLIP(Target)
+
+
+def small_vae() -> comfy.sd.VAE:
+    network = TAESD()
+    randomise(network)
+    return comfy.sd.VAE(sd=network.state_dict())
+
+
+class FamilyCheckpoint(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FamilyCheckpoint",
+            category=CATEGORY,
+            inputs=[which()],
+            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+        )
+
+    @classmethod
+    def execute(cls, case) -> io.NodeOutput:
+        return io.NodeOutput(cases()[case].model, small_clip(), small_vae())
+
+
 class FamilyInputs(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -84,7 +151,7 @@ class FamilyNodes(ComfyExtension):
         await ComfyAPI().node_replacement.register(renamed)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [FamilyModel, FamilyInputs]
+        return [FamilyModel, FamilyCheckpoint, FamilyInputs]
 
 
 async def comfy_entrypoint() -> ComfyExtension:

@@ -1,11 +1,11 @@
-"""bigain_faster_pictures.json: the same pictures plain, merged and downsampled."""
+"""bigain_compare_quality.json: the same pictures plain, merged and downsampled."""
 
 import re
 
 import numpy as np
 import pytest
 
-NAME = "bigain_faster_pictures"
+NAME = "bigain_compare_quality"
 COMPRESSING = ("BiGainTokenMerging", "BiGainKVDownsampling")
 OFF = {"BiGainTokenMerging": {"ratio": 0.0}, "BiGainKVDownsampling": {"factor": 1}}
 FEW_STEPS = {"KSampler": {"steps": 4}}

@@ -1,0 +1,253 @@
+"""Draw the thumbnails of the example workflows, and the pictures that one of them tags.
+
+    python -m benchmarks.example_pictures
+
+Thumbnails of workflows on the bundled model show what it paints and finds. The others name
+checkpoints that are not here: theirs are drawings of what goes in and what is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageOps
+from torch import Tensor
+
+from benchmarks.demo_builtin import BuiltinBackend
+from benchmarks.demo_drawing import (
+    FAINT,
+    GRID,
+    INK,
+    OTHER,
+    PAPER,
+    SMALL,
+    TEXT,
+    TRUE,
+    Card,
+    picture_grid,
+    ranking_chart,
+    shortened,
+    to_image,
+)
+from benchmarks.demo_images import demo_images
+from benchmarks.demo_report import bars
+from benchmarks.demo_run import Question
+from benchmarks.methods import BUNDLED_PLACEMENT, OFF, methods
+from benchmarks.registry_pictures import mosaic, scene
+from bigain_core.classification import PLANS, SpreadGrid, TrialPlan
+from bigain_core.classification.image_ranking import ImageRanking, rank_images
+from bigain_core.compression import Compression, Rule
+from bigain_core.methods import KVDownsampling, TokenMerging
+from bigain_core.models.checkpoint import BUNDLED_MODEL
+from bigain_core.models.runner import DiTRunner
+from bigain_core.placement import Placement
+from bigain_core.presets import PRESETS, TABLE_3
+from bigain_core.schedules import AlphaSchedule
+
+FOLDER = Path(__file__).resolve().parent.parent / "example_workflows"
+TAGGED = FOLDER / "bigain_tag_dataset_input"
+SIZE = (480, 270)  # width, height of a thumbnail
+QUALITY = 85  # of JPEG
+STEPS, SEED = 20, 7  # as in the workflows
+LEFT = 24
+
+PAINTED = ("row-striped disc", "digit 7")
+SHOWN = "row-striped triangle"
+SEEDS, TRIALS = 8, 20
+RIVALS = (SHOWN, "column-striped triangle", "plain triangle", "row-striped disc", "digit 3")
+HYBRID = Compression(
+    (
+        Rule(TokenMerging(0.7), BUNDLED_PLACEMENT),
+        Rule(KVDownsampling(2, AlphaSchedule(0.8, 1.2)), Placement(numbers=(3, 4))),
+    )
+)
+PRESET = "Table 7: factor 2, alpha 0.9"
+
+
+@cache
+def model() -> BuiltinBackend:
+    return BuiltinBackend(BUNDLED_MODEL)
+
+
+def painted(compression: Compression, prompts: Sequence[str] = PAINTED) -> Tensor:
+    """(P, 32, 32, 3)"""
+    return model().pictures(compression, prompts, STEPS, SEED, lambda step: None)
+
+
+def pixels(image: Image.Image) -> Tensor:
+    """(H, W, 3) in [0, 1]"""
+    return torch.from_numpy(np.asarray(image).copy()).float() / 255
+
+
+def whole(image: Image.Image) -> Image.Image:
+    """All of it, on paper of the size of a thumbnail."""
+    return ImageOps.pad(image, SIZE, Image.Resampling.LANCZOS, PAPER)
+
+
+def blank() -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    image = Image.new("RGB", SIZE, PAPER)
+    return image, ImageDraw.Draw(image)
+
+
+# What the bundled model paints and finds
+
+
+def quality() -> Image.Image:
+    settings = methods(BUNDLED_PLACEMENT)
+    return whole(picture_grid({name: painted(how) for name, how in settings.items()}, PAINTED))
+
+
+def hybrid() -> Image.Image:
+    settings = {OFF: Compression(), "hybrid": HYBRID, "preset, every block": PRESETS[PRESET]}
+    return whole(picture_grid({name: painted(how) for name, how in settings.items()}, PAINTED))
+
+
+def classified(labels: Sequence[str], settings: dict[str, tuple[Compression, str]]) -> Image.Image:
+    """Bars of the leading labels for one picture, under models and plans by their names."""
+    question = Question(pixels(demo_images()["row-striped-triangle.png"])[None], (SHOWN,), labels)
+    panels = {}
+    for name, (how, plan) in settings.items():
+        found = model().classify(how, question.images, labels, PLANS[plan], lambda calls: None)
+        panels[name] = bars(question, SHOWN, found.rankings[0])
+    card = Card(question.images[0], SHOWN, panels)
+    return whole(ranking_chart([card], "Error of each class above the best one's"))
+
+
+def classify_image() -> Image.Image:
+    merged = Compression((Rule(TokenMerging(0.7), BUNDLED_PLACEMENT),))
+    return classified(model().class_names, {"40 classes, L-GTM 0.7": (merged, "paper [5, 20]")})
+
+
+def sure_or_not() -> Image.Image:
+    return classified(RIVALS, {"until it is sure": (Compression(), "thorough")})
+
+
+@cache
+def ranked_seeds() -> tuple[Tensor, ImageRanking]:
+    """Pictures (8, 32, 32, 3) of one class from eight seeds, and their ranking."""
+    pictures = painted(Compression(), PAINTED[:1] * SEEDS)
+    config = model().dit.config
+    classes = [*model().classes(PAINTED[:1]), config.num_classes]
+    plan = TrialPlan((TRIALS,), design=SpreadGrid())
+    denoiser = DiTRunner(model().dit).denoiser(classes)
+    return pictures, rank_images(denoiser, pictures.movedim(-1, 1) * 2 - 1, plan)
+
+
+def best_of_seeds() -> Image.Image:
+    pictures, ranking = ranked_seeds()
+    image, draw = blank()
+    side, gap = 92, 16
+    top = 44
+    draw.text((LEFT, 14), f"{PAINTED[0]}: best first", INK, TEXT)
+    for place, number in enumerate(ranking.order):
+        row, column = divmod(place, SEEDS // 2)
+        x, y = LEFT + column * (side + gap), top + row * (side + gap)
+        if place == 0:
+            draw.rectangle((x - 5, y - 5, x + side + 4, y + side + 4), TRUE)
+        enlarged = to_image(pictures[number]).resize((side, side), Image.Resampling.NEAREST)
+        image.paste(enlarged, (x, y))
+    return image
+
+
+def tag_dataset() -> Image.Image:
+    """The pictures with the tags that the model gives them."""
+    images = torch.stack([pixels(image) for image in demo_images().values()])
+    labels = model().class_names
+    found = model().classify(Compression(), images, labels, PLANS["balanced"], lambda calls: None)
+    image, draw = blank()
+    side, width, height = 88, 148, 126
+    for number, best in enumerate(found.best):
+        row, column = divmod(number, 3)
+        x, y = LEFT + column * width, 14 + row * height
+        square = to_image(images[number]).resize((side, side), Image.Resampling.NEAREST)
+        image.paste(square, (x + (width - side) // 2, y))
+        tag = shortened(labels[best], width - 6)
+        draw.text((x + width / 2, y + side + 6), tag, INK, SMALL, anchor="ma")
+    return image
+
+
+def benchmark() -> Image.Image:
+    """Operations, which are the same on every machine, and not times."""
+    image, draw = blank()
+    settings = {OFF: Compression(), **TABLE_3}
+    flops = {name: model().flops(how).compressed for name, how in settings.items()}
+    draw.text((LEFT, 12), "Operations of one call of the bundled model", FAINT, TEXT)
+    for row, (name, count) in enumerate(flops.items()):
+        y = 42 + row * 27
+        draw.text((LEFT, y + 9), shortened(name, 190), INK, SMALL, anchor="lm")
+        end = 220 + 236 * count / flops[OFF]
+        draw.rectangle((220, y, end, y + 18), OTHER if name == OFF else TRUE)
+    return image
+
+
+# Drawings
+
+
+def asked(what: str, labels: Sequence[str], rest: str) -> Image.Image:
+    """A picture beside prompts that are ranked for it, without saying how."""
+    image, draw = blank()
+    side = 190
+    drawn = Image.fromarray((scene(side, side) * 255).round().astype(np.uint8))
+    image.paste(drawn, (LEFT, 28))
+    draw.text((LEFT + side / 2, 28 + side + 8), what, FAINT, SMALL, anchor="ma")
+    for row, label in enumerate(labels):
+        y = 34 + row * 36
+        draw.rectangle((244, y, 456, y + 26), outline=GRID)
+        draw.text((254, y + 13), label, INK, SMALL, anchor="lm")
+        draw.text((446, y + 13), "?", FAINT, SMALL, anchor="rm")
+    draw.text((254, 34 + len(labels) * 36 + 8), rest, FAINT, SMALL)
+    return image
+
+
+def rank_prompts() -> Image.Image:
+    prompts = [f"a photo of a {label}" for label in ("sunset", "city", "forest", "lighthouse")]
+    return asked("your photo", prompts, "which one explains it best?")
+
+
+def classify_with_dit() -> Image.Image:
+    return asked("your picture", ("volcano", "seashore", "alp", "valley"), "ImageNet, DiT-XL/2")
+
+
+def hires() -> Image.Image:
+    """A small picture, and a large one cut into tokens as they are left by merging."""
+    image, draw = blank()
+    large = mosaic(240, 240)
+    small = Image.fromarray((scene(120, 120) * 255).round().astype(np.uint8))
+    image.paste(small, (LEFT, 114))
+    image.paste(large, (216, 6))
+    draw.text((LEFT + 60, 240), "1024 px, plain", FAINT, SMALL, anchor="ma")
+    draw.text((336, 250), "2048 px, cheaper attention", FAINT, SMALL, anchor="ma")
+    draw.line((152, 174, 204, 174), INK, 3)
+    draw.polygon([(204, 166), (204, 182), (212, 174)], INK)
+    return image
+
+
+THUMBNAILS: dict[str, Callable[[], Image.Image]] = {
+    "bigain_benchmark": benchmark,
+    "bigain_best_of_seeds": best_of_seeds,
+    "bigain_classify_image": classify_image,
+    "bigain_classify_with_dit_xl_2": classify_with_dit,
+    "bigain_compare_quality": quality,
+    "bigain_faster_hires_sdxl": hires,
+    "bigain_hybrid_and_presets": hybrid,
+    "bigain_rank_prompts_for_photo": rank_prompts,
+    "bigain_sure_or_not": sure_or_not,
+    "bigain_tag_dataset": tag_dataset,
+}
+
+
+def main() -> None:
+    for name, draw in THUMBNAILS.items():
+        draw().save(FOLDER / f"{name}.jpg", quality=QUALITY, optimize=True)
+        print(f"{name}.jpg")
+    TAGGED.mkdir(exist_ok=True)
+    for number, image in enumerate(demo_images().values(), 1):
+        image.save(TAGGED / f"{number}.png")
+
+
+if __name__ == "__main__":
+    main()
