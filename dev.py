@@ -313,11 +313,12 @@ def run_demo(hosts: Sequence[Host], extra: Sequence[str], left_out: str) -> int:
 
 
 def run_tests(hosts: Sequence[Host], extra: Sequence[str], left_out: str) -> int:
-    """All tests with the first host and beside it, one by one, the host tests with the others.
+    """All tests with the last host and beside it, one by one, the host tests with the others.
 
-    A test uses one core. What the others say comes when the first host is through.
+    A test uses one core, and the first host, the newest unless they were named, has most of them.
+    What the others say comes when the last host is through.
     """
-    host, *others = hosts or [None]
+    *others, host = hosts or [None]
     heading = f"all tests with {host}" if host else "all tests that need no ComfyUI"
     with ThreadPoolExecutor(1) as beside:
         runs = [(other, beside.submit(host_tests, other, extra)) for other in others]

@@ -360,9 +360,9 @@ class TestRunning:
     def test_everything_with_one_and_the_host_tests_with_the_others(self, dev, runs, hosts, capsys):
         assert dev.run_tests(hosts, ["-x"], "") == 0
         new, old = (str(host.path) for host in hosts)
-        assert runs == [(["pytest", "-m", "host", "-x"], old, None), (["pytest", "-x"], new, None)]
+        assert runs == [(["pytest", "-m", "host", "-x"], new, None), (["pytest", "-x"], old, None)]
         said = capsys.readouterr().out
-        assert said.index("all tests with") < said.index("host tests with ComfyUI 0.3.64")
+        assert said.index("all tests with") < said.index("host tests with ComfyUI 0.33.0")
         assert said.endswith("said beside\n")
 
     def test_without_host(self, dev, runs):

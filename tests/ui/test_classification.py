@@ -94,6 +94,10 @@ def test_bars_get_shorter_down_to_those_that_were_dropped(race):
     assert lengths == sorted(lengths, reverse=True) and lengths[0] > 2 * lengths[4]
 
 
+def test_the_end_covers_no_other_node(ran, front_end):
+    assert front_end.overlaps() == []
+
+
 def test_the_first_line_is_that_of_the_text(ran, report):
     assert report.get_by_role("status").text_content() == ran[1].splitlines()[0]
 

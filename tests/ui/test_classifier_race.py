@@ -3,10 +3,6 @@
 KIND = "BiGainDiffusionClassifier"
 
 
-def test_the_end_covers_no_other_node(raced, front_end):
-    assert front_end.overlaps() == []
-
-
 def test_labels_are_text_whatever_they_hold(front_end, renderer):
     label = "<img src=x onerror=alert(1)><b>bold</b>"
     front_end.show(KIND)
