@@ -47,7 +47,7 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     add("--root", type=Path, help="folder of the data set, as it is distributed")
     add("--subset", type=Path, help="text file that names the pictures to take")
     add("--images", type=int, default=0, help="recognise so many, evenly spread; 0 for all")
-    add("--pictures", type=int, default=0, help="paint so many; 0 for 400 or one for each image")
+    add("--pictures", type=int, default=0, help="paint so many; 0 for 320 or one for each image")
     add("--rows", nargs="+", default=(), metavar="PART", help="rows with these parts in their name")
     add("--inception", type=Path, help="weights of the network of FID, for torch-fidelity")
     workers = 1 if torch.accelerator.is_available() else os.cpu_count()

@@ -48,7 +48,7 @@ def _even(steps: int) -> tuple[float, ...]:
     return tuple(torch.linspace(999, 0, steps, dtype=torch.float64).tolist())
 
 
-FEW_STEPS = Painting(_even(10), 2.5, "dpmpp_2m")
+FEW_STEPS = Painting(_even(8), 2.5, "dpmpp_2m")
 EULER = Painting(_even(50), 7.5, "euler")  # as published, also of the last
 DDIM = Painting(tuple(range(980, -1, -20)), 4.0, "ddim")
 

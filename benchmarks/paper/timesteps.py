@@ -1,7 +1,8 @@
 """How much one trial at each timestep tells: `python -m benchmarks.paper.timesteps --host COMFYUI`.
 
 Pictures that are in no other set are ranked among their ten rivals with a single trial. By this the
-timesteps of `work.SMALL_PLAN` were chosen, with the plain models and before any row was measured.
+timesteps of `work.SMALL_PLAN` were chosen, with the plain DiT and before any row was measured. The
+last line is that plan.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from benchmarks.demo_report import table
 from benchmarks.paper.data import factors, rivals
 from benchmarks.paper.experiments import FixedTimes
 from benchmarks.paper.models import LOADERS, SMALL, Files, Model
-from benchmarks.paper.work import enter
+from benchmarks.paper.work import SMALL_PLAN, enter
 from bigain_core.classification import TrialPlan
 
 TIMES = (10, 25, 50, 75, 100, 150, 200, 250, 300, 400, 500, 600, 700)
@@ -55,6 +56,7 @@ def main() -> None:
         model = LOADERS[name](Files())
         plans = ((t, TrialPlan((1,), (1,), design=FixedTimes(times=(t,)))) for t in args.times)
         lines = [[str(t), *row(model, plan, args.each)] for t, plan in plans]
+        lines.append(["the plan", *row(model, SMALL_PLAN, args.each)])
         print(f"\n{name}\n\n{table(['timestep', 'shape', 'texture'], lines)}", flush=True)
 
 
