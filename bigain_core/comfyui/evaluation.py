@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -40,15 +40,18 @@ def evaluate(
     size: int,
     results: ResultFile,
     listener: Listener,
+    through: Callable[[Denoiser], Denoiser] | None = None,
 ) -> None:
     """Classify the images that wait and add them to the results, one by one.
 
-    The noise of an image depends on its number in the set alone.
+    The noise of an image depends on its number in the set alone. `through` puts another denoiser in
+    front of the model's.
     """
 
     name = identity(model, prompts)
 
     def work(denoiser: Denoiser, latents: Tensor) -> None:
+        denoiser = through(denoiser) if through else denoiser
         for image, latent in zip(images, latents, strict=True):
             found = classify(
                 denoiser, latent[None], prompts.labels, plan, image.number,

@@ -1,0 +1,1 @@
+"""The tables of the paper's supplement, measured: see `python -m benchmarks.paper --help`."""

@@ -1,0 +1,111 @@
+"""How often each row names what a picture shows; one line of results per picture and row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from benchmarks.paper.data import Data
+from benchmarks.paper.experiments import OwnNoise
+from benchmarks.paper.models import Model
+from benchmarks.paper.tables import Row
+from bigain_core.classification.evaluation import Job
+from bigain_core.classification.labelled_sets import LabelledImage
+from bigain_core.classification.result_files import (
+    SUFFIX,
+    ResultFile,
+    Results,
+    merged,
+    read_results,
+    shard_name,
+)
+
+
+def slug(row: str) -> str:
+    """The name of a row's files."""
+    return re.sub(r"[^a-z0-9.]+", "-", row.lower())
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of the work that this process does: every n-th picture from one on."""
+
+    shard: int = 0
+    shards: int = 1
+
+    def file(self, folder: Path, row: str) -> Path:
+        return folder / shard_name(slug(row), self.shard, self.shards)
+
+
+def found_results(folder: Path, row: str) -> Results | None:
+    """Those of a row that all processes wrote so far, however many shared the work."""
+    ours = re.compile(re.escape(slug(row)) + rf"(\.\d+-of-\d+)?{re.escape(SUFFIX)}")
+    paths = sorted(path for path in folder.glob("*" + SUFFIX) if ours.fullmatch(path.name))
+    return merged([read_results(path) for path in paths]) if paths else None
+
+
+def waiting(job: Job, folder: Path, row: str) -> list[LabelledImage]:
+    """Pictures of this share that no process has finished."""
+    found = found_results(folder, row)
+    return job.waiting(found.records if found else {})
+
+
+def calls(data: Data, images: list[LabelledImage]) -> int:
+    """Network evaluations that these pictures take at most."""
+    return sum(data.plan.calls(len(data.among(image))) for image in images)
+
+
+@dataclass(frozen=True)
+class _Bar:
+    bar: tqdm
+
+    def on_calls(self, calls: int) -> None:
+        """What counts here are pictures."""
+
+    def on_image(self) -> None:
+        self.bar.update()
+
+
+def recognise(
+    model: Model, data: Data, rows: Mapping[str, Row], job: Job, share: Share, folder: Path
+) -> None:
+    """Add the pictures of this share that are missing to the results of each row."""
+    from bigain_core.comfyui.evaluation import evaluate
+    from bigain_core.comfyui.identity import settings
+    from bigain_core.comfyui.prompts import Prompts
+
+    template = data.template if model.reads else "{}"
+    texts = [template.replace("{}", label) for label in data.labels]
+    encoded = dict(zip(data.labels, model.loaded.encode(texts), strict=True))
+    every, loaded = Prompts(data.labels, tuple(encoded.values())), model.loaded
+    for name, row in rows.items():
+        left, patcher = waiting(job, folder, name), model.compressed(row)
+        if not left:
+            continue
+        made = job.settings(
+            texts, data.plan, loaded.image_size, rivals=data.rivals is not None,
+            own_noise=row.own_noise, dtype=str(patcher.model_dtype()), **settings(patcher, every),
+        )  # fmt: skip
+        quiet = share.shard > 0
+        with (
+            ResultFile(share.file(folder, name), made) as results,
+            tqdm(total=len(left), desc=name, mininterval=10, disable=quiet) as bar,
+        ):
+            for labels, images in _by_labels(data, left).items():
+                prompts = Prompts(labels, tuple(encoded[label] for label in labels))
+                evaluate(
+                    patcher, loaded.vae, prompts, images, job, data.plan, loaded.image_size,
+                    results, _Bar(bar), through=OwnNoise if row.own_noise else None,
+                )  # fmt: skip
+
+
+def _by_labels(data: Data, images: list[LabelledImage]) -> dict[tuple, list[LabelledImage]]:
+    """Pictures by the labels among which they are ranked."""
+    groups: dict[tuple[str, ...], list[LabelledImage]] = {}
+    for image in images:
+        groups.setdefault(data.among(image), []).append(image)
+    return groups

@@ -1,0 +1,371 @@
+"""The command that measures the paper's tables, rehearsed on small models and made-up folders."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from zlib import crc32
+
+import comfy.sample
+import comfy.sd
+import comfy.taesd.taesd
+import numpy as np
+import pytest
+import torch
+import torch_fidelity.feature_extractor_inceptionv3 as inception
+from PIL import Image
+from safetensors.torch import save_file
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+from benchmarks.data import CLASS_NAMES
+from benchmarks.demo_host import Loaded, batched
+from benchmarks.paper import models
+from benchmarks.paper.data import SETS, rivals
+from benchmarks.paper.data import pets as pets_set
+from benchmarks.paper.frechet import Gaussian, frechet_distance
+from benchmarks.paper.generation import (
+    Pictures,
+    inception_distance,
+    paint,
+    paint_rows,
+    picture_file,
+    read_pixels,
+)
+from benchmarks.paper.models import EULER, Files, Model
+from benchmarks.paper.recognition import Share, found_results, recognise
+from benchmarks.paper.report import whole
+from benchmarks.paper.tables import OFF, ROWS, Row, chosen, translated
+from benchmarks.paper.work import SMALL_PLAN, Wanted, Work
+from bigain_core.classification import TrialPlan, classify, trial_noise
+from bigain_core.classification.evaluation import Job
+from bigain_core.classification.imagenet import imagenet_labels
+from bigain_core.classification.result_files import ResultFile
+from bigain_core.compression import Compression, Rule
+from bigain_core.methods import TokenMerging
+from bigain_core.models.checkpoint import BUNDLED_MODEL, load_dit, read_checkpoint
+from bigain_core.models.dit import DiT, DiTConfig
+from bigain_core.models.runner import DiTRunner
+from tests.host.families import NAMED, TEXT, WIDTH, fill
+
+PACK = Path(__file__).resolve().parents[2]
+L_GTM = "L-GTM 0.7"
+PIXELS = 64  # of a made-up picture that a published model sees
+
+
+# The small DiT
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Everything of three rows for four pictures, in this process."""
+    out = tmp_path_factory.mktemp("small")
+    tables = chosen(["3", "10"], ["off", "L-GTM 0.7"])
+    wanted = Wanted(tables, out, images=4, pictures=3)
+    done = Work("small-dit", wanted)
+    done.prepare(1)
+    done.measure(Share())
+    return done
+
+
+def test_every_choice_is_that_of_the_classifier_without_a_host(small):
+    found = small.finished(small.data())
+    dit = load_dit(read_checkpoint(BUNDLED_MODEL))
+    for row in (OFF, L_GTM):
+        records = found_results(found.recognition, row).records
+        assert sorted(records) == [image.number for image in found.job.every]
+        compression = translated(ROWS[row].compression, models.transformer([1], [2]))
+        for number, record in records.items():
+            pixels = read_pixels(found.data.images.path(found.data.images.images[number]))
+            names = rivals(record["labels"][0])
+            denoiser = DiTRunner(dit, compression).denoiser([CLASS_NAMES.index(n) for n in names])
+            expected = classify(denoiser, pixels[None], names, SMALL_PLAN, number).rankings[0]
+            assert record["best"] == names[expected.best]
+            assert record["margin"] == pytest.approx(expected.margin, rel=1e-3, abs=1e-7)
+            assert record["calls"] == SMALL_PLAN.calls(len(names)) == 18
+
+
+def test_rows_differ_in_the_compression_alone(small, tmp_path):
+    """A row that compresses nothing gives the very results of the plain model."""
+    model, data = small.load(), small.data()
+    nothing = Row(Compression((Rule(TokenMerging(0.0)),)))
+    rows = {OFF: Row(), "nothing": nothing, L_GTM: ROWS[L_GTM], "own": Row(own_noise=True)}
+    job = Job(data.images, data.labels, 2)
+    recognise(model, data, rows, job, Share(), tmp_path / "r")
+    off, none, merged, own = (found_results(tmp_path / "r", row).records for row in rows)
+    assert none == off
+    assert merged.keys() == own.keys() == off.keys()
+    margins = [[r["margin"] for r in records.values()] for records in (off, merged, own)]
+    assert margins[0] != margins[1] and margins[0] != margins[2]
+    few = replace(data, asked=data.asked[:2])
+    rows.pop("own")
+    paint_rows(model, few, rows, Share(), tmp_path / "g")
+    files = [[picture_file(tmp_path / "g", r, n).read_bytes() for n in (0, 1)] for r in rows]
+    assert files[0] == files[1] and files[0] != files[2]
+
+
+def test_the_report_covers_both_measures_and_the_costs(small):
+    found = small.finished(small.data())
+    text = whole(small.wanted.tables, [found])
+    assert all(f" {column} |" in text for column in ("accuracy", "distance", "ms"))
+    assert "Pictures without a result" not in text
+    small.draw(found)
+    for name in ("samples", "curves", "token_maps"):
+        assert Image.open(small.folder / f"{name}.png").width > 200
+    saved = found.costs[L_GTM].flops / found.costs[OFF].flops
+    assert 0.85 < saved < 0.92, "two of six blocks, as the demo counts"
+
+
+def test_pictures_are_judged_by_what_was_asked_for(small):
+    found = small.finished(small.data())
+    records = found_results(found.generation, OFF).records
+    assert [records[n]["asked"] for n in sorted(records)] == list(CLASS_NAMES[:3])
+    assert len(found.judged(OFF).agrees) == 3
+
+
+# A published DiT, with random weights and in processes of its own
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory):
+    network = comfy.taesd.taesd.TAESD(latent_channels=4)
+    fill(network, 1)
+    network.vae_scale.data.fill_(1.0)
+    network.vae_shift.data.fill_(0.0)
+    path = tmp_path_factory.mktemp("vae") / "small.safetensors"
+    save_file({key: value.contiguous() for key, value in network.state_dict().items()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def dit_file(tmp_path_factory):
+    """The published layout, thousand classes, latents of 8 x 8."""
+    network = DiT(DiTConfig(PIXELS // 8, 2, 4, 64, 8, 1, 1000, learn_sigma=True))
+    fill(network)
+    path = tmp_path_factory.mktemp("dit") / "DiT-XL-2.safetensors"
+    save_file(network.state_dict(), path)
+    return path
+
+
+def picture(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    levels = np.random.default_rng(seed).integers(0, 256, (80, 70, 3), dtype=np.uint8)
+    Image.fromarray(levels).save(path)
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    root = tmp_path_factory.mktemp("imagenet")
+    for place, wnid in enumerate(list(imagenet_labels("ImageNet-100"))[:3]):
+        for number in range(3):
+            name = f"ILSVRC2012_val_{10 * place + number:08}.JPEG"
+            picture(root / "val" / wnid / name, 10 * place + number)
+    return root
+
+
+@pytest.fixture
+def command(comfyui, dit_file, autoencoder, imagenet):
+    def make(out, *more):
+        given = ["3", "--rows", "ToMe", "L-GTM 0.7", "--models", "dit-xl-2", "--host", comfyui]
+        given += ["--checkpoint", dit_file, "--vae", autoencoder, "--data", "imagenet100"]
+        given += ["--root", imagenet, "--out", out, "--pictures", 2, "--workers", 1, *more]
+        return ["-m", "benchmarks.paper", *map(str, given)]
+
+    return make
+
+
+def alone(environment=()):
+    keep = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    return keep | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PACK)} | dict(environment)
+
+
+def run(*command):
+    done = subprocess.run(
+        [sys.executable, *command], env=alone(), cwd=PACK, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def killed_in_the_middle(command, folder):
+    """A second of two processes, ended without warning once it has written some results."""
+    rank = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+    process = subprocess.Popen(
+        [sys.executable, *command], env=alone(rank), cwd=PACK, stderr=subprocess.DEVNULL
+    )
+    try:
+        first = folder / "off.2-of-2.jsonl"
+        while process.poll() is None and not (first.exists() and first.read_text().count("\n") > 1):
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    with first.open("a") as file:
+        file.write('{"image": 3, "best')  # as if it had been in the middle of a line
+    return first.read_text().splitlines()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_two_processes_of_which_one_is_killed_find_what_one_finds(command, tmp_path):
+    whole_run, parted = tmp_path / "whole", tmp_path / "parted"
+    printed = run(*command(whole_run))
+    recognition = parted / "dit-xl-2-imagenet100" / "recognition"
+    before = killed_in_the_middle(command(parted), recognition)
+    assert 2 < len(before) < 1 + 9 // 2 + 1, "it was killed in the middle"
+    assert found_results(recognition, L_GTM) is None
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    run(*launcher, *command(parted))
+    after = (recognition / "off.2-of-2.jsonl").read_text().splitlines()
+    assert after[: len(before) - 1] == before[:-1] and len(after) == 1 + 9 // 2
+    report = run(*command(parted, "--report"))
+    assert accuracies(report) == accuracies(printed) and len(accuracies(report)) == 2 + 4
+    for row in (OFF, "ToMe 0.7", L_GTM, "SiTo 0.7"):
+        for kind in ("recognition", "generation"):
+            found = [
+                found_results(folder / "dit-xl-2-imagenet100" / kind, row)
+                for folder in (whole_run, parted)
+            ]
+            if row == "SiTo 0.7":
+                assert found == [None, None], "it was not asked for"
+            else:
+                assert found[0].text == found[1].text
+        if row != "SiTo 0.7":
+            paths = [
+                picture_file(folder / "dit-xl-2-imagenet100" / "generation", row, number)
+                for folder in (whole_run, parted)
+                for number in (0, 1)
+            ]
+            pictures = [path.read_bytes() for path in paths]
+            assert pictures[:2] == pictures[2:] and pictures[0] != pictures[1]
+
+
+def accuracies(text):
+    """Row, accuracy, mAP and evaluations of each line of the first table."""
+    lines = [line.split("|") for line in text.partition("FID")[0].splitlines() if line[:1] == "|"]
+    return [[cell.strip() for cell in [line[1], *line[3:6]]] for line in lines]
+
+
+def test_classes_of_a_published_dit_are_those_of_imagenet(dit_file, autoencoder):
+    model = models.dit_xl_2(Files(dit_file, autoencoder))
+    names = list(imagenet_labels().values())
+    encoded = model.loaded.encode([names[7], "", names[999]])
+    found = [conditioning[0][1].get("class_label") for conditioning in encoded]
+    assert found[0].tolist() == [7] and found[1] is None and found[2].tolist() == [999]
+    assert model.loaded.image_size == PIXELS and not model.reads
+    with pytest.raises(ValueError, match="expected --vae FILE for this model"):
+        models.dit_xl_2(Files(dit_file))
+
+
+# Stable Diffusion 2 in miniature
+
+
+@pytest.fixture(scope="module")
+def sd2(autoencoder):
+    """A random UNet behind the published protocol; a prompt is noise that its letters decide."""
+    case = NAMED["sd2"]
+    vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(autoencoder)))
+
+    def encode(prompts):
+        made = (torch.Generator().manual_seed(crc32(prompt.encode())) for prompt in prompts)
+        return tuple([[torch.randn(1, TEXT, WIDTH, generator=g), {}]] for g in made)
+
+    side = PIXELS // 8
+    loaded = Loaded(case.model, vae, encode, (4, side, side), PIXELS)
+    return Model(loaded, replace(EULER, timesteps=EULER.timesteps[::7]), reads=True)
+
+
+@pytest.fixture
+def pets(tmp_path):
+    rows = []
+    for number, name in enumerate(("Abyssinian_1", "pug_3", "yorkshire_terrier_9")):
+        picture(tmp_path / "pets" / "images" / f"{name}.jpg", number)
+        rows.append(f"{name} {(1, 26, 37)[number]} 1 1")
+    listed = tmp_path / "pets" / "annotations" / "test.txt"
+    listed.parent.mkdir()
+    listed.write_text("\n".join(rows))
+    return tmp_path / "pets"
+
+
+def test_the_published_protocol_on_pets(sd2, pets, tmp_path, monkeypatch):
+    monkeypatch.setitem(models.LOADERS, "sd2", lambda files: sd2)
+    monkeypatch.setitem(SETS, "pets", lambda root: replace(pets_set(root), plan=TrialPlan((1, 2))))
+    tables = chosen(["9"], ["IE-KVD"])
+    done = Work("sd2", Wanted(tables, tmp_path / "out", "pets", pets))
+    done.prepare(1)
+    done.measure(Share())
+    found = done.finished(done.data())
+    settings = found_results(found.recognition, "IE-KVD factor 2").settings
+    assert (
+        settings["prompts"][25] == "a photo of a Pug, a type of pet." and settings["size"] == PIXELS
+    )
+    assert settings["dtype"] == "torch.float32"
+    painted = found_results(found.generation, "IE-KVD factor 2")
+    assert painted.records[1]["asked"] == "a photo of a Pug, a type of pet."
+    text = whole(tables, [found])
+    assert "| mAP |" in text and "FID needs the weights of its network" in text
+    hybrid = "L-GTM encoder, IE-KVD decoder"
+    assert hybrid in text and found.costs[hybrid].flops < found.costs["ToDo factor 2"].flops * 1.2
+
+
+def test_pictures_are_painted_as_the_host_does(sd2):
+    """Euler from 999 to 0 in even steps is the host's scheduler "normal"."""
+    model = replace(
+        sd2, painting=replace(EULER, timesteps=(999.0, 799.2, 599.4, 399.6, 199.8, 0.0))
+    )
+    found = paint(model, model.loaded.patcher, ["a", "b"], [3, 8])
+    noise = torch.stack([trial_noise(model.loaded.latent_shape, 0, n, 0) for n in (3, 8)])
+    positive, negative = batched(model.loaded.encode(["a", "b"])), model.loaded.encode([""])[0]
+    latents = comfy.sample.sample(
+        model.loaded.patcher, noise, 6, EULER.guidance, "euler", "normal", positive, negative,
+        torch.zeros_like(noise), seed=0, disable_pbar=True,
+    )  # fmt: skip
+    expected = model.loaded.vae.decode(latents).clamp(0, 1)
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+    alone = paint(model, model.loaded.patcher, ["b"], [8])
+    torch.testing.assert_close(found[1:], alone, atol=1e-3, rtol=1e-3)
+
+
+# FID
+
+
+def test_our_distance_is_that_of_the_library():
+    generator = torch.Generator().manual_seed(0)
+    sets = [torch.randn(60, 6, generator=generator) * (k + 1) + k for k in (0, 1)]
+    theirs = fid_statistics_to_metric(*map(fid_features_to_statistics, sets), verbose=False)
+    ours = [Gaussian.of(features) for features in sets]
+    found = frechet_distance(ours[0], ours[0].root, ours[1])
+    assert found == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """Random ones for the network of FID, in the file that it is given."""
+    network = inception.FeatureExtractorInceptionV3
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "load_state_dict", lambda self, state: None)
+        patch.setattr(inception.torch, "load", lambda *args, **options: {})
+        made = network("random", ["2048"], feature_extractor_weights_path="none")
+    fill(made)
+    torch.save(made.state_dict(), tmp_path / "inception.pth")
+    return tmp_path / "inception.pth"
+
+
+def test_fid_is_of_the_painted_pictures_to_those_of_the_set(weights, pets, tmp_path):
+    found = SETS["pets"](pets)
+    folder = tmp_path / "painted"
+    for row in ("same", "other"):
+        with ResultFile(Share().file(folder, row), {}) as results:
+            for image in found.images.images:
+                path = picture_file(folder, row, image.number)
+                path.parent.mkdir(exist_ok=True)
+                with Image.open(found.images.path(image)) as file:
+                    (file if row == "same" else file.resize((40, 40))).save(path)
+                results.add({"image": image.number, "file": path.name, "asked": ""})
+    same = inception_distance(found, folder, "same", weights)
+    other = inception_distance(found, folder, "other", weights)
+    assert abs(same) < 1e-3 * other
+    assert Pictures([found.images.path(found.images.images[0])])[0].shape == (3, 80, 70)
