@@ -65,11 +65,11 @@ class Point:
 
 
 def points(found: Finished, rows: Sequence[str], measure: Callable[[Summary], Hits]) -> list[Point]:
-    """Of the rows that were measured."""
+    """Of the rows that are whole: pictures come class by class, so a part says little."""
     result = []
     for row in rows:
         summary, cost = found.summary(row), found.costs.get(row)
-        hits = measure(summary) if summary else {}
+        hits = measure(summary) if summary and summary.is_complete else {}
         if hits and cost:
             count = sum(hits.values())
             low, high = wilson_interval(count, len(hits))
@@ -78,7 +78,7 @@ def points(found: Finished, rows: Sequence[str], measure: Callable[[Summary], Hi
 
 
 def curves(found: Finished) -> Image.Image | None:
-    """A panel for each measure; None where nothing was recognised yet."""
+    """A panel for each measure; None where no row is whole yet."""
     panels = {
         title: {name: points(found, rows, measure) for name, (rows, _) in SERIES.items()}
         for title, measure in PANELS.items()
