@@ -158,7 +158,11 @@ def training_batch(
 
 
 def held_out_shapes(count: int, seed: int = 1) -> Images:
-    """Shape-and-texture images, classes in turn, from a stream that training never draws from."""
+    """Shape-and-texture images, classes in turn.
+
+    Of this seed torch keeps 32 bits, so the stream is that of an early training step, which draws
+    other numbers in another order: its images are as far from these as those of any step.
+    """
     generator = torch.Generator().manual_seed(2**40 + seed)
     labels = torch.arange(count) % SHAPE_CLASSES
     return Images(shape_images(labels, generator), labels)

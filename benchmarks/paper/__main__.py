@@ -52,6 +52,7 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     add("--inception", type=Path, help="weights of the network of FID, for torch-fidelity")
     workers = 1 if torch.accelerator.is_available() else os.cpu_count()
     add("--workers", type=int, default=workers, help="processes; one per core, or one with a GPU")
+    add("--bf16", action="store_true", help="matrix products in bfloat16, on a processor with it")
     add("--out", type=Path, default=Path("build/paper"))
     add("--report", action="store_true", help="measure nothing")
     args = parser.parse_args(given)
@@ -72,7 +73,7 @@ def main(given: list[str] | None = None) -> None:
     tables = chosen(TABLES if ALL in args.tables else args.tables, args.rows)
     wanted = Wanted(
         tables, args.out, args.data, args.root, Files(args.checkpoint, args.vae, args.size),
-        args.images, args.pictures, args.subset, args.inception,
+        args.images, args.pictures, args.subset, args.inception, args.bf16,
     )  # fmt: skip
     works = [Work(name, wanted) for name in args.models]
     if share := launched():

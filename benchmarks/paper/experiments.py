@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bigain_core.classification import Denoiser, PublishedGrid, Trial
+from bigain_core.classification import Denoiser, PublishedGrid, Trial, trial_noise
 from bigain_core.grid import TokenGrid
 from bigain_core.matching import choose_destinations, match_tokens
 from bigain_core.methods import Method, TokenMerging
@@ -77,8 +77,7 @@ class OwnNoise:
 def _noise_of(noise: Tensor, prompt: int) -> Tensor:
     """Fresh noise for a prompt that depends on the trial, told by its shared noise, and on it."""
     trial = int(noise.flatten()[0].float().cpu().view(torch.int32)) % 2**32
-    generator = torch.Generator().manual_seed(trial * 2**20 + prompt)
-    return torch.randn(noise.shape, generator=generator).to(noise)
+    return trial_noise(noise.shape, trial, prompt, 0).to(noise)
 
 
 @dataclass(frozen=True)

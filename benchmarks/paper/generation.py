@@ -22,7 +22,7 @@ from benchmarks.demo_host import batched
 from benchmarks.paper.data import Data
 from benchmarks.paper.frechet import Distance, distance
 from benchmarks.paper.judge import judged, reference
-from benchmarks.paper.models import Model
+from benchmarks.paper.models import Model, precision
 from benchmarks.paper.recognition import Share, found_results, slug
 from benchmarks.paper.tables import Row
 from bigain_core.classification import trial_noise
@@ -67,7 +67,7 @@ def paint_rows(
             continue
         made = {
             "prompts": data.name, "painting": repr(model.painting), "seed": SEED,
-            "size": model.loaded.image_size, "dtype": str(patcher.model_dtype()),
+            "size": model.loaded.image_size, "dtype": precision(patcher),
             **settings(patcher, Prompts(("",), (null,))),
         }  # fmt: skip
         quiet = share.shard > 0

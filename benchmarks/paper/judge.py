@@ -28,6 +28,7 @@ from benchmarks.data import (
     held_out_shapes,
     training_batch,
 )
+from benchmarks.training import SEEDS_APART
 
 WEIGHTS = Path(__file__).with_name("judge.safetensors")
 CHANNELS = (3, 32, 48, 64, 96)
@@ -93,7 +94,7 @@ def train(steps: int, seed: int) -> Judge:
     optimiser = torch.optim.AdamW(model.parameters(), weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, PEAK_RATE, steps)
     for step in tqdm(range(steps), unit="step", mininterval=10):
-        generator = torch.Generator().manual_seed(seed * 2**32 + step)
+        generator = torch.Generator().manual_seed(seed * SEEDS_APART + step)
         images = training_batch(BATCH, DIGIT_SHARE, TRAINING_CONTRAST, generator)
         loss = functional.cross_entropy(model(images.pixels)[1], images.labels)
         optimiser.zero_grad()

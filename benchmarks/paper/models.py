@@ -84,6 +84,12 @@ class Model:
         return model
 
 
+def precision(model: ModelPatcher) -> str:
+    """In which a network computes, by which results of different runs are told apart."""
+    weights = str(model.model_dtype())
+    return f"{weights}, products in bfloat16" if torch.is_autocast_enabled("cpu") else weights
+
+
 def small_dit(files: Files) -> Model:
     """The bundled one; the paper compresses 10 of 28 blocks, here it is 2 of 6."""
     first, second = BUNDLED_PLACEMENT.numbers

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from benchmarks.paper.data import Data
 from benchmarks.paper.experiments import OwnNoise
-from benchmarks.paper.models import Model
+from benchmarks.paper.models import Model, precision
 from benchmarks.paper.tables import Row
 from bigain_core.classification.evaluation import Job
 from bigain_core.classification.labelled_sets import LabelledImage
@@ -88,7 +88,7 @@ def recognise(
             continue
         made = job.settings(
             texts, data.plan, loaded.image_size, rivals=data.rivals is not None,
-            own_noise=row.own_noise, dtype=str(patcher.model_dtype()), **settings(patcher, every),
+            own_noise=row.own_noise, dtype=precision(patcher), **settings(patcher, every),
         )  # fmt: skip
         quiet = share.shard > 0
         with (

@@ -84,7 +84,20 @@ def test_every_choice_is_that_of_the_classifier_without_a_host(small):
             expected = classify(denoiser, pixels[None], names, SMALL_PLAN, number).rankings[0]
             assert record["best"] == names[expected.best]
             assert record["margin"] == pytest.approx(expected.margin, rel=1e-3, abs=1e-7)
-            assert record["calls"] == SMALL_PLAN.calls(len(names)) == 18
+            assert record["calls"] == SMALL_PLAN.calls(len(names)) == 13
+
+
+def test_products_in_bfloat16_change_little_and_are_told_apart(small, tmp_path):
+    tables = chosen(["4"], ["off"])
+    rounded = Work("small-dit", replace(small.wanted, tables=tables, out=tmp_path, bf16=True))
+    rounded.measure(Share())
+    found = [
+        found_results(work.finished(work.data()).recognition, OFF) for work in (small, rounded)
+    ]
+    precisions = [results.settings["dtype"] for results in found]
+    assert precisions == ["torch.float32", "torch.float32, products in bfloat16"]
+    exact, coarse = ([r["margin"] for r in one.records.values()] for one in found)
+    assert exact != coarse and coarse == pytest.approx(exact, rel=0.2)
 
 
 def test_rows_differ_in_the_compression_alone(small, tmp_path):
