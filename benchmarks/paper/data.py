@@ -30,6 +30,7 @@ from benchmarks.data import (
     held_out_digits,
     held_out_shapes,
 )
+from benchmarks.paper.experiments import FixedTimes
 from bigain_core.classification import TrialPlan
 from bigain_core.classification.imagenet import imagenet_labels
 from bigain_core.classification.labelled_sets import (
@@ -46,13 +47,29 @@ PHOTO, PET = "a photo of a {}.", "a photo of a {}, a type of pet."
 FEW, MANY = TrialPlan(), TrialPlan((5, 20, 100))
 
 
+def _at(*times: int) -> TrialPlan:
+    """The paper's rule in 13 evaluations for ten names."""
+    return TrialPlan((1, 2), (3, 1), design=FixedTimes(times=times))
+
+
+SHAPE_PLAN, DIGIT_PLAN = _at(100, 50), _at(600, 700)  # where they tell most, see timesteps.py
+
+
+@dataclass(frozen=True)
+class Contest:
+    """The labels among which a picture is ranked, its own included, and the trials that decide."""
+
+    labels: tuple[str, ...]
+    plan: TrialPlan
+
+
 @dataclass(frozen=True)
 class Data:
     """Pictures, the labels among which they are ranked, and what is to be painted.
 
-    `rivals` gives the labels among which pictures of a label are ranked, itself included, where
-    these are not all. `asked` are prompts (label, or caption of COCO) in the order of the pictures
-    that are painted for them; {} of `template` is where a label goes for models that read text.
+    `contests` gives that of the pictures of a label, where it is not the same for all. `asked` are
+    prompts (label, or caption of COCO) in the order of the pictures that are painted for them; {}
+    of `template` is where a label goes for models that read text.
     """
 
     name: str
@@ -61,12 +78,17 @@ class Data:
     asked: tuple[str, ...]
     plan: TrialPlan
     template: str = "{}"
-    rivals: Callable[[str], tuple[str, ...]] | None = None
+    contests: Callable[[str], Contest] | None = None
     captions: bool = False
 
-    def among(self, image: LabelledImage) -> tuple[str, ...]:
-        """Labels among which a picture is ranked."""
-        return self.rivals(image.labels[0]) if self.rivals else self.labels
+    def contest(self, image: LabelledImage) -> Contest:
+        return self.contests(image.labels[0]) if self.contests else Contest(self.labels, self.plan)
+
+    def by_contest(self, images: Iterable[LabelledImage]) -> dict[Contest, list[LabelledImage]]:
+        groups: dict[Contest, list[LabelledImage]] = {}
+        for image in images:
+            groups.setdefault(self.contest(image), []).append(image)
+        return groups
 
     def prompt(self, text: str) -> str:
         """What a model that reads text is asked to paint."""
@@ -82,28 +104,29 @@ def factors(label: str) -> tuple[str, str]:
     return (label, "") if texture == "digit" else (shape, texture)
 
 
-def rivals(label: str) -> tuple[str, ...]:
-    """The ten classes among which a picture is ranked.
+def small_contest(label: str) -> Contest:
+    """Among ten classes.
 
-    Of a digit all digits; of the others those that have its shape or its texture, itself included.
-    So a wrong choice is wrong in the shape or in the texture alone.
+    A digit among all digits; another picture among those that have its shape or its texture. So a
+    wrong choice is wrong in the shape or in the texture alone.
     """
     number = CLASS_NAMES.index(label)
     if number >= SHAPE_CLASSES:
-        return CLASS_NAMES[SHAPE_CLASSES:]
+        return Contest(CLASS_NAMES[SHAPE_CLASSES:], DIGIT_PLAN)
     own, count = divmod(number, len(TEXTURES)), len(TEXTURES)
     pairs = ((k, divmod(k, count)) for k in range(SHAPE_CLASSES))
-    return tuple(CLASS_NAMES[k] for k, pair in pairs if pair[0] == own[0] or pair[1] == own[1])
+    names = (CLASS_NAMES[k] for k, pair in pairs if pair[0] == own[0] or pair[1] == own[1])
+    return Contest(tuple(names), SHAPE_PLAN)
 
 
-def small_set(folder: Path, plan: TrialPlan, pictures: int) -> Data:
+def small_set(folder: Path, pictures: int) -> Data:
     """Held-out pictures, drawn into `folder` if they are not there: every class as often."""
     top = folder / "held-out"
     if not top.is_dir():
         _draw(folder)
     asked = tuple(CLASS_NAMES[k % len(CLASS_NAMES)] for k in range(pictures))
     images = read_folder(folder, top.name)
-    return Data("small", images, CLASS_NAMES, asked, plan, rivals=rivals)
+    return Data("small", images, CLASS_NAMES, asked, SHAPE_PLAN, contests=small_contest)
 
 
 def _draw(folder: Path) -> None:

@@ -56,7 +56,8 @@ def waiting(job: Job, folder: Path, row: str) -> list[LabelledImage]:
 
 def calls(data: Data, images: list[LabelledImage]) -> int:
     """Network evaluations that these pictures take at most."""
-    return sum(data.plan.calls(len(data.among(image))) for image in images)
+    contests = map(data.contest, images)
+    return sum(contest.plan.calls(len(contest.labels)) for contest in contests)
 
 
 @dataclass(frozen=True)
@@ -82,30 +83,23 @@ def recognise(
     texts = [template.replace("{}", label) for label in data.labels]
     encoded = dict(zip(data.labels, model.loaded.encode(texts), strict=True))
     every, loaded = Prompts(data.labels, tuple(encoded.values())), model.loaded
+    own_plans = sorted({repr(contest.plan) for contest in data.by_contest(data.images.images)})
     for name, row in rows.items():
         left, patcher = waiting(job, folder, name), model.compressed(row)
         if not left:
             continue
         made = job.settings(
-            texts, data.plan, loaded.image_size, rivals=data.rivals is not None,
-            own_noise=row.own_noise, dtype=precision(patcher), **settings(patcher, every),
+            texts, data.plan, loaded.image_size, own_plans=own_plans, own_noise=row.own_noise,
+            dtype=precision(patcher), **settings(patcher, every),
         )  # fmt: skip
         quiet = share.shard > 0
         with (
             ResultFile(share.file(folder, name), made) as results,
             tqdm(total=len(left), desc=name, mininterval=10, disable=quiet) as bar,
         ):
-            for labels, images in _by_labels(data, left).items():
-                prompts = Prompts(labels, tuple(encoded[label] for label in labels))
+            for contest, images in data.by_contest(left).items():
+                prompts = Prompts(contest.labels, tuple(map(encoded.get, contest.labels)))
                 evaluate(
-                    patcher, loaded.vae, prompts, images, job, data.plan, loaded.image_size,
+                    patcher, loaded.vae, prompts, images, job, contest.plan, loaded.image_size,
                     results, _Bar(bar), through=OwnNoise if row.own_noise else None,
                 )  # fmt: skip
-
-
-def _by_labels(data: Data, images: list[LabelledImage]) -> dict[tuple, list[LabelledImage]]:
-    """Pictures by the labels among which they are ranked."""
-    groups: dict[tuple[str, ...], list[LabelledImage]] = {}
-    for image in images:
-        groups.setdefault(data.among(image), []).append(image)
-    return groups

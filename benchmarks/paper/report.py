@@ -39,7 +39,7 @@ class Finished:
 
     @property
     def is_small(self) -> bool:
-        return self.data.rivals is not None
+        return self.data.contests is not None
 
     @property
     def recognition(self) -> Path:
@@ -51,10 +51,15 @@ class Finished:
 
     @property
     def protocol(self) -> str:
-        plan, among = self.data.plan, len(self.data.among(self.data.images.images[0]))
-        return (
-            f"{len(self.job.every)} pictures, each ranked among {among} names; {list(plan.trials)} "
-            f"trials, {list(plan.kept(among))} kept, at timesteps {plan.timesteps}"
+        """One line for each kind of picture: pictures, names, trials, timesteps."""
+        kinds = {}
+        for contest, images in self.data.by_contest(self.job.every).items():
+            kind = len(contest.labels), contest.plan
+            kinds[kind] = kinds.get(kind, 0) + len(images)
+        return "; ".join(
+            f"{count} pictures, each ranked among {among} names, {list(plan.trials)} trials, "
+            f"{list(plan.kept(among))} kept, at timesteps {plan.timesteps}"
+            for (among, plan), count in kinds.items()
         )
 
     @cached_property

@@ -16,19 +16,14 @@ import torch
 from benchmarks.host import enter_host
 from benchmarks.paper.cost import Cost, measure_costs
 from benchmarks.paper.data import SETS, Data, small_set, subset
-from benchmarks.paper.experiments import FixedTimes
 from benchmarks.paper.generation import paint_rows, unpainted
 from benchmarks.paper.models import LOADERS, UNETS, Files, Model
 from benchmarks.paper.pictures import curves, samples, token_maps
 from benchmarks.paper.recognition import Share, calls, recognise, waiting
 from benchmarks.paper.report import Finished
 from benchmarks.paper.tables import ROWS, Row, Table
-from bigain_core.classification import TrialPlan
 from bigain_core.classification.evaluation import Job
 
-# The paper's rule at the timesteps that tell most, as `timesteps.py` found on other pictures: 13
-# evaluations for ten names.
-SMALL_PLAN = TrialPlan((1, 2), (3, 1), design=FixedTimes(times=(100, 50)))
 SMALL_PICTURES = 320  # eight of each class
 ROUNDS = 7
 OWN = "own"  # the small models' pictures
@@ -68,7 +63,7 @@ class Work:
     def data(self) -> Data:
         wanted = self.wanted
         if wanted.data == OWN:
-            return small_set(wanted.out, SMALL_PLAN, wanted.pictures or SMALL_PICTURES)
+            return small_set(wanted.out, wanted.pictures or SMALL_PICTURES)
         found = SETS[wanted.data](wanted.root)
         found = subset(found, wanted.subset) if wanted.subset else found
         return replace(found, asked=found.asked[: wanted.pictures or None])

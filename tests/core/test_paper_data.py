@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.data import CLASS_NAMES, TEXTURES
-from benchmarks.paper.data import SETS, factors, rivals, small_set, subset
+from benchmarks.paper.data import SETS, factors, small_contest, small_set, subset
 from bigain_core.classification import TrialPlan
 from bigain_core.classification.imagenet import imagenet_labels
 
@@ -24,7 +24,7 @@ def picture(path: Path, seed=0):
 
 def test_a_wrong_choice_among_rivals_is_wrong_in_one_factor():
     for label in CLASS_NAMES:
-        among = rivals(label)
+        among = small_contest(label).labels
         assert label in among and len(set(among)) == 10
         wrong = [
             (a != b) for other in among for a, b in [(factors(other), factors(label))] if a != b
@@ -39,19 +39,19 @@ def test_a_wrong_choice_among_rivals_is_wrong_in_one_factor():
 
 
 def test_held_out_pictures_are_as_many_of_each_class_and_the_same_again(tmp_path):
-    data = small_set(tmp_path / "a", PLAN, 85)
+    data = small_set(tmp_path / "a", 85)
     counts = Counter(image.labels[0] for image in data.images.images)
     assert set(counts) == set(CLASS_NAMES)
     assert {counts[n] for n in CLASS_NAMES[:30]} == {15} and {
         counts[n] for n in CLASS_NAMES[30:]
     } == {6}
     assert Counter(data.asked).most_common()[0][1] - Counter(data.asked).most_common()[-1][1] == 1
-    again = small_set(tmp_path / "b", PLAN, 85)
+    again = small_set(tmp_path / "b", 85)
     assert again.images.digest == data.images.digest
     files = [[s.path(i).read_bytes() for i in s.images[:40]] for s in (data.images, again.images)]
     assert files[0] == files[1]
     before = data.images.path(data.images.images[0]).stat().st_mtime_ns
-    small_set(tmp_path / "a", PLAN, 85)
+    small_set(tmp_path / "a", 85)
     assert data.images.path(data.images.images[0]).stat().st_mtime_ns == before
 
 

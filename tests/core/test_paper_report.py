@@ -13,7 +13,6 @@ from benchmarks.paper.pictures import curves
 from benchmarks.paper.recognition import Share, found_results, waiting
 from benchmarks.paper.report import Finished, against, recognition_table, share, whole
 from benchmarks.paper.tables import OFF, TABLES
-from bigain_core.classification import TrialPlan
 from bigain_core.classification.evaluation import Job
 from bigain_core.classification.result_files import ResultFile
 
@@ -22,7 +21,7 @@ TOME = "ToMe 0.7"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return small_set(tmp_path_factory.mktemp("small"), TrialPlan((1,)), 10)
+    return small_set(tmp_path_factory.mktemp("small"), 10)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from benchmarks.data import CLASS_NAMES
 from benchmarks.demo_host import Loaded, batched
 from benchmarks.paper import models
-from benchmarks.paper.data import SETS, rivals
+from benchmarks.paper.data import SETS, small_contest
 from benchmarks.paper.data import pets as pets_set
 from benchmarks.paper.frechet import Gaussian, frechet_distance
 from benchmarks.paper.generation import (
@@ -38,7 +38,7 @@ from benchmarks.paper.models import EULER, Files, Model
 from benchmarks.paper.recognition import Share, found_results, recognise
 from benchmarks.paper.report import whole
 from benchmarks.paper.tables import OFF, ROWS, Row, chosen, translated
-from benchmarks.paper.work import SMALL_PLAN, Wanted, Work
+from benchmarks.paper.work import Wanted, Work
 from bigain_core.classification import TrialPlan, classify, trial_noise
 from bigain_core.classification.evaluation import Job
 from bigain_core.classification.imagenet import imagenet_labels
@@ -79,12 +79,13 @@ def test_every_choice_is_that_of_the_classifier_without_a_host(small):
         compression = translated(ROWS[row].compression, models.transformer([1], [2]))
         for number, record in records.items():
             pixels = read_pixels(found.data.images.path(found.data.images.images[number]))
-            names = rivals(record["labels"][0])
+            contest = small_contest(record["labels"][0])
+            names = contest.labels
             denoiser = DiTRunner(dit, compression).denoiser([CLASS_NAMES.index(n) for n in names])
-            expected = classify(denoiser, pixels[None], names, SMALL_PLAN, number).rankings[0]
+            expected = classify(denoiser, pixels[None], names, contest.plan, number).rankings[0]
             assert record["best"] == names[expected.best]
             assert record["margin"] == pytest.approx(expected.margin, rel=1e-3, abs=1e-7)
-            assert record["calls"] == SMALL_PLAN.calls(len(names)) == 13
+            assert record["calls"] == contest.plan.calls(len(names)) == 13
 
 
 def test_products_in_bfloat16_change_little_and_are_told_apart(small, tmp_path):
