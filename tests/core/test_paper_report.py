@@ -13,6 +13,7 @@ from benchmarks.paper.pictures import curves
 from benchmarks.paper.recognition import Share, found_results, waiting
 from benchmarks.paper.report import Finished, against, recognition_table, share, whole
 from benchmarks.paper.tables import OFF, TABLES
+from benchmarks.paper.words import thousandths
 from bigain_core.classification.evaluation import Job
 from bigain_core.classification.result_files import ResultFile
 
@@ -138,3 +139,8 @@ def test_curves_show_each_row_at_its_operations(found):
         for y in range(drawn.height)
     }
     assert torch.tensor(drawn.size).min() > 100
+
+
+def test_what_a_word_saves_is_in_thousandths_with_its_standard_error():
+    found = torch.tensor([[0.25, 0.252], [0.27, 0.276]])
+    assert thousandths(found) == ["260.00", "264.00", "4.000 +- 2.000"]  # half of 6 - 2

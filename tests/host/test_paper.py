@@ -20,9 +20,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-from benchmarks.data import CLASS_NAMES
+from benchmarks.data import CLASS_NAMES, held_out_shapes
 from benchmarks.demo_host import Loaded, batched
-from benchmarks.paper import models
+from benchmarks.paper import models, words
 from benchmarks.paper.data import SETS, small_contest
 from benchmarks.paper.data import pets as pets_set
 from benchmarks.paper.frechet import Gaussian, frechet_distance
@@ -38,6 +38,7 @@ from benchmarks.paper.models import EULER, Files, Model
 from benchmarks.paper.recognition import Share, found_results, recognise
 from benchmarks.paper.report import whole
 from benchmarks.paper.tables import OFF, ROWS, Row, chosen, translated
+from benchmarks.paper.timesteps import APART
 from benchmarks.paper.work import Wanted, Work
 from bigain_core.classification import TrialPlan, classify, trial_noise
 from bigain_core.classification.evaluation import Job
@@ -137,6 +138,17 @@ def test_pictures_are_judged_by_what_was_asked_for(small):
     records = found_results(found.generation, OFF).records
     assert [records[n]["asked"] for n in sorted(records)] == list(CLASS_NAMES[:3])
     assert len(found.judged(OFF).agrees) == 3
+
+
+def test_what_a_word_saves_is_the_difference_of_the_errors_under_two_prompts(small):
+    found = torch.cat(list(words.errors(small.load(), ROWS[OFF], 1)))
+    assert found.shape == (25, 2), "five shapes in five textures"
+    pixels = held_out_shapes(30, APART).pixels[[1]]
+    runner = DiTRunner(load_dit(read_checkpoint(BUNDLED_MODEL)))
+    names = ["checkered disc", "plain disc"]
+    expected = classify(runner.denoiser([1, 0]), pixels, names, words.PLAN).rankings[0].mean_errors
+    torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-6)
+    assert found[:, 1].mean() > found[:, 0].mean(), "the right word helps"
 
 
 # A published DiT, with random weights and in processes of its own
