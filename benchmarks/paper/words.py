@@ -20,11 +20,14 @@ from benchmarks.data import CLASS_NAMES, SHAPE_CLASSES, TEXTURES, held_out_shape
 from benchmarks.demo_report import table
 from benchmarks.paper.data import SHAPE_PLAN, factors
 from benchmarks.paper.models import LOADERS, SMALL, Files, Model
-from benchmarks.paper.tables import IE_KVD, L_GTM, OFF, ROWS, TODO, TOME, Row
+from benchmarks.paper.tables import IE_KVD, L_GTM, OFF, ROWS, TODO, TOME, Row, alpha_row
 from benchmarks.paper.timesteps import APART
 from benchmarks.paper.work import enter
 
-SHOWN = (OFF, TOME, L_GTM, TODO, IE_KVD, "keys of low frequency", "keys of high frequency")
+SHOWN = (
+    OFF, TOME, L_GTM, TODO, IE_KVD, alpha_row(2, 0.0),
+    "keys of low frequency", "keys of high frequency",
+)  # fmt: skip
 PLAN = replace(SHAPE_PLAN, keep=(2, 1))  # both prompts to the end
 
 

@@ -97,8 +97,8 @@ class Work:
             evaluations[name] += calls(data, waiting(found.job, found.recognition, name))
         for name in self.rows("generation"):
             left = unpainted(len(data.asked), Share(), found.generation, name)
-            steps = len(model.painting.timesteps) * sum(map(len, left))
-            evaluations[name] += 2 * steps  # with and without the prompt
+            calls_each = len(model.painting.timesteps) * (1 + (model.painting.guidance != 1))
+            evaluations[name] += calls_each * sum(map(len, left))
         return sum(count * costs[name].per_sample for name, count in evaluations.items())
 
     def measure(self, share: Share) -> None:

@@ -1,11 +1,13 @@
 """Rows of the paper's tables: what they are, against the printed figures, and what they vary."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from benchmarks.flops import count
 from benchmarks.paper.experiments import OwnDraws, OwnNoise, SharedPlan
-from benchmarks.paper.models import transformer
+from benchmarks.paper.models import SMALL, UNETS, transformer
 from benchmarks.paper.recognition import slug
 from benchmarks.paper.tables import OFF, ROWS, TABLES, chosen, translated
 from bigain_core.classification import Trial, alphas_cumprod
@@ -16,6 +18,7 @@ from bigain_core.models.unet_outline import SD_2, unet_outline
 from bigain_core.placement import Site
 from bigain_core.schedules import Moment
 
+PAGE = Path(__file__).parents[2] / "docs" / "paper-tables.md"
 GRID, MOMENT = TokenGrid(6, 8), Moment(0.5)
 PLAIN = 804.257  # GFLOP of a call
 PRINTED = {  # Tables 3 and 10
@@ -151,3 +154,14 @@ def test_each_prompt_has_its_own_noise_that_depends_on_the_trial(randn):
     alike = torch.corrcoef(torch.stack([noise.flatten() for noise in every]))
     assert (alike - torch.eye(len(every))).abs().max() < 0.06
     assert all(abs(noise.std().item() - 1) < 0.05 for noise in every)
+
+
+@pytest.mark.parametrize("model", SMALL)
+@pytest.mark.parametrize("name", TABLES)
+def test_the_page_has_every_row(name, model):
+    table, page = TABLES[name], PAGE.read_text("utf-8")
+    section = page.split(f"## {table.title}\n", 1)[1].split("\n## ")[0]
+    part = section.split(f"### {model},", 1)[1].split("\n### ")[0]
+    found = {line.split("|")[1].strip() for line in part.splitlines() if line.startswith("|")}
+    assert found >= {row for row in table.rows if model in UNETS or not ROWS[row].unets_only}
+    assert "Pictures without a result" not in page
