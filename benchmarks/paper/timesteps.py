@@ -1,8 +1,8 @@
 """How much one trial at each timestep tells: `python -m benchmarks.paper.timesteps --host COMFYUI`.
 
 Pictures that are in no other set are ranked among ten names with a single trial. By this the
-timesteps of `data.SHAPE_PLAN` and `data.DIGIT_PLAN` were chosen, with the plain models and before
-any row was measured. The last line is these plans.
+timesteps of `data.SHAPE_PLAN` and `data.DIGIT_PLAN` were chosen, with the plain models alone. The
+last line is these plans.
 """
 
 from __future__ import annotations
