@@ -10,7 +10,10 @@ from bigain.bigain_core.models.checkpoint import BUNDLED_MODEL
 from bigain.nodes.dit import BiGainDiTLabels
 from safetensors.torch import save_file
 
-from tests.host.families import NAMED, NARROW_HEADS, UNET, build, fill, guided
+from tests.host.families import NAMED
+from tests.host.families.case import guided
+from tests.host.families.models import build, fill
+from tests.host.families.unets import NARROW_HEADS, UNET
 from tests.host.side_by_side import Run
 
 

@@ -16,7 +16,8 @@ from bigain.nodes.benchmark import ALL, THIS, BiGainBenchmark
 from comfy.patcher_extension import WrappersMP
 
 from tests.host.compressing import merge, pool, report
-from tests.host.families import NAMED, parametrized, sample
+from tests.host.families import NAMED, parametrized
+from tests.host.families.case import sample
 from tests.host.side_by_side import instance_forwards
 
 METHODS = 7  # of the paper's Table 3

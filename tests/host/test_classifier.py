@@ -3,8 +3,6 @@
 import math
 from dataclasses import replace
 
-import comfy.supported_models
-import comfy.utils
 import comfy_extras.nodes_easycache
 import comfy_extras.nodes_model_advanced as advanced
 import pytest
@@ -13,30 +11,17 @@ from bigain.bigain_core.classification import (
     PLANS,
     AdaptiveTimes,
     Budget,
-    Classification,
-    Ranking,
     Sequential,
     TrialPlan,
     trial_noise,
 )
-from bigain.bigain_core.classification.imagenet import imagenet_labels
-from bigain.bigain_core.classification.labels import label_set
-from bigain.bigain_core.comfyui.chart import ALIVE, BEST, FAINT, bar_chart
-from bigain.bigain_core.comfyui.classifier import (
-    classify_latents,
-    encode_images,
-    warnings_about,
-)
+from bigain.bigain_core.comfyui.classifier import classify_latents, encode_images
 from bigain.bigain_core.comfyui.identity import identity
-from bigain.bigain_core.comfyui.prompts import Prompts, encode_prompts
+from bigain.bigain_core.comfyui.prompts import Prompts
 from bigain.nodes._plans import CUSTOM, PRESETS, trial_plan
 from bigain.nodes.classification import BiGainDiffusionClassifier, BiGainGate, BiGainPrompts
-from bigain.nodes.dit import BiGainDiTLabels
-from comfy.model_sampling import EPS
-from torchvision.models import ResNet18_Weights
 
 from tests.host.compressing import merge
-from tests.host.families import NAMED, own_dit
 
 NAMES = ("sd15", "sd2v", "sdxl", "dit")
 PLAN = TrialPlan((1, 3), (2, 1))
@@ -156,47 +141,6 @@ def test_more_kept_than_present_is_refused(models, prompts):
         classify_latents(model, LATENT, prompts("sd15", model), TrialPlan((1, 3), (9, 1)), silent)
 
 
-class WordCounter:
-    """Stands for a CLIP: notes what it is asked to read."""
-
-    def __init__(self):
-        self.seen = []
-
-    def tokenize(self, text, disable_weights=False):
-        assert disable_weights, "parentheses would be read as weights"
-        self.seen.append(text)
-        return text
-
-    def encode_from_tokens_scheduled(self, tokens):
-        return [[torch.full((1, 1, 1), float(len(tokens))), {}]]
-
-
-def test_prompts_fill_the_template_with_plain_text():
-    clip = WordCounter()
-    node = BiGainPrompts.execute(clip, "\ncat (animal)\n  dog: big\n", "a photo of a {}")
-    assert clip.seen == ["a photo of a cat (animal)", "a photo of a dog: big"]
-    assert node.args[0].labels == ("cat (animal)", "dog: big")
-
-
-@pytest.mark.parametrize(
-    ("labels", "template", "message"),
-    [
-        ("", "{}", "expected at least one prompt, got none"),
-        ("cat\n\ndog", "{}", "an empty one on line 2"),
-        ("cat\ncat", "{}", "got 'cat' more than once"),
-        ("cat", "a photo", "expected a template with {} where the label goes, got 'a photo'"),
-    ],
-)
-def test_bad_prompts_are_explained(labels, template, message):
-    with pytest.raises(ValueError, match=message.replace("{}", r"\{\}")):
-        BiGainPrompts.execute(WordCounter(), labels, template)
-
-
-def test_a_checkpoint_without_text_encoder_is_explained():
-    with pytest.raises(ValueError, match="expected a CLIP"):
-        encode_prompts(None, ["cat"], "{}")
-
-
 def classify_node(model, prompts, **changes):
     inputs = {"trials": "1, 3", "keep": "2, 1", "loss": "l2", "trial_seed": 0} | changes
     return BiGainDiffusionClassifier.execute(model, prompts, **inputs).args
@@ -226,83 +170,6 @@ def test_the_node_gives_one_answer_per_image(models, prompts):
 def test_bad_inputs_of_the_node_are_explained(models, prompts, changes, message):
     with pytest.raises(ValueError, match=message):
         classify_node(models["sd15"], prompts("sd15", models["sd15"]), **changes)
-
-
-def test_labels_of_a_dit_come_by_name_and_number(models):
-    positive, negative, wanted = BiGainDiTLabels.execute(models["dit"], "bee\n4").args
-    assert wanted.labels == ("bee", "4")
-    assert positive[0][1]["class_label"].tolist() == [1, 4]
-    assert "class_label" not in negative[0][1]
-    everything = BiGainDiTLabels.execute(models["dit"], "").args[2]
-    assert everything.labels == ("ant", "bee", "cat", "dog", "eel")
-
-
-def test_a_label_set_names_the_classes_of_imagenet():
-    model, names = own_dit(1000), list(imagenet_labels().values())
-    positive, _, prompts = BiGainDiTLabels.execute(model, f"{names[7]}\n3", "ImageNet-1K").args
-    assert prompts.labels == (names[7], "3")
-    assert positive[0][1]["class_label"].tolist() == [7, 3]
-    assert BiGainDiTLabels.execute(model, "", "ImageNet-1K").args[2].labels == tuple(names)
-    positive, _, some = BiGainDiTLabels.execute(model, "", "ImageNet-100").args
-    assert [names[k] for k in positive[0][1]["class_label"].tolist()] == list(some.labels)
-    assert some.labels == tuple(imagenet_labels("ImageNet-100").values())
-    with pytest.raises(ValueError, match="class number from 0 to 999 .*'fox'"):
-        BiGainDiTLabels.execute(model, "fox", "ImageNet-100")
-
-
-def test_a_label_set_needs_a_model_of_its_classes(models):
-    with pytest.raises(ValueError, match="1000 classes of ImageNet .* got one of 5 classes"):
-        BiGainDiTLabels.execute(models["dit"], "", "ImageNet-1K")
-
-
-def test_labels_need_a_dit(models):
-    with pytest.raises(ValueError, match="expected a model from BiGain DiT Loader"):
-        BiGainDiTLabels.execute(models["sd15"], "cat")
-    with pytest.raises(ValueError, match="class number from 0 to 4 or a name such as ant.*'fox'"):
-        BiGainDiTLabels.execute(models["dit"], "fox")
-
-
-def test_csv_gives_whole_prompts_and_their_classes():
-    clip = WordCounter()
-    text = 'prompt,class\n"a cat, black",cat\na kitten,cat\na dog,dog'
-    (prompts,) = BiGainPrompts.execute(clip, text, "a photo of a {}").args
-    assert clip.seen == ["a cat, black", "a kitten", "a dog"]
-    assert prompts.classes == ("cat", "cat", "dog")
-
-
-def test_a_label_set_replaces_the_labels():
-    clip = WordCounter()
-    (prompts,) = BiGainPrompts.execute(clip, "x", "a {}", "STL-10").args
-    assert len(prompts.labels) == 10 and clip.seen[7] == "a monkey"
-    assert prompts.classes == prompts.labels
-
-
-@pytest.mark.parametrize(("name", "count"), [("ImageNet-1K", 1000), ("ImageNet-100", 100)])
-def test_classes_of_imagenet_become_prompts(name, count):
-    clip = WordCounter()
-    (prompts,) = BiGainPrompts.execute(clip, "x", "a photo of a {}", name).args
-    assert len(prompts.labels) == len(set(clip.seen)) == count
-    assert clip.seen[-1] == f"a photo of a {prompts.labels[-1]}"
-    assert BiGainPrompts.define_schema().inputs[3].options[-2:] == ["ImageNet-1K", "ImageNet-100"]
-
-
-def test_labels_of_imagenet_are_those_that_torchvision_predicts():
-    """But for two, where it leaves a pair that differs in case and joins both synonyms."""
-    found = label_set("ImageNet-1K").labels
-    others = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
-    differ = {a: b for a, b in zip(found, others, strict=True) if a != b}
-    assert differ == {"Cardigan Welsh corgi": "Cardigan", "tank suit": "maillot tank suit"}
-
-
-def test_encoding_prompts_moves_the_bar(monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        comfy.utils,
-        "PROGRESS_BAR_HOOK",
-        lambda value, total, *rest, **more: seen.append((value, total)),
-    )
-    encode_prompts(WordCounter(), ["ant", "bee", "cat"], "{}")
-    assert seen[0] == (1, 3) and seen[-1] == (3, 3), "hosts may leave out some between"
 
 
 def test_the_best_prompt_of_a_class_answers_for_it(models, prompts):
@@ -392,75 +259,6 @@ def test_images_are_encoded_one_by_one():
     images = torch.rand(3, 4, 5, 4)
     latents = encode_images(Film(), images)
     assert torch.equal(latents[:, :, 0], images[..., :3].movedim(-1, 1))
-
-
-def pixels(chart, colour):
-    wanted = torch.tensor(colour) / 255
-    return ((chart - wanted).abs() < 1e-3).all(-1)
-
-
-def test_the_chart_draws_bars_as_long_as_the_labels_are_behind():
-    errors = torch.tensor([[1.0, 1.0, 1.0], [1.1, 1.1, 1.1], [1.4, 1.4, 1.4]]).double()
-    ranking = Ranking(errors, torch.ones(3), torch.arange(3))
-    chart = bar_chart(Classification(("best", "near", "x" * 99), (ranking,)))
-    assert chart.shape[0] == 1 and chart.shape[-1] == 3 and 0 <= chart.min() <= chart.max() <= 1
-    bars = pixels(chart[0], ALIVE).sum(1)
-    rows = bars[bars > 20]
-    assert sorted({round(row / rows.max().item() * 4) for row in rows.tolist()}) == [1, 4]
-    assert pixels(chart[0], BEST).any()
-
-
-def test_the_chart_takes_one_label_and_very_many():
-    one = Ranking(torch.ones(1, 2), torch.ones(1), torch.arange(2))
-    assert bar_chart(Classification(("only",), (one,))).shape[0] == 1
-    many = Ranking(torch.arange(200.0).reshape(100, 2), torch.ones(100), torch.arange(2))
-    chart = bar_chart(Classification(tuple(map(str, range(100))), (many, many)))
-    assert chart.shape[0] == 2 and chart.shape[1] < 800
-
-
-def test_the_chart_says_how_many_are_left_out():
-    """The line is there with many labels and not with few."""
-    heights = []
-    for count in (20, 21, 3000):
-        ranking = Ranking(torch.arange(2.0 * count).view(count, 2), torch.ones(count),
-                          torch.arange(2))  # fmt: skip
-        chart = bar_chart(Classification(tuple(map(str, range(count))), (ranking,)))[0]
-        heights.append(len(chart))
-        last = pixels(chart[-46:-16, :200], FAINT).any()
-        assert last == (count > 20)
-    assert heights[0] + 30 == heights[1] == heights[2]
-
-
-def test_distilled_models_are_warned_of(monkeypatch):
-    assert warnings_about(NAMED["sd15"].model) == []
-    (text,) = warnings_about(NAMED["flux"].model)
-    assert "FluxGuidance" in text
-    video = NAMED["hunyuan_video"].model
-    params = video.get_model_object("diffusion_model").params
-    for guided, steps, words in ((False, False, None), (True, False, "FluxGuidance"),
-                                 (True, True, "few steps")):  # fmt: skip
-        monkeypatch.setattr(params, "guidance_embed", guided)
-        monkeypatch.setattr(params, "meanflow", steps, raising=False)
-        found = warnings_about(video)
-        assert (words in found[0]) if words else found == []
-
-
-@pytest.mark.parametrize("name", ["FluxSchnell", "HunyuanVideo15_SR_Distilled", "PiD"])
-def test_kinds_that_the_host_knows_as_distilled_are_warned_of(monkeypatch, name):
-    """By their names: older hosts lack some of them."""
-    model = NAMED["sd15"].model
-    kind = getattr(comfy.supported_models, name, type(name, (), {}))
-    monkeypatch.setattr(model.model, "model_config", object.__new__(type("Config", (kind,), {})))
-    (text,) = warnings_about(model)
-    assert "distilled to few steps" in text
-
-
-def test_noise_levels_of_a_distilled_model_are_warned_of():
-    model = NAMED["sd15"].model.clone()
-    sampling = type("Sampling", (advanced.ModelSamplingDiscreteDistilled, EPS), {})
-    model.add_object_patch("model_sampling", sampling(model.model.model_config))
-    (text,) = warnings_about(model)
-    assert "distilled to few steps" in text
 
 
 def test_other_weights_compression_sampling_or_prompts_have_another_name(models, prompts):

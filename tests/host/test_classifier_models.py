@@ -14,7 +14,8 @@ from bigain.bigain_core.comfyui.prompts import Prompts
 from bigain.bigain_core.comfyui.sampling import host_levels
 
 from tests.host.compressing import merge
-from tests.host.families import NAMED, prompt
+from tests.host.families import NAMED
+from tests.host.families.case import prompt
 
 PLAN = TrialPlan((1, 3), (3, 1), design=SpreadGrid())
 SIZES = {"pixart_alpha": (40, 48)}

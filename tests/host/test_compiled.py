@@ -9,7 +9,8 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from torch._dynamo.utils import counters
 
 from tests.host.compressing import merge, pool, report
-from tests.host.families import NAMED, sample
+from tests.host.families import NAMED
+from tests.host.families.case import sample
 
 pytestmark = pytest.mark.long
 

@@ -14,7 +14,8 @@ from comfy.patcher_extension import WrappersMP
 import nodes
 from tests.host.compressing import merge, pool
 from tests.host.conftest import LORA
-from tests.host.families import NAMED, sample
+from tests.host.families import NAMED
+from tests.host.families.case import sample
 from tests.host.side_by_side import on_model, outputs
 from tests.host.test_with_conditioning import AREA, another_text, control_net, controlled_by
 

@@ -22,7 +22,9 @@ from bigain.bigain_core.schedules import Moment
 from comfy.ldm.modules.attention import CrossAttention
 
 from tests.host.compressing import merge, pool, preset, report
-from tests.host.families import CASES, NAMED, fill, parametrized, sample
+from tests.host.families import CASES, NAMED, parametrized
+from tests.host.families.case import sample
+from tests.host.families.models import fill
 from tests.host.watching import OVERRIDE, Watch, grid, layer_of
 
 UNCOVERED = {"ernie_image", "hidream_o1", "stable_cascade"}

@@ -12,7 +12,8 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from tests.host.families import CASES, every_case, every_case_and_size, parametrized, sample
+from tests.host.families import CASES, every_case, every_case_and_size, parametrized
+from tests.host.families.case import sample
 from tests.host.watching import OVERRIDE, Watch, grid, layer_of
 
 

@@ -8,7 +8,8 @@ from bigain.bigain_core.comfyui.attach import attached_to
 from comfy.patcher_extension import WrappersMP
 
 from tests.host.compressing import merge, pool
-from tests.host.families import NAMED, sample
+from tests.host.families import NAMED
+from tests.host.families.case import sample
 
 
 def cached(model):
@@ -31,26 +32,26 @@ varied = pytest.mark.parametrize(
 
 
 @varied
-def test_as_many_tensors_live_in_the_thirtieth_call_as_in_the_third(name, ours):
+def test_as_many_tensors_live_in_the_twelfth_call_as_in_the_third(name, ours):
     case, calls, live = NAMED[name], [], {}
     model = ours(case.model)
 
     def note(executor, *args, **kwargs):
         calls.append(1)
-        if len(calls) in (3, 30):
+        if len(calls) in (3, 12):
             live[len(calls)] = tensors()
         return executor(*args, **kwargs)
 
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", note)
-    sample(case, model, steps=30)
-    assert live[3] == live[30]
+    sample(case, model, steps=12)
+    assert live[3] == live[12]
 
 
 @varied
-def test_the_log_is_as_long_after_thirty_steps_as_after_three(name, ours):
+def test_the_log_is_as_long_after_twelve_steps_as_after_three(name, ours):
     case, sizes = NAMED[name], []
     model = ours(case.model)
-    for steps in (3, 30):
+    for steps in (3, 12):
         sample(case, model, steps=steps)
         attached = attached_to(model)
         parts = attached.log.sites, attached.log.left_alone, attached.log.networks

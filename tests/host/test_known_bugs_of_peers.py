@@ -15,7 +15,8 @@ from bigain.nodes.merging import BiGainTokenMerging
 from comfy.patcher_extension import WrappersMP
 
 from tests.host.compressing import merge, pool, report
-from tests.host.families import NAMED, sample
+from tests.host.families import NAMED
+from tests.host.families.case import sample
 from tests.host.side_by_side import (
     OURS,
     assert_differs,

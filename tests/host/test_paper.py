@@ -49,7 +49,9 @@ from bigain_core.methods import TokenMerging
 from bigain_core.models.checkpoint import BUNDLED_MODEL, load_dit, read_checkpoint
 from bigain_core.models.dit import DiT, DiTConfig
 from bigain_core.models.runner import DiTRunner
-from tests.host.families import NAMED, TEXT, WIDTH, fill
+from tests.host.families import NAMED
+from tests.host.families.case import TEXT, WIDTH
+from tests.host.families.models import fill
 
 PACK = Path(__file__).resolve().parents[2]
 L_GTM = "L-GTM 0.7"

@@ -19,7 +19,9 @@ from torch.nn import functional
 
 import nodes
 from tests.host.conftest import LORA
-from tests.host.families import CPU, NAMED, NARROW_HEADS, SD2, UNET, fill, patcher
+from tests.host.families import NAMED
+from tests.host.families.models import CPU, fill, patcher
+from tests.host.families.unets import NARROW_HEADS, SD2, UNET
 from tests.host.side_by_side import OURS, Scenario, check, on_model, outputs
 
 pytestmark = [  # of the host's unCLIP

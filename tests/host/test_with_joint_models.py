@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests.host.compressing import merge, pool, report
-from tests.host.families import NAMED, sample
+from tests.host.families import NAMED
+from tests.host.families.case import sample
 from tests.host.side_by_side import assert_differs, instance_forwards, outputs
 from tests.host.watching import OVERRIDE
 

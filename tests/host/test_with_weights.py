@@ -13,7 +13,7 @@ from torch.nn import functional
 
 import nodes
 from tests.host.conftest import LORA, sd15
-from tests.host.families import fill
+from tests.host.families.models import fill
 from tests.host.side_by_side import (
     OURS,
     Scenario,

@@ -91,7 +91,7 @@ def sd3_file(server):
 
 @pytest.fixture(scope="module")
 def prompt(workflow, converted):
-    """The workflow for a case of families.py, nodes switched off and inputs changed as wished."""
+    """The workflow for a case of the families, nodes switched off and inputs changed as wished."""
 
     def make(case, switched_off=(), **changes):
         changes = {"FamilyInputs": {"case": case}, **changes}

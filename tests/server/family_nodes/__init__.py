@@ -1,4 +1,4 @@
-"""A node pack for the tests alone: the small models of tests/host/families.py in a graph.
+"""A node pack for the tests alone: the small models of tests/host/families in a graph.
 
 FamilyCheckpoint stands in for a checkpoint with its text encoder and VAE, both small and random.
 
@@ -31,9 +31,9 @@ def imported(name: str, file: Path):
 @cache
 def cases() -> dict:
     """The cases that this host can run, by name."""
-    imported("bigain", Path(__file__).parents[1] / "bigain" / "__init__.py")  # for families.py
+    imported("bigain", Path(__file__).parents[1] / "bigain" / "__init__.py")  # for the families
     repository = Path(os.environ["BIGAIN_REPOSITORY"])
-    families = imported("families", repository / "tests" / "host" / "families.py")
+    families = imported("families", repository / "tests" / "host" / "families" / "__init__.py")
     return {case.name: case for case in families.CASES if not case.missing}
 
 
@@ -61,7 +61,7 @@ class SmallText(comfy.sd1_clip.SD1ClipModel):
 
     POOLED = 1280
     CONFIG = {
-        "hidden_size": 24,  # WIDTH of families.py
+        "hidden_size": 24,  # WIDTH of its case.py
         "intermediate_size": 48,
         "num_attention_heads": 2,
         "num_hidden_layers": 1,

@@ -1,0 +1,222 @@
+"""Results that survive interruptions."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bigain_core.classification.evaluation import unreadable_record
+from bigain_core.classification.labelled_sets import LabelledImage
+from bigain_core.classification.result_files import (
+    ResultFile,
+    Results,
+    merged,
+    read_results,
+    shard_name,
+    write_whole,
+)
+
+PACK = Path(__file__).resolve().parents[2]
+SETTINGS = {"images": "abc", "prompts": ["ant", "bee"], "probe": 0.5}
+
+
+def entry(number):
+    return {"image": number, "file": f"{number}.png", "best": "b\u00e9e", "right": number % 2 == 0}
+
+
+def write(path, count, settings=SETTINGS):
+    """Finish images until `count` are there; the numbers that had to be done."""
+    with ResultFile(path, settings) as file:
+        todo = [number for number in range(count) if number not in file.records]
+        for number in todo:
+            file.add(entry(number))
+    return todo
+
+
+@pytest.fixture(scope="module")
+def whole():
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "whole.jsonl"
+        write(path, 5)
+        return path.read_bytes()
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_a_run_that_is_cut_at_any_byte_goes_on_without_loss_or_repetition(whole, data):
+    cut = data.draw(st.integers(0, len(whole)))
+    finished = max(whole[:cut].count(b"\n") - 1, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.jsonl"
+        path.write_bytes(whole[:cut])
+        assert write(path, 5) == list(range(finished, 5))
+        assert path.read_bytes() == whole
+
+
+@settings(max_examples=60)
+@given(cuts=st.lists(st.integers(0, 10_000), max_size=6))
+def test_being_killed_again_and_again_ends_in_the_same_file(whole, cuts):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.jsonl"
+        for cut in cuts:
+            write(path, 5)
+            path.write_bytes(path.read_bytes()[:cut])
+        write(path, 5)
+        assert path.read_bytes() == whole
+
+
+def test_a_process_that_is_killed_leaves_what_it_finished(tmp_path):
+    path = tmp_path / "run.jsonl"
+    code = f"""
+import os, signal, pathlib
+from bigain_core.classification.result_files import ResultFile
+file = ResultFile(pathlib.Path({str(path)!r}), {SETTINGS!r})
+for number in range(3):
+    file.add({{"image": number}})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PACK)
+    assert done.returncode == -9
+    assert list(read_results(path).records) == [0, 1, 2]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of the size of files")
+def test_a_full_disk_is_reported_and_the_file_stays_valid(tmp_path):
+    """The system takes a part of a line and then nothing more, at every place in the line."""
+    code = f"""
+import pathlib, resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from bigain_core.classification.result_files import ResultFile
+for room in range(110, 190):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+    with ResultFile(pathlib.Path({str(tmp_path)!r}) / f"{{room}}.jsonl", {SETTINGS!r}) as file:
+        try:
+            for number in range(20):
+                file.add({{"image": number, "file": "somewhere"}})
+        except ValueError as error:
+            message = str(error)
+            assert "expected to write a result to" in message, message
+            assert "Make room on the disk" in message, message
+        else:
+            raise SystemExit("everything fitted")
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=PACK, check=True)
+    for room in range(110, 190):
+        path = tmp_path / f"{room}.jsonl"
+        content = path.read_bytes()
+        line = len(b'{"image": 0, "file": "somewhere"}\n')
+        assert content.endswith(b"\n") and room - line < len(content) <= room
+        assert len(read_results(path).records) == content.count(b"\n") - 1
+        with ResultFile(path, SETTINGS) as file:
+            file.add({"image": 99})
+        assert 99 in read_results(path).records
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of the size of files")
+def test_a_table_is_written_whole_or_not_at_all(tmp_path):
+    (tmp_path / "table.csv").write_text("before\n")
+    code = f"""
+import pathlib, resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from bigain_core.classification.result_files import write_whole
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+try:
+    write_whole(pathlib.Path({str(tmp_path / "table.csv")!r}), "row\\n" * 1000)
+except ValueError as error:
+    assert "expected to write table.csv, got File too large. Make room" in str(error), error
+else:
+    raise SystemExit("everything fitted")
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=PACK, check=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+    assert (tmp_path / "table.csv").read_text() == "before\n"
+    write_whole(tmp_path / "table.csv", "after\n")
+    assert (tmp_path / "table.csv").read_text() == "after\n"
+
+
+def test_a_link_in_the_way_of_a_table_is_not_followed(tmp_path):
+    (tmp_path / "secret").write_text("mine")
+    (tmp_path / "table.csv.part").symlink_to(tmp_path / "secret")
+    write_whole(tmp_path / "table.csv", "new")
+    assert (tmp_path / "secret").read_text() == "mine"
+    assert (tmp_path / "table.csv").read_text() == "new"
+    assert not (tmp_path / "table.csv.part").is_symlink()
+
+
+def test_a_place_that_cannot_be_written_is_explained(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.jsonl").mkdir()
+    for path in (tmp_path / "file" / "run.jsonl", tmp_path / "folder.jsonl"):
+        with pytest.raises(ValueError, match="expected to write results to"):
+            ResultFile(path, SETTINGS)
+
+
+@pytest.mark.parametrize("content", [b"my diary", b"my diary\n", b'{"a": 1}\n{"b": 2}\n', b"\n"])
+def test_a_file_of_another_kind_is_left_alone(tmp_path, content):
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="a file of another kind, which is left alone"):
+        ResultFile(path, SETTINGS)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_settings_are_not_mixed(tmp_path, key):
+    path = tmp_path / "run.jsonl"
+    write(path, 2)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=f"run.jsonl to hold results of the same {key}, got"):
+        ResultFile(path, SETTINGS | {key: 0.7})
+    assert path.read_bytes() == before
+
+
+def test_what_is_measured_may_differ_a_little(tmp_path):
+    path = tmp_path / "run.jsonl"
+    write(path, 2)
+    assert len(ResultFile(path, SETTINGS | {"probe": 0.5004}).records) == 2
+
+
+def test_damage_in_the_middle_is_named(tmp_path, whole):
+    path = tmp_path / "run.jsonl"
+    lines = whole.splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], b"\0\0\0\n", *lines[3:]]))
+    with pytest.raises(ValueError, match="JSON on every line of run.jsonl.*on line 3"):
+        ResultFile(path, SETTINGS)
+
+
+def test_shards_come_together_as_one_run(tmp_path):
+    paths = [tmp_path / shard_name("run", shard, 3) for shard in range(3)]
+    assert [path.name for path in paths] == [f"run.{k}-of-3.jsonl" for k in (1, 2, 3)]
+    for shard, path in enumerate(paths):
+        with ResultFile(path, SETTINGS) as file:
+            for number in range(shard, 10, 3):
+                file.add(entry(number))
+    found = merged([read_results(path) for path in reversed(paths)])
+    assert list(found.records) == list(range(10))
+    assert found.records == {number: entry(number) for number in range(10)}
+    other = Results(SETTINGS | {"images": "other"}, {})
+    with pytest.raises(ValueError, match="of the same images"):
+        merged([found, other])
+
+
+def test_an_image_that_became_readable_counts_once(tmp_path):
+    path = tmp_path / "run.jsonl"
+    image = LabelledImage(0, "0.png", ("ant",))
+    with ResultFile(path, SETTINGS) as file:
+        file.add(unreadable_record(image, ValueError("broken")))
+        file.add(entry(0))
+    assert read_results(path).records == {0: entry(0)}
+
+
+def test_two_processes_may_append_to_one_file(tmp_path):
+    """Nobody should, but lines stay whole."""
+    path = tmp_path / "run.jsonl"
+    first, second = ResultFile(path, SETTINGS), ResultFile(path, SETTINGS)
+    for number in range(0, 6, 2):
+        first.add(entry(number))
+        second.add(entry(number + 1))
+    assert sorted(read_results(path).records) == list(range(6))
