@@ -6,7 +6,8 @@
 Random weights, one call for one picture as the host makes it. Times are medians between their
 quartiles; settings take turns, and gains are taken within rounds. On CUDA weights are fp16, and
 memory is what the device reports; on the CPU they are fp32, and memory is that of a dry run (see
-`benchmarks.dry_run`). Operations are of the dry run on both.
+`benchmarks.dry_run`). Operations are of the dry run on both. `benchmarks.speed_blocks` measures one
+attention layer in the same way.
 
 Attention is torch's fused one, which ComfyUI takes on graphics cards; `--attention host` leaves the
 choice to it, which on a processor is an attention without a fused kernel.
