@@ -156,9 +156,11 @@ def environment(comfyui: Path, folder: Path) -> dict[str, str]:
     """The environment of the server, with what an older host misses.
 
     Before it could read the templates' package of today, ComfyUI served a folder of that package
-    which is gone; it does not start without one.
+    which is gone; it does not start without one. Several threads would mostly wait for each other
+    in models this small, above all with other tests beside them.
     """
-    environ = {**os.environ, "PYTHONUTF8": "1", "BIGAIN_REPOSITORY": str(PACK)}
+    environ = {**os.environ, "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}
+    environ["BIGAIN_REPOSITORY"] = str(PACK)
     if "iter_templates" not in (comfyui / "app" / "frontend_management.py").read_text("utf-8"):
         package = folder / "stand_in" / "comfyui_workflow_templates"
         (package / "templates").mkdir(parents=True)
