@@ -3,6 +3,7 @@
 from functools import cache
 
 import comfy.lora
+import comfy.sd
 import folder_paths
 import pytest
 import torch
@@ -10,6 +11,8 @@ from bigain.bigain_core.models.checkpoint import BUNDLED_MODEL
 from bigain.nodes.dit import BiGainDiTLabels
 from safetensors.torch import save_file
 
+from benchmarks.data import CLASS_NAMES, held_out_shapes
+from tests.host.drawn import LABELS
 from tests.host.families import NAMED
 from tests.host.families.case import guided
 from tests.host.families.models import build, fill
@@ -112,3 +115,25 @@ def bundled():
     from bigain.bigain_core.comfyui.dit import load_dit_model
 
     return load_dit_model(BUNDLED_MODEL)
+
+
+@pytest.fixture(scope="session")
+def vae():
+    return comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})
+
+
+@pytest.fixture(scope="session")
+def drawn_prompts(bundled):
+    return BiGainDiTLabels.execute(bundled, "\n".join(LABELS)).args[2]
+
+
+@pytest.fixture(scope="session")
+def drawings():
+    """Two images of each label: (6, 32, 32, 3) in [0, 1], and their labels."""
+    drawn = held_out_shapes(60)
+    chosen = [
+        (CLASS_NAMES[k], pixels.movedim(0, -1) / 2 + 0.5)
+        for pixels, k in zip(drawn.pixels, drawn.labels.tolist(), strict=True)
+        if CLASS_NAMES[k] in LABELS
+    ]
+    return torch.stack([pixels for _, pixels in chosen]), [label for label, _ in chosen]

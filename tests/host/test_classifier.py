@@ -22,6 +22,7 @@ from bigain.nodes._plans import CUSTOM, PRESETS, trial_plan
 from bigain.nodes.classification import BiGainDiffusionClassifier, BiGainGate, BiGainPrompts
 
 from tests.host.compressing import merge
+from tests.host.ranking import silent
 
 NAMES = ("sd15", "sd2v", "sdxl", "dit")
 PLAN = TrialPlan((1, 3), (2, 1))
@@ -35,10 +36,6 @@ def prompts(conditioning):
         return Prompts(labels, tuple(conditioning(name, model, k) for k in range(count)))
 
     return make
-
-
-def silent(calls):
-    pass
 
 
 def direct_error(name, model, conditioning, latent, timestep, noise):

@@ -8,17 +8,16 @@ import comfy.samplers
 import comfy_extras.nodes_model_advanced as advanced
 import pytest
 import torch
-from bigain.bigain_core.classification import Budget, SpreadGrid, TrialPlan, trial_noise
-from bigain.bigain_core.comfyui.classifier import Screener, classify_latents
+from bigain.bigain_core.classification import SpreadGrid, TrialPlan, trial_noise
+from bigain.bigain_core.comfyui.classifier import classify_latents
 from bigain.bigain_core.comfyui.prompts import Prompts
 from bigain.bigain_core.comfyui.sampling import host_levels
 
-from tests.host.compressing import merge
 from tests.host.families import NAMED
 from tests.host.families.case import prompt
+from tests.host.ranking import silent, some_latents, some_prompts
 
 PLAN = TrialPlan((1, 3), (3, 1), design=SpreadGrid())
-SIZES = {"pixart_alpha": (40, 48)}
 FLOW_TIMES = {  # what a network is told at noise level 1
     "sd3": 1000,
     "flux": 1,
@@ -28,19 +27,6 @@ FLOW_TIMES = {  # what a network is told at noise level 1
     "wan": 1000,
 }
 NAMES = ("sd15", "sd2v", "sdxl", "pixart_alpha", "dit", *FLOW_TIMES)
-
-
-def silent(calls):
-    pass
-
-
-def some_prompts(case, count=3, make=None):
-    labels = tuple(f"label {number}" for number in range(count))
-    return Prompts(labels, tuple((make or case.conditioning)(k) for k in range(count)))
-
-
-def some_latents(case, batch=2):
-    return case.noise(SIZES.get(case.name, (8, 12)), batch)
 
 
 def call(model, inputs, time, conditioning):
@@ -380,82 +366,3 @@ def test_one_mask_serves_every_image_and_frame():
     for a, b, both in zip(half.rankings, rest.rankings, whole.rankings, strict=True):
         torch.testing.assert_close((a.errors + b.errors) / 2, both.errors, rtol=1e-5, atol=0)
         assert not torch.allclose(a.errors, b.errors, rtol=1e-3)
-
-
-# Two models
-
-
-def test_a_screening_model_rules_out_and_the_model_decides():
-    case = NAMED["sd15"]
-    latents, prompts, calls = some_latents(case), some_prompts(case, 6), []
-    quick = merge(case.model)
-    plan = TrialPlan((2, 4), (2, 1), design=SpreadGrid())
-    result = classify_latents(
-        case.model, latents, prompts, plan, calls.append, screener=Screener(quick, 3, 2)
-    )
-    cheap_plan = TrialPlan((3,), (1,), design=SpreadGrid())
-    cheap = classify_latents(quick, latents, prompts, cheap_plan, silent)
-    plain = classify_latents(case.model, latents, prompts, TrialPlan((4,), (1,),
-                             design=SpreadGrid()), silent)  # fmt: skip
-    for ranking, first, second in zip(result.rankings, cheap.rankings, plain.rankings, strict=True):
-        left = sorted(first.ranked()[:2])
-        assert torch.equal(ranking.screening.errors, first.errors)
-        assert (ranking.trials > 0).nonzero()[:, 0].tolist() == left
-        assert ranking.best == min(left, key=lambda k: second.mean_errors[k].item())
-        torch.testing.assert_close(ranking.errors[left], second.errors[left], rtol=1e-6, atol=0)
-        assert 0 < ranking.cost < 1, "a compressed call counts less"
-    assert sum(calls) == 2 * (6 * 3 + 2 * 4) and result.plan == plan
-
-
-def test_screening_by_time_leaves_the_first_trial_to_the_model():
-    case = NAMED["sd15"]
-    plan = TrialPlan((2, 4), (2, 1), design=SpreadGrid(), budget=Budget(seconds=1e-6))
-    result = classify_latents(
-        case.model, some_latents(case), some_prompts(case, 4), plan, silent,
-        screener=Screener(merge(case.model), 2, 2),
-    )  # fmt: skip
-    for ranking in result.rankings:
-        assert ranking.screening.errors.shape[1] == 2 and ranking.errors.shape[1] == 1
-    assert result.plan == plan
-
-
-def test_a_screening_model_with_other_latents_is_refused():
-    sd15, sdxl = NAMED["sd15"], NAMED["sdxl"]
-    with pytest.raises(ValueError, match="got SDXL latents for SD15"):
-        classify_latents(
-            sd15.model, some_latents(sd15), some_prompts(sd15), PLAN, silent,
-            screener=Screener(sdxl.model, 1, 1),
-        )  # fmt: skip
-
-
-@pytest.mark.parametrize("screened", [False, True])
-def test_going_on_from_a_result_costs_the_new_trials_only(screened):
-    case = NAMED["sd15"]
-    latents, prompts, calls = some_latents(case), some_prompts(case, 5), []
-    screener = Screener(merge(case.model), 2, 3) if screened else None
-    short, long = (TrialPlan((n,), (1,), design=SpreadGrid()) for n in (2, 5))
-    begun = classify_latents(case.model, latents, prompts, short, silent, screener=screener)
-    went_on = classify_latents(
-        case.model, latents, prompts, long, calls.append, screener=screener, previous=begun
-    )
-    at_once = classify_latents(case.model, latents, prompts, long, silent, screener=screener)
-    assert sum(calls) == 2 * (5 - 2) * (3 if screened else 5)
-    for ours, theirs in zip(went_on.rankings, at_once.rankings, strict=True):
-        assert torch.equal(ours.errors.nan_to_num(-1), theirs.errors.nan_to_num(-1))
-        assert ours.order == theirs.order
-
-
-@pytest.mark.parametrize("screened", [False, True])
-def test_a_result_of_something_else_is_no_beginning(screened):
-    case = NAMED["sd15"]
-    latents, prompts = some_latents(case), some_prompts(case, 4)
-    options = {"screener": Screener(merge(case.model), 1, 2) if screened else None}
-    begun = classify_latents(case.model, latents, prompts, PLAN, silent, **options)
-    options["previous"] = begun
-    with pytest.raises(ValueError, match="same 1 images, got one of 2"):
-        classify_latents(case.model, latents[:1], prompts, PLAN, silent, **options)
-    with pytest.raises(ValueError, match="previous result of the same images"):
-        classify_latents(case.model, latents + 1, prompts, PLAN, silent, **options)
-    with pytest.raises(ValueError, match="got seed, loss, weighting"):
-        other = TrialPlan((1, 3), (3, 1), seed=1, design=SpreadGrid())
-        classify_latents(case.model, latents, prompts, other, silent, **options)

@@ -5,61 +5,27 @@ import io
 import json
 from dataclasses import replace
 
-import comfy.sd
 import folder_paths
 import numpy as np
 import pytest
 import torch
 from bigain.bigain_core.classification import (
     PLANS,
-    SpreadGrid,
-    Trial,
-    TrialPlan,
     classify,
-    trial_noise,
 )
-from bigain.bigain_core.classification.evaluation import UnreadableImageError
-from bigain.bigain_core.comfyui.classifier import classify_latents, encode_images
-from bigain.bigain_core.comfyui.evidence import find_evidence
 from bigain.bigain_core.comfyui.identity import settings, weights_digest
-from bigain.bigain_core.comfyui.pictures import read_picture
 from bigain.bigain_core.comfyui.prompts import Prompts
 from bigain.bigain_core.models.checkpoint import BUNDLED_MODEL, load_dit, read_checkpoint
 from bigain.bigain_core.models.runner import DiTRunner
 from bigain.nodes.dit import BiGainDiTLabels
 from bigain.nodes.evaluation import BiGainEvaluate
-from bigain.nodes.evidence import BiGainEvidenceMap, BiGainRankImages
 from PIL import Image
-from torchvision.transforms import v2
 
-from benchmarks.data import CLASS_NAMES, held_out_shapes
+from benchmarks.data import CLASS_NAMES
 from tests.host.compressing import merge
+from tests.host.drawn import COUNT, LABELS
 
-LABELS = ("plain disc", "checkered square", "row-striped triangle")
 PRESET = "fast"
-COUNT = 6
-
-
-@pytest.fixture(scope="module")
-def vae():
-    return comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})
-
-
-@pytest.fixture(scope="module")
-def prompts(bundled):
-    return BiGainDiTLabels.execute(bundled, "\n".join(LABELS)).args[2]
-
-
-@pytest.fixture(scope="module")
-def drawings():
-    """Two images of each label: (6, 32, 32, 3) in [0, 1], and their labels."""
-    drawn = held_out_shapes(60)
-    chosen = [
-        (CLASS_NAMES[k], pixels.movedim(0, -1) / 2 + 0.5)
-        for pixels, k in zip(drawn.pixels, drawn.labels.tolist(), strict=True)
-        if CLASS_NAMES[k] in LABELS
-    ]
-    return torch.stack([pixels for _, pixels in chosen]), [label for label, _ in chosen]
 
 
 @pytest.fixture
@@ -76,10 +42,10 @@ def folders(tmp_path, monkeypatch, drawings):
 
 
 @pytest.fixture
-def run(bundled, prompts, vae, folders):
+def run(bundled, drawn_prompts, vae, folders):
     def execute(**changes):
         inputs = {
-            "model": bundled, "prompts": prompts, "vae": vae, "folder": "drawn", "csv": "",
+            "model": bundled, "prompts": drawn_prompts, "vae": vae, "folder": "drawn", "csv": "",
             "output": "runs/first", "preset": PRESET, "size": 32, "limit": 0, "shard": 1,
             "shards": 1, "compare_with": "",
         }  # fmt: skip
@@ -123,13 +89,13 @@ WNIDS = {"n01440764": "tench", "n01443537": "goldfish", "n01514859": "hen"}
 
 
 def test_folders_named_by_wordnet_ids_are_counted_under_their_labels(
-    run, folders, prompts, expected
+    run, folders, drawn_prompts, expected
 ):
     shown = dict(zip(sorted(LABELS), WNIDS.values(), strict=True))
     for label, wnid in zip(sorted(LABELS), WNIDS, strict=True):
         (folders / "input" / "drawn" / label).rename(folders / "input" / "drawn" / wnid)
     classes = tuple(shown[label] for label in LABELS)
-    named = Prompts(prompts.labels, prompts.conditionings, classes)
+    named = Prompts(drawn_prompts.labels, drawn_prompts.conditionings, classes)
     summary, _, table = run(prompts=named)
     records = [json.loads(line) for line in lines(folders)[1:]]
     assert [(r["labels"][0], r["best"]) for r in records] == [
@@ -193,13 +159,13 @@ def test_an_interruption_by_the_user_stops_it(run, folders):
     assert len(lines(folders)) == 1
 
 
-def test_other_settings_need_another_name(run, bundled, vae, prompts):
+def test_other_settings_need_another_name(run, bundled, vae, drawn_prompts):
     run(limit=1)
     others = {
         "plan": {"preset": "balanced"},
         "size": {"size": 64},
         "prompts": {"prompts": BiGainDiTLabels.execute(bundled, "\n".join(LABELS[::-1])).args[2]},
-        "classes": {"prompts": replace(prompts, classes=LABELS[:2] + LABELS[:1])},
+        "classes": {"prompts": replace(drawn_prompts, classes=LABELS[:2] + LABELS[:1])},
         "compression": {"model": merge(bundled)},
     }
     for name, change in others.items():
@@ -216,7 +182,7 @@ def test_a_larger_limit_goes_on(run, folders):
     assert f"of {COUNT};" in summary
 
 
-def test_patched_weights_are_another_model(bundled, prompts):
+def test_patched_weights_are_another_model(bundled, drawn_prompts):
     """A LoRA, its strength, and whether it is loaded at the moment."""
     key = next(k for k in bundled.model_state_dict() if k.endswith("attn.qkv.weight"))
     shape = bundled.model_state_dict()[key].shape
@@ -232,10 +198,10 @@ def test_patched_weights_are_another_model(bundled, prompts):
         assert weights_digest(bundled) == digests[0]
     finally:
         patched.unpatch_model()
-    assert settings(bundled, prompts)["model"].endswith(digests[0])
+    assert settings(bundled, drawn_prompts)["model"].endswith(digests[0])
 
 
-def test_bad_images_are_counted_and_left_out(run, folders, prompts):
+def test_bad_images_are_counted_and_left_out(run, folders, drawn_prompts):
     top = folders / "input" / "drawn"
     (top / "plain disc" / "broken.png").write_bytes(b"no picture")
     good = (top / "plain disc").glob("[0-9]*.png")
@@ -308,152 +274,3 @@ def test_links_in_place_of_files_are_refused(run, secret):
     with pytest.raises(ValueError, match="expected a name below input"):
         run(csv="../../secret/labels.csv")
     assert sorted(secret.rglob("*")) == before
-
-
-@pytest.mark.parametrize("shape", [(40, 100), (101, 37), (64, 64), (20, 90)])
-def test_pictures_are_cut_as_the_paper_does(tmp_path, shape):
-    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    expected = v2.Compose(
-        [
-            v2.Resize(32, interpolation=v2.InterpolationMode.BICUBIC),
-            v2.CenterCrop(32),
-            v2.PILToTensor(),
-        ]
-    )(Image.fromarray(pixels))
-    found = read_picture(tmp_path / "a.png", 32)
-    assert found.shape == (1, 32, 32, 3)
-    assert torch.equal((found[0] * 255).round().to(torch.uint8), expected.movedim(0, -1))
-
-
-def test_sixteen_bits_and_rotated_photos_are_read_as_they_look(tmp_path):
-    levels = np.full((32, 32), 32768, dtype=np.uint16)
-    Image.fromarray(levels).save(tmp_path / "deep.png")
-    assert read_picture(tmp_path / "deep.png", 32).mean().item() == pytest.approx(0.5, abs=0.01)
-    half = np.zeros((32, 32, 3), dtype=np.uint8)
-    half[:16] = 255  # white above black
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down
-    Image.fromarray(half).save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    turned = read_picture(tmp_path / "turned.jpg", 32)[0]
-    assert turned[:14].mean() < 0.1 and turned[18:].mean() > 0.9
-
-
-def test_what_is_no_picture_has_its_own_error(tmp_path):
-    (tmp_path / "a.png").write_text("no")
-    for name in ("a.png", "missing.png"):
-        with pytest.raises(UnreadableImageError):
-            read_picture(tmp_path / name, 32)
-
-
-# Evidence and the ranking of images
-
-
-@pytest.fixture(scope="module")
-def runner():
-    return DiTRunner(load_dit(read_checkpoint(BUNDLED_MODEL)))
-
-
-def direct_evidence(denoiser, latent, image, draws, pair):
-    """(H, W): what each pixel adds to the difference of the errors, written out."""
-    total = torch.zeros(latent.shape, dtype=torch.float64)
-    for draw in draws:
-        noise = trial_noise(tuple(latent.shape), 0, image, draw.noise)
-        trial = Trial(denoiser.schedule.level(draw.timestep), noise)
-        clean = denoiser(latent, trial, pair)
-        squares = ((clean - latent) * trial.level.signal / trial.level.noise).double() ** 2
-        total += squares[1] - squares[0]
-    return (total / latent.numel() / len(draws)).sum(0)
-
-
-def test_the_map_is_what_each_pixel_adds_to_the_margin(bundled, prompts, vae, drawings, runner):
-    pixels = drawings[0][[0, 4]]
-    plan = PLANS["paper [5, 20]"]
-    found = find_evidence(
-        bundled, encode_images(vae, pixels), prompts, plan, LABELS[0], LABELS[1], lambda n: None
-    )
-    denoiser = runner.denoiser([CLASS_NAMES.index(label) for label in LABELS])
-    for image, one in enumerate(found):
-        latent = (pixels[image] * 2 - 1).movedim(-1, 0)
-        ranking = classify(denoiser, latent[None], LABELS[:2], plan, image).rankings[0]
-        assert one.lead.trials == len(ranking.draws)
-        expected = direct_evidence(denoiser, latent, image, ranking.draws, [0, 1])
-        scale = expected.abs().max().item()
-        torch.testing.assert_close(one.plane, expected, rtol=1e-3, atol=1e-4 * scale)
-        assert one.plane.sum().item() == pytest.approx(one.lead.margin, rel=1e-6)
-
-
-def test_best_and_runner_up_are_compared_unless_named(bundled, prompts, vae, drawings):
-    pixels, labels = drawings
-    latents = encode_images(vae, pixels)
-    plan = PLANS["balanced"]
-    result = classify_latents(bundled, latents, prompts, plan, lambda n: None)
-    found = find_evidence(bundled, latents, prompts, plan, "", "", lambda n: None)
-    for ranking, one in zip(result.rankings, found, strict=True):
-        assert [one.better, one.worse] == [LABELS[k] for k in ranking.order[:2]]
-        assert one.plane.sum().item() == pytest.approx(ranking.margin, rel=1e-5)
-    named = find_evidence(bundled, latents, prompts, plan, "", LABELS[0], lambda n: None)
-    for ranking, one in zip(result.rankings, named, strict=True):
-        assert one.worse == LABELS[0]
-        assert one.better == next(LABELS[k] for k in ranking.order if LABELS[k] != LABELS[0])
-
-
-PAIRS = (LABELS[:2], LABELS[1::-1])
-
-
-def evidence(bundled, prompts, vae, images, **changes):
-    inputs = {"prompt_a": "", "prompt_b": "", "preset": "fast", "smoothing": 1, "trial_seed": 0}
-    return BiGainEvidenceMap.execute(bundled, prompts, images, vae, **(inputs | changes)).args
-
-
-def test_the_evidence_node_shows_pictures_masks_and_margins(bundled, prompts, vae, drawings):
-    overlay, mask, value = evidence(bundled, prompts, vae, drawings[0][:3])
-    assert overlay.shape == (3, 32, 32, 3) and mask.shape == (3, 32, 32)
-    assert len(value.splitlines()) == 3
-    assert " over " in value and "margin " in value
-    turned = evidence(
-        bundled, prompts, vae, drawings[0][:3], prompt_a=LABELS[1], prompt_b=LABELS[0]
-    )
-    back = evidence(bundled, prompts, vae, drawings[0][:3], prompt_a=LABELS[0], prompt_b=LABELS[1])
-    assert not (turned[1] * back[1] > 0.01).any(), "what is for one is against the other"
-
-
-def test_bad_names_of_the_evidence_node_are_explained(bundled, prompts, vae, drawings):
-    single = BiGainDiTLabels.execute(bundled, LABELS[0]).args[2]
-    for given, names, message in (
-        (prompts, {"prompt_a": "fox"}, "one of the prompts, such as 'plain disc', got 'fox'"),
-        (prompts, {"prompt_a": LABELS[0], "prompt_b": LABELS[0]}, "two different prompts"),
-        (single, {}, "two different prompts"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            evidence(bundled, given, vae, drawings[0][:1], **names)
-
-
-def test_images_are_sorted_by_what_the_prompt_gains(bundled, vae, drawings, runner):
-    pixels, labels = drawings
-    wanted = LABELS[2]
-    positive, negative, _ = BiGainDiTLabels.execute(bundled, wanted).args
-    result = BiGainRankImages.execute(bundled, positive, negative, pixels, vae, 8, 0).args
-    images, order, scores, table = result
-    empty = len(CLASS_NAMES)
-    denoiser = runner.denoiser([CLASS_NAMES.index(wanted), empty])
-    plan = TrialPlan((8,), design=SpreadGrid())
-    expected = []
-    for picture in pixels:
-        latent = (picture * 2 - 1).movedim(-1, 0)
-        errors = classify(denoiser, latent[None], ("c", "empty"), plan).rankings[0].errors
-        expected.append((errors[1] - errors[0]).mean().item())
-    assert order == sorted(range(COUNT), key=lambda n: -expected[n])
-    assert scores == pytest.approx([expected[n] for n in order], rel=1e-3)
-    assert torch.equal(images, pixels[order])
-    assert {labels[n] for n in order[:2]} == {wanted}
-    assert [line.split(",")[1] for line in table.splitlines()[1:]] == [str(n) for n in order]
-
-
-def test_one_image_is_the_best_of_its_kind(bundled, vae, drawings):
-    positive, negative, _ = BiGainDiTLabels.execute(bundled, LABELS[0]).args
-    pixels = drawings[0][:1]
-    images, order, scores, _ = BiGainRankImages.execute(
-        bundled, positive, negative, pixels, vae, 1, 0
-    ).args
-    assert order == [0] and len(scores) == 1 and torch.equal(images, pixels)

@@ -1,0 +1,141 @@
+"""The nodes that explain and compare: the evidence map and the ranking of images."""
+
+import pytest
+import torch
+from bigain.bigain_core.classification import (
+    PLANS,
+    SpreadGrid,
+    Trial,
+    TrialPlan,
+    classify,
+    trial_noise,
+)
+from bigain.bigain_core.comfyui.classifier import classify_latents, encode_images
+from bigain.bigain_core.comfyui.evidence import find_evidence
+from bigain.bigain_core.models.checkpoint import BUNDLED_MODEL, load_dit, read_checkpoint
+from bigain.bigain_core.models.runner import DiTRunner
+from bigain.nodes.dit import BiGainDiTLabels
+from bigain.nodes.evidence import BiGainEvidenceMap, BiGainRankImages
+
+from benchmarks.data import CLASS_NAMES
+from tests.host.drawn import COUNT, LABELS
+
+
+@pytest.fixture(scope="module")
+def runner():
+    return DiTRunner(load_dit(read_checkpoint(BUNDLED_MODEL)))
+
+
+def direct_evidence(denoiser, latent, image, draws, pair):
+    """(H, W): what each pixel adds to the difference of the errors, written out."""
+    total = torch.zeros(latent.shape, dtype=torch.float64)
+    for draw in draws:
+        noise = trial_noise(tuple(latent.shape), 0, image, draw.noise)
+        trial = Trial(denoiser.schedule.level(draw.timestep), noise)
+        clean = denoiser(latent, trial, pair)
+        squares = ((clean - latent) * trial.level.signal / trial.level.noise).double() ** 2
+        total += squares[1] - squares[0]
+    return (total / latent.numel() / len(draws)).sum(0)
+
+
+def test_the_map_is_what_each_pixel_adds_to_the_margin(
+    bundled, drawn_prompts, vae, drawings, runner
+):
+    pixels = drawings[0][[0, 4]]
+    plan = PLANS["paper [5, 20]"]
+    found = find_evidence(
+        bundled,
+        encode_images(vae, pixels),
+        drawn_prompts,
+        plan,
+        LABELS[0],
+        LABELS[1],
+        lambda n: None,
+    )
+    denoiser = runner.denoiser([CLASS_NAMES.index(label) for label in LABELS])
+    for image, one in enumerate(found):
+        latent = (pixels[image] * 2 - 1).movedim(-1, 0)
+        ranking = classify(denoiser, latent[None], LABELS[:2], plan, image).rankings[0]
+        assert one.lead.trials == len(ranking.draws)
+        expected = direct_evidence(denoiser, latent, image, ranking.draws, [0, 1])
+        scale = expected.abs().max().item()
+        torch.testing.assert_close(one.plane, expected, rtol=1e-3, atol=1e-4 * scale)
+        assert one.plane.sum().item() == pytest.approx(one.lead.margin, rel=1e-6)
+
+
+def test_best_and_runner_up_are_compared_unless_named(bundled, drawn_prompts, vae, drawings):
+    pixels, labels = drawings
+    latents = encode_images(vae, pixels)
+    plan = PLANS["balanced"]
+    result = classify_latents(bundled, latents, drawn_prompts, plan, lambda n: None)
+    found = find_evidence(bundled, latents, drawn_prompts, plan, "", "", lambda n: None)
+    for ranking, one in zip(result.rankings, found, strict=True):
+        assert [one.better, one.worse] == [LABELS[k] for k in ranking.order[:2]]
+        assert one.plane.sum().item() == pytest.approx(ranking.margin, rel=1e-5)
+    named = find_evidence(bundled, latents, drawn_prompts, plan, "", LABELS[0], lambda n: None)
+    for ranking, one in zip(result.rankings, named, strict=True):
+        assert one.worse == LABELS[0]
+        assert one.better == next(LABELS[k] for k in ranking.order if LABELS[k] != LABELS[0])
+
+
+PAIRS = (LABELS[:2], LABELS[1::-1])
+
+
+def evidence(bundled, prompts, vae, images, **changes):
+    inputs = {"prompt_a": "", "prompt_b": "", "preset": "fast", "smoothing": 1, "trial_seed": 0}
+    return BiGainEvidenceMap.execute(bundled, prompts, images, vae, **(inputs | changes)).args
+
+
+def test_the_evidence_node_shows_pictures_masks_and_margins(bundled, drawn_prompts, vae, drawings):
+    overlay, mask, value = evidence(bundled, drawn_prompts, vae, drawings[0][:3])
+    assert overlay.shape == (3, 32, 32, 3) and mask.shape == (3, 32, 32)
+    assert len(value.splitlines()) == 3
+    assert " over " in value and "margin " in value
+    turned = evidence(
+        bundled, drawn_prompts, vae, drawings[0][:3], prompt_a=LABELS[1], prompt_b=LABELS[0]
+    )
+    back = evidence(
+        bundled, drawn_prompts, vae, drawings[0][:3], prompt_a=LABELS[0], prompt_b=LABELS[1]
+    )
+    assert not (turned[1] * back[1] > 0.01).any(), "what is for one is against the other"
+
+
+def test_bad_names_of_the_evidence_node_are_explained(bundled, drawn_prompts, vae, drawings):
+    single = BiGainDiTLabels.execute(bundled, LABELS[0]).args[2]
+    for given, names, message in (
+        (drawn_prompts, {"prompt_a": "fox"}, "one of the prompts, such as 'plain disc', got 'fox'"),
+        (drawn_prompts, {"prompt_a": LABELS[0], "prompt_b": LABELS[0]}, "two different prompts"),
+        (single, {}, "two different prompts"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evidence(bundled, given, vae, drawings[0][:1], **names)
+
+
+def test_images_are_sorted_by_what_the_prompt_gains(bundled, vae, drawings, runner):
+    pixels, labels = drawings
+    wanted = LABELS[2]
+    positive, negative, _ = BiGainDiTLabels.execute(bundled, wanted).args
+    result = BiGainRankImages.execute(bundled, positive, negative, pixels, vae, 8, 0).args
+    images, order, scores, table = result
+    empty = len(CLASS_NAMES)
+    denoiser = runner.denoiser([CLASS_NAMES.index(wanted), empty])
+    plan = TrialPlan((8,), design=SpreadGrid())
+    expected = []
+    for picture in pixels:
+        latent = (picture * 2 - 1).movedim(-1, 0)
+        errors = classify(denoiser, latent[None], ("c", "empty"), plan).rankings[0].errors
+        expected.append((errors[1] - errors[0]).mean().item())
+    assert order == sorted(range(COUNT), key=lambda n: -expected[n])
+    assert scores == pytest.approx([expected[n] for n in order], rel=1e-3)
+    assert torch.equal(images, pixels[order])
+    assert {labels[n] for n in order[:2]} == {wanted}
+    assert [line.split(",")[1] for line in table.splitlines()[1:]] == [str(n) for n in order]
+
+
+def test_one_image_is_the_best_of_its_kind(bundled, vae, drawings):
+    positive, negative, _ = BiGainDiTLabels.execute(bundled, LABELS[0]).args
+    pixels = drawings[0][:1]
+    images, order, scores, _ = BiGainRankImages.execute(
+        bundled, positive, negative, pixels, vae, 1, 0
+    ).args
+    assert order == [0] and len(scores) == 1 and torch.equal(images, pixels)
