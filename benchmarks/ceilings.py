@@ -19,9 +19,10 @@ import torch
 
 from benchmarks.demo_report import Row, table
 from benchmarks.host import enter_host
-from bigain_core.automatic import STRENGTHS, automatic_rule
-from bigain_core.compression import Rule, RunLog
-from bigain_core.flops import attention_shortened
+from bigain_core.compression.automatic import STRENGTHS, automatic_rule
+from bigain_core.compression.rules import Rule
+from bigain_core.compression.run_log import RunLog
+from bigain_core.measure.flops import attention_shortened
 from bigain_core.methods import KVDownsampling, TokenMerging
 
 SQUARES = {"1024 px": (128, 128), "2048 px": (256, 256)}
@@ -163,7 +164,7 @@ def count(patcher, model: FullSize, size: tuple[int, ...], rule: Rule) -> RunLog
     """One network call behind the wrappers that the nodes install, and what it logged."""
     from comfy.patcher_extension import WrapperExecutor, WrappersMP
 
-    from bigain_core.comfyui.attach import attach, attached_to
+    from bigain_core.comfyui.patching.attach import attach, compression_state
 
     patcher = attach(patcher, rule)
     conditions = {name: meta(1, *shape) for name, shape in model.conditions.items()}
@@ -181,14 +182,14 @@ def count(patcher, model: FullSize, size: tuple[int, ...], rule: Rule) -> RunLog
     latent, text = meta(1, model.channels, *size), meta(1, *model.text)
     with torch.inference_mode():
         executor.execute(latent, torch.full((1,), 0.5), None, text, None, options, **conditions)
-    return attached_to(patcher).log
+    return compression_state(patcher).log
 
 
 def automatic_rules(patcher) -> list[Rule]:
     """Those of BiGain (Auto)."""
-    from bigain_core.comfyui.attach import reached
+    from bigain_core.comfyui.patching.attach import resolve
 
-    blocks = len(reached(patcher)[1])
+    blocks = len(resolve(patcher)[1])
     return [automatic_rule(strength, attention_shortened, blocks) for strength in STRENGTHS]
 
 

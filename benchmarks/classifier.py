@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.classifier_bundled import effect, run_bundled
+from benchmarks.mirrored_pairs import MirroredPairs
 from benchmarks.oracle import GaussianWorld, OracleDenoiser
 from bigain_core.classification import (
     PLANS,
     AdaptiveTimes,
     Classification,
-    MirroredPairs,
     NoiseSchedule,
     SpreadGrid,
     TrialPlan,
@@ -47,7 +47,7 @@ WORLDS = {
     100: ((1.05, 0.9), 200),
 }
 SEED = 20_000  # no world or image of a lower seed is used here; those below served for tuning
-DESIGNS = {
+SAMPLERS = {
     "spread grid": SpreadGrid(),
     "uniform": UniformTimes(),
     "adaptive": AdaptiveTimes(),
@@ -124,13 +124,13 @@ def oracle() -> None:
 def equal_trials_rows():
     count = 300
     world, images, labels = world_of(37, 0.8, 7, count)
-    for name, design in DESIGNS.items():
-        plan = TrialPlan((EQUAL_TRIALS[-1],), (1,), design=design)
+    for name, sampler in SAMPLERS.items():
+        plan = TrialPlan((EQUAL_TRIALS[-1],), (1,), sampler=sampler)
         found = classify(OracleDenoiser(world, SCHEDULE), images, names(37), plan)
         cells = []
         for trials in EQUAL_TRIALS:
             best = [
-                design.score(r.errors[:, :trials], r.draws[:trials]).argmin()
+                sampler.score(r.errors[:, :trials], r.specs[:trials]).argmin()
                 for r in found.rankings
             ]
             cells.append(f"{(torch.stack(best) == labels).double().mean():.3f}")

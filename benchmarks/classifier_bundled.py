@@ -15,7 +15,11 @@ from tqdm import tqdm
 from benchmarks.accuracy import held_out
 from benchmarks.data import CLASS_NAMES, TEXTURES
 from benchmarks.demo_backend import CallFlops
+from benchmarks.dit_runner import DiTRunner
+from benchmarks.frequency_bands import band_differences
 from benchmarks.methods import BUNDLED_PLACEMENT, OFF, methods
+from benchmarks.outlines.dit_outline import dit_outline
+from benchmarks.theorem_1 import noise_change
 from bigain_core.classification import (
     PLANS,
     Denoiser,
@@ -25,17 +29,13 @@ from bigain_core.classification import (
     SpreadGrid,
     Trial,
     TrialPlan,
-    band_differences,
     classify,
     mcnemar,
-    noise_change,
     wilson_interval,
 )
-from bigain_core.compression import Compression, Rule
+from bigain_core.compression.rules import Compression, Rule
 from bigain_core.methods import TokenMerging
 from bigain_core.models.checkpoint import BUNDLED_MODEL, load_dit, read_checkpoint
-from bigain_core.models.dit_outline import dit_outline
-from bigain_core.models.runner import DiTRunner
 
 PAPER = "paper [5, 20]"
 PLAIN_PLANS = (PAPER, "sequential", "balanced", "fast")
@@ -213,7 +213,7 @@ def _kept_ranking(found: dict) -> Ranking:
     for row, kept in zip(errors, rows, strict=True):
         row[: len(kept)] = torch.tensor(kept, dtype=torch.float64)
     trials = torch.tensor([len(kept) for kept in rows])
-    return Ranking(errors, trials, times, design=PLANS["balanced"].design)
+    return Ranking(errors, trials, times, sampler=PLANS["balanced"].sampler)
 
 
 def effect(markdown: Markdown) -> None:
@@ -221,7 +221,7 @@ def effect(markdown: Markdown) -> None:
     dit = load_dit(read_checkpoint(BUNDLED_MODEL))
     images, classes = held_out("shapes", EFFECT_IMAGES)
     names = [CLASS_NAMES[k] for k in classes]
-    plan = TrialPlan((20,), (1,), design=SpreadGrid())
+    plan = TrialPlan((20,), (1,), sampler=SpreadGrid())
     plain = DiTRunner(dit).denoiser(classes)
     found = {}
     for image, (pixels, label) in enumerate(
@@ -243,8 +243,8 @@ def effect(markdown: Markdown) -> None:
             noise_change(
                 before.errors[1] - before.errors[0],
                 after.errors[1] - after.errors[0],
-                before.draws,
-                plan.design,
+                before.specs,
+                plan.sampler,
             )
             for (before, _), (after, _) in pairs
         ]

@@ -61,14 +61,14 @@ def shape_masks(shapes: Tensor, generator: torch.Generator) -> Tensor:
     count = len(shapes)
     radius = uniform(count, 0.28, 0.38, generator) * SIZE
     x, y = local_coordinates(count, radius, turn=0.35, drift=0.10 * SIZE, generator=generator)
-    reach = (x**2 + y**2).sqrt()
+    adapter = (x**2 + y**2).sqrt()
     ax, ay = x.abs(), y.abs()
     distances = torch.stack(
         [
-            reach - 1,
+            adapter - 1,
             torch.maximum(ax, ay) - 0.85,
             torch.maximum(ax * 0.866 + y * 0.5, -y) - 0.55,
-            (reach - 0.75).abs() - 0.25,
+            (adapter - 0.75).abs() - 0.25,
             torch.minimum(torch.maximum(ax - 0.32, ay - 1), torch.maximum(ay - 0.32, ax - 1)),
         ]
     )

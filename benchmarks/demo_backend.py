@@ -9,7 +9,8 @@ from typing import Protocol
 from torch import Tensor
 
 from bigain_core.classification import Classification, TrialPlan
-from bigain_core.compression import Compression, RunLog
+from bigain_core.compression.rules import Compression
+from bigain_core.compression.run_log import RunLog
 from bigain_core.placement import Placement
 
 
@@ -30,7 +31,7 @@ class CallFlops:
     @classmethod
     def from_log(cls, network: int, log: RunLog) -> CallFlops:
         """The average call of those in `log`."""
-        records = [record for record in log.sites.values() if record.compressed]
+        records = [record for record in log.layers.values() if record.compressed]
         before = sum(record.flops_before // record.calls for record in records)
         after = sum(record.flops_after // record.calls for record in records)
         return cls(network, before, after, max((record.tokens for record in records), default=0))
@@ -52,7 +53,7 @@ class CallFlops:
 
 
 class Backend(Protocol):
-    """A loaded model that paints and ranks; every method takes the compression to work under.
+    """A loaded model that generates and ranks; every method takes the compression to work under.
 
     Tensors go in and come out on the CPU. Random numbers depend on the given seeds alone.
     """
@@ -69,12 +70,12 @@ class Backend(Protocol):
 
     @property
     def device(self) -> str:
-        """For the report: the processor or graphics card that the network runs on."""
+        """For the report: the CPU or GPU that the network runs on."""
         ...
 
     @property
     def image_size(self) -> int:
-        """Side length S of the square pictures that the model is made for."""
+        """Side length S of the square images that the model is made for."""
         ...
 
     @property
@@ -94,10 +95,10 @@ class Backend(Protocol):
         seed: int,
         on_step: Callable[[int], None],
     ) -> Tensor:
-        """One picture per prompt: (P, S, S, 3) in [0, 1].
+        """One image per prompt: (P, S, S, 3) in [0, 1].
 
-        `on_step` is called with the number of each step, 1 to `steps`, when all pictures are past
-        it. Equal arguments give equal pictures; the starting noise is that of every compression.
+        `on_step` is called with the number of each step, 1 to `steps`, when all images are past
+        it. Equal arguments give equal images; the starting noise is that of every compression.
         """
         ...
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.demo_backend import CallFlops
+from benchmarks.dit_runner import DiTRunner
 from benchmarks.methods import BUNDLED_PLACEMENT
+from benchmarks.outlines.dit_outline import dit_outline
 from bigain_core.classification import Classification, TrialPlan, classify
-from bigain_core.compression import Compression
+from bigain_core.compression.rules import Compression
 from bigain_core.models.checkpoint import class_indices, load_dit, read_checkpoint
-from bigain_core.models.dit_outline import dit_outline
-from bigain_core.models.runner import DiTRunner
 
 GUIDANCE = 2.5
 CPU_INFO = Path("/proc/cpuinfo")

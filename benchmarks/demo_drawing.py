@@ -11,7 +11,7 @@ from torch import Tensor
 INK, FAINT, GRID, PAPER = "#1f2328", "#656d76", "#d8dee4", "#ffffff"
 TRUE, OTHER = "#1a7f37", "#8c959f"
 MARGIN, GAP = 20, 8
-LEAST_SIDE = 160  # smaller pictures are enlarged by a whole factor
+LEAST_SIDE = 160  # smaller images are enlarged by a whole factor
 MOST_ROWS = 4  # more prompts are split into two blocks side by side
 CAPTION_WIDTH = 120
 PANEL_WIDTH, LABEL_WIDTH, BAR_WIDTH, BAR_PITCH = 316, 150, 100, 24
@@ -51,7 +51,7 @@ def enlarged(picture: Tensor) -> Image.Image:
 
 
 def in_a_row(*pictures: Image.Image) -> Image.Image:
-    """Pictures of one size side by side."""
+    """Images of one size side by side."""
     width, height = pictures[0].size
     row = Image.new("RGB", (len(pictures) * (width + GAP) - GAP, height), PAPER)
     for number, picture in enumerate(pictures):
@@ -81,7 +81,7 @@ def shortened(text: str, width: int) -> str:
 
 
 def picture_grid(pictures: Mapping[str, Tensor], prompts: Sequence[str]) -> Image.Image:
-    """A row per prompt, a column per setting, pictures (P, S, S, 3); long lists in two halves."""
+    """A row per prompt, a column per setting, images (P, S, S, 3); long lists in two halves."""
     side = enlarged(next(iter(pictures.values()))[0]).width
     heading = 44
     block_width = CAPTION_WIDTH + len(pictures) * (side + GAP)

@@ -17,7 +17,8 @@ from benchmarks.demo_builtin import GUIDANCE, processor
 from benchmarks.host import enter_host
 from benchmarks.methods import BUNDLED_PLACEMENT
 from bigain_core.classification import Classification, TrialPlan, trial_noise
-from bigain_core.compression import Compression, RunLog
+from bigain_core.compression.rules import Compression
+from bigain_core.compression.run_log import RunLog
 from bigain_core.models.checkpoint import BUNDLED_MODEL
 from bigain_core.placement import Placement
 
@@ -43,7 +44,7 @@ class Loaded:
     def bundled(cls) -> Loaded:
         import comfy.sd
 
-        from bigain_core.comfyui.dit import label_conditioning, load_dit_model
+        from bigain_core.comfyui.dit_model import label_conditioning, load_dit_model
         from bigain_core.models.checkpoint import class_indices
 
         patcher = load_dit_model(BUNDLED_MODEL)
@@ -84,7 +85,7 @@ class Loaded:
 
 
 def batched(conditionings: Sequence[list]) -> list:
-    """One conditioning whose row k is conditioning k, for picture k of a batch."""
+    """One conditioning whose row k is conditioning k, for image k of a batch."""
     rows = [conditioning[0] for conditioning in conditionings]
     extra = {
         key: torch.cat([row[1][key] for row in rows])
@@ -119,7 +120,7 @@ class HostBackend:
     def flops(self, compression: Compression) -> CallFlops:
         from comfy.patcher_extension import WrappersMP
 
-        from bigain_core.comfyui.attach import attached_to
+        from bigain_core.comfyui.patching.attach import compression_state
 
         calls = []
 
@@ -130,8 +131,8 @@ class HostBackend:
         model = self._compressed(compression).clone()
         model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "demo", note)
         self._sample(model, [""], steps=1, seed=0, on_step=lambda step: None)
-        attached = attached_to(model)
-        log = attached.log if attached else RunLog()
+        state = compression_state(model)
+        log = state.log if state else RunLog()
         return CallFlops.from_log(self._network_flops(calls[0]), log)
 
     def _network_flops(self, inputs: list[Tensor | None]) -> int:
@@ -172,15 +173,15 @@ class HostBackend:
         plan: TrialPlan,
         on_calls: Callable[[int], None],
     ) -> Classification:
-        from bigain_core.comfyui.classifier import classify_latents
-        from bigain_core.comfyui.prompts import Prompts
+        from bigain_core.comfyui.classifying.latent_classifier import classify_latents
+        from bigain_core.comfyui.classifying.prompts import Prompts
 
         ranked = Prompts(tuple(prompts), self.loaded.encode(prompts))
         latents = self.loaded.vae.encode(images)
         return classify_latents(self._compressed(compression), latents, ranked, plan, on_calls)
 
     def _compressed(self, compression: Compression) -> ModelPatcher:
-        from bigain_core.comfyui.attach import attach
+        from bigain_core.comfyui.patching.attach import attach
 
         model = self.loaded.patcher
         for rule in compression.rules:
@@ -188,7 +189,7 @@ class HostBackend:
         return model
 
     def _sample(self, model, prompts, steps, seed, on_step) -> Tensor:
-        """Guided DDIM: latents (P, ...). The noise of picture k depends on (seed, k) alone."""
+        """Guided DDIM: latents (P, ...). The noise of image k depends on (seed, k) alone."""
         import comfy.samplers
 
         guider = comfy.samplers.CFGGuider(model)

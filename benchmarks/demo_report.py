@@ -37,7 +37,7 @@ def table(head: Row, rows: Sequence[Row]) -> str:
 
 
 def times_table(outcomes: Outcomes) -> str:
-    """Measured speed-up of painting and ranking beside the ceiling."""
+    """Measured speed-up of sampling and ranking beside the ceiling."""
     plain = outcomes[OFF]
     rows = []
     for setting, outcome in outcomes.items():

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from benchmarks.demo_backend import Backend, CallFlops
 from benchmarks.methods import methods
 from bigain_core.classification import Classification, TrialPlan
-from bigain_core.compression import Compression
+from bigain_core.compression.rules import Compression
 
 Found = TypeVar("Found")
 Settings = Mapping[str, Compression]
@@ -30,7 +30,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Job:
-    """Prompts to paint, questions to answer, and how often the painting is timed."""
+    """Prompts to paint, questions to answer, and how often the sampling is timed."""
 
     painted: tuple[str, ...]
     questions: tuple[Question, ...]
@@ -50,7 +50,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one setting gave: pictures (P, S, S, 3), a classification per question, seconds."""
+    """What one setting gave: images (P, S, S, 3), a classification per question, seconds."""
 
     flops: CallFlops
     pictures: Tensor
@@ -69,7 +69,7 @@ def timed(action: Callable[..., Found], *arguments) -> tuple[Found, float]:
 def paint(
     backend: Backend, job: Job, settings: Settings
 ) -> tuple[dict[str, Tensor], dict[str, list[float]]]:
-    """Pictures and seconds per setting; in every round the settings take turns."""
+    """Images and seconds per setting; in every round the settings take turns."""
     pictures = {}
     seconds = {setting: [] for setting in settings}
     turns = [setting for _ in range(job.rounds) for setting in settings]

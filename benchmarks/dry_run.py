@@ -62,7 +62,7 @@ def dry_run(model, inputs: Inputs, overlay: Mapping[str, Any]) -> Cost:
     import comfy.ops
     from comfy.patcher_extension import WrapperExecutor
 
-    from bigain_core.comfyui.attach import compress_network_call
+    from bigain_core.comfyui.patching.attach import compress_network_call
 
     real = model.model
     config = {**real.model_config.unet_config, "dtype": torch.float32}

@@ -36,16 +36,16 @@ from benchmarks.demo_drawing import (
 from benchmarks.demo_images import demo_images
 from benchmarks.demo_report import bars
 from benchmarks.demo_run import Question
+from benchmarks.dit_runner import DiTRunner
 from benchmarks.methods import BUNDLED_PLACEMENT, OFF, methods
 from benchmarks.registry_pictures import mosaic, scene
 from bigain_core.classification import PLANS, SpreadGrid, TrialPlan
-from bigain_core.classification.image_ranking import ImageRanking, rank_images
-from bigain_core.compression import Compression, Rule
+from bigain_core.classification.evidence.image_ranking import ImageRanking, rank_images
+from bigain_core.compression.presets import PRESETS, TABLE_3
+from bigain_core.compression.rules import Compression, Rule
 from bigain_core.methods import KVDownsampling, TokenMerging
 from bigain_core.models.checkpoint import BUNDLED_MODEL
-from bigain_core.models.runner import DiTRunner
 from bigain_core.placement import Placement
-from bigain_core.presets import PRESETS, TABLE_3
 from bigain_core.schedules import AlphaSchedule
 
 FOLDER = Path(__file__).resolve().parent.parent / "example_workflows"
@@ -93,7 +93,7 @@ def blank() -> tuple[Image.Image, ImageDraw.ImageDraw]:
     return image, ImageDraw.Draw(image)
 
 
-# What the bundled model paints and finds
+# What the bundled model generates and finds
 
 
 def quality() -> Image.Image:
@@ -107,7 +107,7 @@ def hybrid() -> Image.Image:
 
 
 def classified(labels: Sequence[str], settings: dict[str, tuple[Compression, str]]) -> Image.Image:
-    """Bars of the leading labels for one picture, under models and plans by their names."""
+    """Bars of the leading labels for one image, under models and plans by their names."""
     question = Question(pixels(demo_images()["row-striped-triangle.png"])[None], (SHOWN,), labels)
     panels = {}
     for name, (how, plan) in settings.items():
@@ -128,11 +128,11 @@ def sure_or_not() -> Image.Image:
 
 @cache
 def ranked_seeds() -> tuple[Tensor, ImageRanking]:
-    """Pictures (8, 32, 32, 3) of one class from eight seeds, and their ranking."""
+    """Images (8, 32, 32, 3) of one class from eight seeds, and their ranking."""
     pictures = painted(Compression(), PAINTED[:1] * SEEDS)
     config = model().dit.config
     classes = [*model().classes(PAINTED[:1]), config.num_classes]
-    plan = TrialPlan((TRIALS,), design=SpreadGrid())
+    plan = TrialPlan((TRIALS,), sampler=SpreadGrid())
     denoiser = DiTRunner(model().dit).denoiser(classes)
     return pictures, rank_images(denoiser, pictures.movedim(-1, 1) * 2 - 1, plan)
 
@@ -154,7 +154,7 @@ def best_of_seeds() -> Image.Image:
 
 
 def tag_dataset() -> Image.Image:
-    """The pictures with the tags that the model gives them."""
+    """The images with the tags that the model gives them."""
     images = torch.stack([pixels(image) for image in demo_images().values()])
     labels = model().class_names
     found = model().classify(Compression(), images, labels, PLANS["balanced"], lambda calls: None)
@@ -188,7 +188,7 @@ def benchmark() -> Image.Image:
 
 
 def asked(what: str, labels: Sequence[str], rest: str) -> Image.Image:
-    """A picture beside prompts that are ranked for it, without saying how."""
+    """A image beside prompts that are ranked for it, without saying how."""
     image, draw = blank()
     side = 190
     drawn = Image.fromarray((scene(side, side) * 255).round().astype(np.uint8))
@@ -213,7 +213,7 @@ def classify_with_dit() -> Image.Image:
 
 
 def hires() -> Image.Image:
-    """A small picture, and a large one cut into tokens as they are left by merging."""
+    """A small image, and a large one cut into tokens as they are left by merging."""
     image, draw = blank()
     large = mosaic(240, 240)
     small = Image.fromarray((scene(120, 120) * 255).round().astype(np.uint8))

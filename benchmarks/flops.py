@@ -15,16 +15,16 @@ from dataclasses import replace
 from benchmarks.demo_backend import CallFlops
 from benchmarks.demo_report import Row, table
 from benchmarks.methods import OFF, methods
-from bigain_core.automatic import STRENGTHS, automatic_rule
-from bigain_core.compression import Compression, Rule
-from bigain_core.flops import projections_shortened
-from bigain_core.grid import TokenGrid
+from benchmarks.outlines.dit_outline import DIT_XL_2, dit_outline
+from benchmarks.outlines.outline import Outline
+from benchmarks.outlines.unet_outline import SD_1, SD_2, SD_XL, unet_outline
+from bigain_core.compression.automatic import STRENGTHS, automatic_rule
+from bigain_core.compression.presets import PRESETS
+from bigain_core.compression.rules import Compression, Rule
+from bigain_core.measure.flops import projections_shortened
 from bigain_core.methods import BlockMerging, SimilarityPruning
-from bigain_core.models.dit_outline import DIT_XL_2, dit_outline
-from bigain_core.models.outline import Outline
-from bigain_core.models.unet_outline import SD_1, SD_2, SD_XL, unet_outline
 from bigain_core.placement import Placement, named_placement
-from bigain_core.presets import PRESETS
+from bigain_core.tokens.grid import TokenGrid
 
 LATENT_SCALE = 8  # pixels per side of a latent
 SIZES = (512, 1024, 2048)

@@ -1,6 +1,6 @@
 """The settings that the demo and the accuracy benchmark compare."""
 
-from bigain_core.compression import Compression, Rule
+from bigain_core.compression.rules import Compression, Rule
 from bigain_core.methods import KVDownsampling, TokenMerging
 from bigain_core.placement import Placement
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.dry_run import Inputs
-from bigain_core.models.dit_outline import DIT_XL_2
+from benchmarks.outlines.dit_outline import DIT_XL_2
 
 TEXT_TOKENS = 77
 UNET = {
@@ -79,7 +79,7 @@ def _unet(name: str, config: dict) -> Network:
 
 
 def _dit() -> Network:
-    from bigain_core.comfyui.dit import DiTModel, DiTModelConfig
+    from bigain_core.comfyui.dit_model import DiTModel, DiTModelConfig
 
     return Network(
         lambda: DiTModelConfig(DIT_XL_2),

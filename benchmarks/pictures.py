@@ -29,14 +29,14 @@ from bigain_core.models.checkpoint import BUNDLED_MODEL
 PACK = Path(__file__).resolve().parent.parent
 COLUMNS = 4
 ENLARGED = 3
-STEPS, SEED = 20, 0  # as the demo paints
+STEPS, SEED = 20, 0  # as the demo generates
 GROUPS = ("painted", "nodes", "benchmark", "panels")
 PAINTED_AS = ("web/docs/dit_loader", "docs/painted_lgtm", "docs/painted_kvd")  # off, L-GTM, IE-KVD
 PANELS = ("web/docs/alpha_editor", "web/docs/race", "web/docs/report_view")
 
 
 def painted() -> Iterator[tuple[str, Image.Image]]:
-    """What the demo paints under each setting, in one picture."""
+    """What the demo generates under each setting, in one image."""
     backend = BuiltinBackend(BUNDLED_MODEL)
     for name, compression in zip(PAINTED_AS, methods(backend.placement).values(), strict=True):
         pictures = backend.pictures(compression, PAINTED, STEPS, SEED, lambda step: None)
@@ -53,7 +53,7 @@ def find_tests() -> None:
 
 
 def drawn(group: str, host: Path) -> Iterator[tuple[str, Image.Image]]:
-    """Names without .png, and the pictures of a group."""
+    """Names without .png, and the images of a group."""
     if group == "painted":
         yield from painted()
     elif group == "panels":

@@ -6,9 +6,9 @@ from functools import cache
 
 import comfy.sd
 import torch
-from bigain.bigain_core.comfyui.attach import attach
-from bigain.bigain_core.compression import Rule
-from bigain.bigain_core.grid import TokenGrid
+from bigain.bigain_core.comfyui.patching.attach import attach
+from bigain.bigain_core.compression.rules import Rule
+from bigain.bigain_core.compression.token_map import TokenMap, token_images
 from bigain.bigain_core.methods import (
     BlockMerging,
     KVDownsampling,
@@ -16,12 +16,12 @@ from bigain.bigain_core.methods import (
     Method,
     TokenMerging,
 )
-from bigain.bigain_core.placement import Placement, Site
-from bigain.bigain_core.token_map import TokenMap, token_pictures
-from bigain.nodes.benchmark import ALL, BiGainBenchmark
-from bigain.nodes.dit import BUNDLED_NAME, BiGainDiTLabels, BiGainDiTLoader
-from bigain.nodes.evidence import BiGainEvidenceMap, BiGainRankImages
-from bigain.nodes.token_map import BiGainTokenMap
+from bigain.bigain_core.placement import LayerId, Placement
+from bigain.bigain_core.tokens.grid import TokenGrid
+from bigain.nodes.benchmark_node import ALL, BiGainBenchmark
+from bigain.nodes.dit_nodes import BUNDLED_NAME, BiGainDiTLabels, BiGainDiTLoader
+from bigain.nodes.evidence_nodes import BiGainEvidenceMap, BiGainRankImages
+from bigain.nodes.token_map_node import BiGainTokenMap
 from PIL import Image
 from torch import Tensor
 
@@ -31,7 +31,7 @@ from benchmarks.registry_pictures import scene
 
 GRID = TokenGrid(32, 48)  # of the scene; a token of the bundled model has 2 x 2 pixels
 SAMPLES = 8  # of the drawing along the side of a pixel, so that its edges are soft
-FIRST = Site(0, "transformer", 1)
+FIRST = LayerId(0, "transformer", 1)
 FIRST_OR_ANY, NEARLY_CLEAN, SEED = -1, 0, 0
 CROSS, DISC, ROWS = "falling-striped cross", "falling-striped disc", "row-striped cross"
 RANKED = ("digit-2", "checkered-disc", "digit-5", "falling-striped-cross", "digit-8")
@@ -75,7 +75,7 @@ def drawing() -> Tensor:
 
 def every_token() -> Image.Image:
     alone = TokenMap(FIRST, "off", GRID, torch.arange(GRID.tokens), False, None)
-    return to_image(token_pictures([alone], drawing())[0][0])
+    return to_image(token_images([alone], drawing())[0][0])
 
 
 def token_maps(method: Method) -> tuple[Image.Image, Image.Image]:
@@ -124,7 +124,7 @@ def benchmark() -> Image.Image:
     return to_image(chart[0])
 
 
-# By name without .png; what is measured is another picture every time.
+# By name without .png; what is measured is another image every time.
 DRAWN = {
     "docs/tokens_off": every_token,
     "docs/tokens_lgtm": lambda: groups(TokenMerging(0.7)),

@@ -34,11 +34,11 @@ from benchmarks.host import enter_host
 from benchmarks.networks import Network, load, networks
 from benchmarks.peers import peers
 from benchmarks.timing import gain, machine, milliseconds
-from bigain_core.benchmark import OFF, Benchmark
-from bigain_core.compression import Compression, Rule
+from bigain_core.compression.presets import TABLE_3
+from bigain_core.compression.rules import Compression, Rule
+from bigain_core.measure.benchmark import OFF, Benchmark
 from bigain_core.methods import KVDownsampling
 from bigain_core.placement import Placement
-from bigain_core.presets import TABLE_3
 
 DEFAULT_MODELS, DEFAULT_SIZES = ("SD 1.5", "DiT-XL/2"), (512, 1024)
 PROGRESS = 0.5
@@ -52,7 +52,7 @@ HEAD = ["setting", "ms", "times as fast", "TFLOP", "ceiling", "share of ceiling"
 
 def settings(model, network: Network, wanted: Sequence[str]) -> dict[str, Mapping[str, Any]]:
     """Ours and, for a UNet, those of others; all if none is wanted, else those named by a part."""
-    from bigain_core.comfyui.benchmark import our_settings
+    from bigain_core.comfyui.model_benchmark import our_settings
 
     found = our_settings(model, COMPRESSIONS) | (peers(model) if network.is_unet else {})
     if not network.is_unet:
@@ -66,7 +66,7 @@ def settings(model, network: Network, wanted: Sequence[str]) -> dict[str, Mappin
 
 def measured(model, network: Network, pixels: int, wanted: Sequence[str], rounds: int) -> Benchmark:
     """With operations, and on the CPU memory, of the dry run."""
-    from bigain_core.comfyui.benchmark import empty_prompt, measure
+    from bigain_core.comfyui.model_benchmark import empty_prompt, measure
 
     inputs = network.inputs(pixels // network.latent_scale, pixels // network.latent_scale)
     chosen = settings(model, network, wanted)
@@ -123,14 +123,16 @@ def main() -> None:
     host_args.use_pytorch_cross_attention = args.attention == "fused"
     from comfy.ldm.modules.attention import optimized_attention
 
-    from bigain_core.comfyui.benchmark import at_rest
+    from bigain_core.comfyui.model_benchmark import uncompressed
 
     available, start = networks(), monotonic()
     attention = optimized_attention.__name__
     print(f"{machine(torch.device(args.device))}, {attention}, {args.rounds} rounds")
     for name in args.models:
         network = available[name]
-        model = at_rest(load(network, torch.float16 if args.device == "cuda" else torch.float32))
+        model = uncompressed(
+            load(network, torch.float16 if args.device == "cuda" else torch.float32)
+        )
         for pixels in args.sizes:
             found = measured(model, network, pixels, args.methods, args.rounds)
             print(f"\n{name}, {pixels} px ({monotonic() - start:.0f} s so far)\n")

@@ -26,8 +26,8 @@ from benchmarks.demo_report import Row, table
 from benchmarks.host import enter_host
 from benchmarks.peers import HOST_TOME, RATIO, patched_by_host
 from benchmarks.timing import gain, machine, milliseconds
-from bigain_core.flops import input_shortened
-from bigain_core.grid import TokenGrid
+from bigain_core.measure.flops import input_shortened
+from bigain_core.measure.timing import Times, Work, take_turns
 from bigain_core.methods import (
     BlockMerging,
     KVCellSelection,
@@ -37,9 +37,9 @@ from bigain_core.methods import (
     SimilarityPruning,
     TokenMerging,
 )
-from bigain_core.plans import MergePlan, Plan
-from bigain_core.schedules import AlphaSchedule, Moment
-from bigain_core.timing import Times, Work, take_turns
+from bigain_core.schedules import AlphaSchedule, DenoisingProgress
+from bigain_core.tokens.grid import TokenGrid
+from bigain_core.tokens.plans import MergePlan, Plan
 
 OFF = "off"
 METHODS: Mapping[str, Method] = {
@@ -125,7 +125,7 @@ def ours(layer: Layer, method: Method, cached: bool = False) -> Setting:
     """A method of ours; `cached` takes a plan over that another layer has made."""
 
     def decide() -> Plan:
-        return method.plan(layer.x, layer.grid, Moment(0.5), 0)
+        return method.plan(layer.x, layer.grid, DenoisingProgress(0.5), 0)
 
     made, normed = decide(), layer.norm(layer.x)
     short = made.queries(normed)
@@ -307,8 +307,8 @@ def whole_rows(
             limits[2] = f"{batch * flops / 1e9:.1f}"
         if setting.left and name != OFF:
             limit = times[ceiling_of(setting)]
-            reached = taken.gain_over(limit).median
-            limits[1] = f"{limit.gain_over(off).median:.2f}x, {reached:.0%}"
+            resolve = taken.gain_over(limit).median
+            limits[1] = f"{limit.gain_over(off).median:.2f}x, {resolve:.0%}"
         peak = f"{peak_bytes(setting.work, layer.x.device) / 2**20:.0f}"
         yield [*row, *limits, peak]
 

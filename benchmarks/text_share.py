@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.demo_report import table
-from bigain_core.grid import TokenGrid
-from bigain_core.joint import JointPlan
 from bigain_core.methods import KVDownsampling
-from bigain_core.schedules import Moment
+from bigain_core.schedules import DenoisingProgress
+from bigain_core.tokens.grid import TokenGrid
+from bigain_core.tokens.sequence import JointPlan
 
 SIDE, WIDTH, HEADS = 64, 256, 4
 TEXTS = (77, 154, 512)
@@ -66,7 +66,7 @@ def row(text: int, factor: int) -> list[str]:
     inputs = attention_inputs(text)
     grid = TokenGrid(SIDE, SIDE, before=text)
     plain, share = outcome(inputs.q, inputs.k, inputs.v, text)
-    plan = KVDownsampling(factor).plan(grid.image(inputs.v), grid.frame, Moment(0.5), 0)
+    plan = KVDownsampling(factor).plan(grid.image(inputs.v), grid.frame, DenoisingProgress(0.5), 0)
     cells = [str(text), str(factor), f"{share:.1%}"]
     for proportional in (False, True):
         joint = JointPlan(grid, plan, plan.unblended(), proportional)

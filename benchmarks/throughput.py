@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmarks.demo_report import Row, table
 from benchmarks.host import enter_host
 from benchmarks.networks import SD15, fill
-from bigain_core.timing import Spread
+from bigain_core.measure.timing import Spread
 
 if TYPE_CHECKING:  # importable only inside the host
     from comfy.model_patcher import ModelPatcher
@@ -45,7 +45,7 @@ class Subject:
     conditionings: tuple[list, ...]
 
     def prompts(self):
-        from bigain_core.comfyui.prompts import Prompts
+        from bigain_core.comfyui.classifying.prompts import Prompts
 
         labels = tuple(f"label {number}" for number in range(len(self.conditionings)))
         return Prompts(labels, self.conditionings)
@@ -75,7 +75,7 @@ def unet(width: int, side: int) -> Subject:
 
 
 def dit() -> Subject:
-    from bigain_core.comfyui.dit import label_conditioning, load_dit_model
+    from bigain_core.comfyui.dit_model import label_conditioning, load_dit_model
     from bigain_core.models.checkpoint import BUNDLED_MODEL
 
     patcher = load_dit_model(BUNDLED_MODEL)
@@ -157,7 +157,7 @@ STAGES = {"trials": (1, 3, 7), "keep": (8, 2, 1)}  # 32, 16 and 8 rows: last in 
 def classified(model: ModelPatcher, subject: Subject, stages: dict[str, tuple]) -> float:
     """Rows per second of `classify_latents` as a whole, with a loaded model."""
     from bigain_core.classification import TrialPlan
-    from bigain_core.comfyui.classifier import classify_latents
+    from bigain_core.comfyui.classifying.latent_classifier import classify_latents
 
     prompts, plan, rows = subject.prompts(), TrialPlan(**stages), []
     taken = seconds(lambda: classify_latents(model, subject.latents, prompts, plan, rows.append))
@@ -181,8 +181,8 @@ def outside(subject: Subject, stages: dict[str, tuple]) -> float:
 
 
 def merged(model: ModelPatcher) -> ModelPatcher:
-    from bigain_core.comfyui.attach import attach
-    from bigain_core.compression import Rule
+    from bigain_core.comfyui.patching.attach import attach
+    from bigain_core.compression.rules import Rule
     from bigain_core.methods import TokenMerging
 
     return attach(model, Rule(TokenMerging(0.7)))
@@ -203,12 +203,12 @@ def merged_apart(model: ModelPatcher) -> ModelPatcher:
 
 def deciding(subject: Subject) -> tuple[float, float]:
     """Shares of the time in which all layers and the first one decide, each for every row."""
-    from bigain_core.compression import NetworkCall
+    from bigain_core.compression.network_call import NetworkCall
 
-    def timed(call, method, metric, grid, site):
+    def timed(call, method, metric, grid, layer_id):
         start = clock()
-        result = assign(call, method, metric, grid, site)
-        spent.append((site.number, clock() - start))
+        result = assign(call, method, metric, grid, layer_id)
+        spent.append((layer_id.number, clock() - start))
         return result
 
     spent, assign = [], NetworkCall._assign

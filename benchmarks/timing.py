@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from benchmarks.demo_builtin import processor
-from bigain_core.timing import Spread
+from bigain_core.measure.timing import Spread
 
 
 def machine(device: torch.device) -> str:

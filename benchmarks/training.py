@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.data import CLASS_NAMES, training_batch
-from bigain_core.classification.noise import TIMESTEPS, alphas_cumprod
+from bigain_core.classification.trials.noise import TIMESTEPS, alphas_cumprod
 
 NO_PROMPT = len(CLASS_NAMES)  # the label of a prompt that was dropped
 PROMPT_DROPOUT = 0.1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Site:
+class LayerId:
     """Where a self-attention layer sits: its number in execution order, its stage and its level.
 
     Level 1 is the finest attention resolution of the model, level 2 the next coarser one. A
@@ -23,8 +23,8 @@ class Site:
 class Placement:
     """Sites by stage, number and level; None stands for all.
 
-    Levels from `finest_level` to `levels` are covered. A covered site with fewer than `min_tokens`
-    tokens in a call is left alone.
+    Levels from `finest_level` to `levels` are covered. A covered layer with fewer than `min_tokens`
+    tokens in a call is skipped.
     """
 
     stages: tuple[str, ...] | None = None
@@ -33,11 +33,11 @@ class Placement:
     min_tokens: int = 0
     finest_level: int = 1
 
-    def covers(self, site: Site) -> bool:
+    def covers(self, layer_id: LayerId) -> bool:
         return (
-            (self.stages is None or site.stage in self.stages)
-            and (self.numbers is None or site.number in self.numbers)
-            and self.finest_level <= site.level <= self.levels
+            (self.stages is None or layer_id.stage in self.stages)
+            and (self.numbers is None or layer_id.number in self.numbers)
+            and self.finest_level <= layer_id.level <= self.levels
         )
 
 

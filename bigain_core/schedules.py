@@ -11,19 +11,19 @@ LAST_TIMESTEP = 999
 
 
 @dataclass(frozen=True)
-class Moment:
-    """A point of the denoising process; progress runs from 0 (pure noise) to 1 (clean)."""
+class DenoisingProgress:
+    """A point of the denoising process: `fraction` runs from 0 (pure noise) to 1 (clean)."""
 
-    progress: float
+    fraction: float
 
     @classmethod
-    def at_timestep(cls, timestep: float) -> Moment:
+    def at_timestep(cls, timestep: float) -> DenoisingProgress:
         """`timestep` in [0, 999], the axis of the paper's schedules."""
         return cls(1 - timestep / LAST_TIMESTEP)
 
     @property
     def timestep(self) -> float:
-        return (1 - self.progress) * LAST_TIMESTEP
+        return (1 - self.fraction) * LAST_TIMESTEP
 
 
 class Alpha(Protocol):
@@ -115,7 +115,7 @@ class ActiveRange:
                 f"start {self.start} and end {self.end}. Swap or widen them."
             )
 
-    def contains(self, moment: Moment) -> bool:
-        progress = moment.progress
-        before_end = progress < self.end if self.strict_end else progress <= self.end
-        return self.start <= progress and before_end
+    def contains(self, progress: DenoisingProgress) -> bool:
+        fraction = progress.fraction
+        before_end = fraction < self.end if self.strict_end else fraction <= self.end
+        return self.start <= fraction and before_end

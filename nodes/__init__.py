@@ -2,15 +2,15 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .benchmark import BiGainBenchmark
-from .classification import BiGainDiffusionClassifier, BiGainGate, BiGainPrompts
-from .compression import BiGainAuto, BiGainReport
-from .dit import BiGainDiTLabels, BiGainDiTLoader
-from .evaluation import BiGainEvaluate
-from .evidence import BiGainEvidenceMap, BiGainRankImages
-from .keys_and_values import BiGainAlphaSchedule, BiGainKVDownsampling
-from .merging import BiGainTokenMerging
-from .token_map import BiGainTokenMap
+from .benchmark_node import BiGainBenchmark
+from .classification_nodes import BiGainDiffusionClassifier, BiGainGate, BiGainPrompts
+from .compression_nodes import BiGainAuto, BiGainReport
+from .dit_nodes import BiGainDiTLabels, BiGainDiTLoader
+from .evaluation_node import BiGainEvaluate
+from .evidence_nodes import BiGainEvidenceMap, BiGainRankImages
+from .kv_nodes import BiGainAlphaSchedule, BiGainKVDownsampling
+from .merging_node import BiGainTokenMerging
+from .token_map_node import BiGainTokenMap
 
 
 class BiGainExtension(ComfyExtension):

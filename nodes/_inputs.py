@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..bigain_core.comfyui.attach import attach
-from ..bigain_core.compression import Rule
+from ..bigain_core.comfyui.patching.attach import attach
+from ..bigain_core.compression.rules import Rule
 from ..bigain_core.methods import METRICS
 from ..bigain_core.placement import PLACEMENTS, named_placement
 from ..bigain_core.schedules import ActiveRange
-from ..bigain_core.scoring import PADDINGS, SCORERS
+from ..bigain_core.tokens.scoring import PADDINGS, SCORERS
 from ._host import advanced
 
 

@@ -8,7 +8,7 @@ from math import inf, isfinite
 
 from comfy.utils import ProgressBar
 
-from ..bigain_core.classification import Classification, Ranking, Standing
+from ..bigain_core.classification import Classification, Ranking, Snapshot
 from ._host import Messenger
 
 EVENT = "bigain.race"
@@ -36,30 +36,30 @@ class Race:
         if not self.started:  # the first ones include loading the model
             self.started, self.used_then = time.monotonic(), self.used
 
-    def tell(self, standing: Standing) -> None:
+    def tell(self, snapshot: Snapshot) -> None:
         now = time.monotonic()
         if now - self.told < SECONDS_BETWEEN:
             return
         self.told = now
-        left = set(standing.alive)
+        left = set(snapshot.alive)
         dropped = [prompt not in left for prompt in range(len(self.labels))]
         self.messenger.send(
             {
-                **_rows(self.labels, standing.order, standing.behind, dropped),
-                "image": standing.image,
+                **_rows(self.labels, snapshot.order, snapshot.behind, dropped),
+                "image": snapshot.image,
                 "images": self.images,
                 "used": self.used,
-                "left": self._most_left(standing),
+                "left": self._most_left(snapshot),
                 "timed": self.used - self.used_then,
                 "seconds": now - self.started,
             }
         )
 
-    def _most_left(self, standing: Standing) -> int:
+    def _most_left(self, snapshot: Snapshot) -> int:
         most = self.most - self.used
         if self.most_each is None:
             return most
-        return min(most, standing.most_left + (self.images - 1 - standing.image) * self.most_each)
+        return min(most, snapshot.most_left + (self.images - 1 - snapshot.image) * self.most_each)
 
 
 def settled(result: Classification, every: Classification) -> list[dict]:

@@ -11,10 +11,10 @@ import torch
 
 from benchmarks.paper.models import Model
 from benchmarks.paper.tables import OFF, Row, translated
-from bigain_core.classification.result_files import write_whole
+from bigain_core.classification.datasets.result_files import write_atomic
 
 FILE = "cost.json"
-PROMPTS = 2  # prompt and negative prompt, as pictures are painted
+PROMPTS = 2  # prompt and negative prompt, as images are generated
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ def measure_costs(
     model: Model, asked: Sequence[str], rows: Mapping[str, Row], rounds: int, folder: Path
 ) -> dict[str, Cost]:
     """Costs of all rows; those that are not on the disk are measured in turn and added there."""
-    from bigain_core.comfyui.benchmark import at_rest, measure, our_settings
+    from bigain_core.comfyui.model_benchmark import measure, our_settings, uncompressed
 
     known = read_costs(folder)
     missing = [name for name in rows if name not in known]
     if not missing:
         return known
-    patcher, prompts = at_rest(model.loaded.patcher), model.loaded.encode(asked[:PROMPTS])
+    patcher, prompts = uncompressed(model.loaded.patcher), model.loaded.encode(asked[:PROMPTS])
     compressions = {
         name: translated(rows[name].compression, model.places) for name in missing if name != OFF
     }
@@ -61,5 +61,5 @@ def measure_costs(
         times, gain = found.measured[name].times.spread, found.gain(name)
         known[name] = Cost(found.measured[name].flops, astuple(times), astuple(gain))
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / FILE, json.dumps({n: asdict(c) for n, c in known.items()}, indent=1))
+    write_atomic(folder / FILE, json.dumps({n: asdict(c) for n, c in known.items()}, indent=1))
     return known

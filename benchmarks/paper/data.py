@@ -32,16 +32,16 @@ from benchmarks.data import (
 )
 from benchmarks.paper.experiments import FixedTimes
 from bigain_core.classification import TrialPlan
-from bigain_core.classification.imagenet import imagenet_labels
-from bigain_core.classification.labelled_sets import (
+from bigain_core.classification.datasets.image_folder import (
     LabelledImage,
     LabelledSet,
-    in_words,
     read_folder,
+    resolve_wordnet_ids,
 )
-from bigain_core.classification.labels import label_set
+from bigain_core.classification.datasets.imagenet import imagenet_labels
+from bigain_core.classification.datasets.labels import label_set
 
-SHAPES_EACH, DIGITS_EACH = 15, 6  # held-out pictures of a class: 450 shapes, 60 digits
+SHAPES_EACH, DIGITS_EACH = 15, 6  # held-out images of a class: 450 shapes, 60 digits
 SMALL_SIZE = 32
 PHOTO, PET = "a photo of a {}.", "a photo of a {}, a type of pet."
 FEW, MANY = TrialPlan(), TrialPlan((5, 20, 100))
@@ -49,7 +49,7 @@ FEW, MANY = TrialPlan(), TrialPlan((5, 20, 100))
 
 def _at(*times: int) -> TrialPlan:
     """The paper's rule in 13 evaluations for ten names."""
-    return TrialPlan((1, 2), (3, 1), design=FixedTimes(times=times))
+    return TrialPlan((1, 2), (3, 1), sampler=FixedTimes(times=times))
 
 
 SHAPE_PLAN, DIGIT_PLAN = _at(100, 50), _at(600, 700)  # where they tell most, see timesteps.py
@@ -57,7 +57,7 @@ SHAPE_PLAN, DIGIT_PLAN = _at(100, 50), _at(600, 700)  # where they tell most, se
 
 @dataclass(frozen=True)
 class Contest:
-    """The labels among which a picture is ranked, its own included, and the trials that decide."""
+    """The labels among which a image is ranked, its own included, and the trials that decide."""
 
     labels: tuple[str, ...]
     plan: TrialPlan
@@ -65,10 +65,10 @@ class Contest:
 
 @dataclass(frozen=True)
 class Data:
-    """Pictures, the labels among which they are ranked, and what is to be painted.
+    """Images, the labels among which they are ranked, and what is to be generated.
 
-    `contests` gives that of the pictures of a label, where it is not the same for all. `asked` are
-    prompts (label, or caption of COCO) in the order of the pictures that are painted for them; {}
+    `contests` gives that of the images of a label, where it is not the same for all. `asked` are
+    prompts (label, or caption of COCO) in the order of the images that are generated for them; {}
     of `template` is where a label goes for models that read text.
     """
 
@@ -107,7 +107,7 @@ def factors(label: str) -> tuple[str, str]:
 def small_contest(label: str) -> Contest:
     """Among ten classes.
 
-    A digit among all digits; another picture among those that have its shape or its texture. So a
+    A digit among all digits; another image among those that have its shape or its texture. So a
     wrong choice is wrong in the shape or in the texture alone.
     """
     number = CLASS_NAMES.index(label)
@@ -120,7 +120,7 @@ def small_contest(label: str) -> Contest:
 
 
 def small_set(folder: Path, pictures: int) -> Data:
-    """Held-out pictures, drawn into `folder` if they are not there: every class as often."""
+    """Held-out images, drawn into `folder` if they are not there: every class as often."""
     top = folder / "held-out"
     if not top.is_dir():
         _draw(folder)
@@ -167,7 +167,7 @@ def imagenet(root: Path, subset: str, plan: TrialPlan) -> Data:
     names = imagenet_labels(subset)
     found = read_folder(root, "val")
     own = _numbered(found, (image for image in found.images if image.labels[0] in names))
-    words = in_words(own, set(names.values()))
+    words = resolve_wordnet_ids(own, set(names.values()))
     asked = tuple(image.labels[0] for image in words.images)
     return Data(subset, words, tuple(names.values()), asked, plan, PHOTO)
 
@@ -183,7 +183,7 @@ def pets(root: Path) -> Data:
 
 
 def coco(root: Path) -> Data:
-    """Pictures without a label are left out of both; a picture is painted for its first caption."""
+    """Images without a label are left out of both; a image is generated for its first caption."""
     marked = _json(root / "annotations" / "instances_val2017.json")
     captions = _json(root / "annotations" / "captions_val2017.json")
     names = {category["id"]: category["name"] for category in marked["categories"]}
@@ -210,11 +210,11 @@ SETS: Mapping[str, Callable[[Path], Data]] = {
 
 
 def subset(data: Data, listed: Path) -> Data:
-    """Some pictures: a text file with a file name in each line, or an array of places (.npy).
+    """Some images: a text file with a file name in each line, or an array of places (.npy).
 
-    Places count pictures in the order of their file names.
+    Places count images in the order of their file names.
 
-    Raises ValueError for a picture that the set does not have.
+    Raises ValueError for a image that the set does not have.
     """
     images = data.images.images
     if listed.suffix == ".npy":

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from bigain_core.classification import Denoiser, PublishedGrid, Trial, trial_noise
-from bigain_core.grid import TokenGrid
-from bigain_core.matching import choose_destinations, match_tokens
 from bigain_core.methods import Method, TokenMerging
 from bigain_core.methods.base import seeded_generator
-from bigain_core.plans import Plan
-from bigain_core.schedules import Moment
+from bigain_core.schedules import DenoisingProgress
+from bigain_core.tokens.grid import TokenGrid
+from bigain_core.tokens.matching import choose_destinations, match_tokens
+from bigain_core.tokens.plans import Plan
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,11 @@ class SharedPlan(Method):
     def is_identity(self) -> bool:
         return self.method.is_identity
 
-    def plan(self, metric: Tensor, grid: TokenGrid, moment: Moment, site: int) -> Plan:
+    def plan(
+        self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_id: int
+    ) -> Plan:
         mean = metric.mean(0, keepdim=True).expand_as(metric)
-        return self.method.plan(mean, grid, moment, site)
+        return self.method.plan(mean, grid, progress, layer_id)
 
     def decision_flops(self, width: int, grid: TokenGrid) -> int:
         return self.method.decision_flops(width, grid)
@@ -53,8 +55,12 @@ class OwnDraws(TokenMerging):
     def name(self) -> str:
         return f"{super().name}, own draw for each prompt"
 
-    def plan(self, metric: Tensor, grid: TokenGrid, moment: Moment, site: int) -> Plan:
-        scores = torch.rand(metric.shape[:2], generator=seeded_generator(self.seed, moment, site))
+    def plan(
+        self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_id: int
+    ) -> Plan:
+        scores = torch.rand(
+            metric.shape[:2], generator=seeded_generator(self.seed, progress, layer_id)
+        )
         chosen = choose_destinations(scores.to(metric.device), grid, self.cell)  # lowest of random
         return match_tokens(metric, chosen, self.ratio)
 
@@ -86,7 +92,7 @@ class FixedTimes(PublishedGrid):
 
     times: tuple[int, ...] = ()
 
-    def looks(self, trials: tuple[int, ...]) -> tuple[int, ...]:
+    def elimination_steps(self, trials: tuple[int, ...]) -> tuple[int, ...]:
         return trials
 
     def timesteps(self, trials: tuple[int, ...]) -> list[int]:

@@ -47,17 +47,17 @@ class Distance:
     """A distance, and its difference to that of another set, with half of a 95 % interval each."""
 
     value: float
-    reach: float
+    adapter: float
     difference: float = 0.0
     difference_reach: float = 0.0
 
 
 def distance(real: Tensor, painted: Tensor, rival: Tensor | None = None, seed: int = 0) -> Distance:
-    """Of painted pictures to real ones: features (N, C) and (M, C).
+    """Of generated images to real ones: features (N, C) and (M, C).
 
-    Intervals are of the bootstrap over painted pictures. `rival` (M, C) has pictures for the same
-    prompts and starting noise, which are drawn together: what makes a picture easy or hard falls
-    out of the difference. Distances of few pictures come out too large, those of as many pictures
+    Intervals are of the bootstrap over generated images. `rival` (M, C) has images for the same
+    prompts and starting noise, which are drawn together: what makes a image easy or hard falls
+    out of the difference. Distances of few images come out too large, those of as many images
     alike, so only such are to be compared.
     """
     reference = Gaussian.of(real)
@@ -70,7 +70,7 @@ def distance(real: Tensor, painted: Tensor, rival: Tensor | None = None, seed: i
         return own, own - frechet_distance(reference, root, Gaussian.of(rival[rows]))
 
     count = len(painted)
-    draws = (torch.randint(count, (count,), generator=generator) for _ in range(RESAMPLES))
-    spread = torch.tensor([found(rows) for rows in draws], dtype=torch.float64).std(0).tolist()
+    specs = (torch.randint(count, (count,), generator=generator) for _ in range(RESAMPLES))
+    spread = torch.tensor([found(rows) for rows in specs], dtype=torch.float64).std(0).tolist()
     value, difference = found(torch.arange(count))
     return Distance(value, Z * spread[0], difference, Z * spread[1])

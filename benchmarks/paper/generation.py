@@ -26,9 +26,9 @@ from benchmarks.paper.models import Model, precision
 from benchmarks.paper.recognition import Share, found_results, slug
 from benchmarks.paper.tables import Row
 from bigain_core.classification import trial_noise
-from bigain_core.classification.result_files import ResultFile
+from bigain_core.classification.datasets.result_files import ResultFile
 
-BLOCK = 16  # pictures that are painted together
+BLOCK = 16  # images that are generated together
 SEED = 0
 
 
@@ -37,7 +37,7 @@ def picture_file(folder: Path, row: str, number: int) -> Path:
 
 
 def blocks(count: int, share: Share) -> list[range]:
-    """Numbers of the pictures that a process paints, block by block."""
+    """Numbers of the images that a process generates, block by block."""
     every = [range(first, min(first + BLOCK, count)) for first in range(0, count, BLOCK)]
     return every[share.shard :: share.shards]
 
@@ -56,8 +56,8 @@ def paint_rows(
     model: Model, data: Data, rows: Mapping[str, Row], share: Share, folder: Path
 ) -> None:
     """Paint what is missing of this share in each row."""
-    from bigain_core.comfyui.identity import settings
-    from bigain_core.comfyui.prompts import Prompts
+    from bigain_core.comfyui.classifying.identity import settings
+    from bigain_core.comfyui.classifying.prompts import Prompts
 
     texts = [data.prompt(text) if model.reads else text for text in data.asked]
     null = model.loaded.encode([""])[0]
@@ -90,7 +90,7 @@ def paint_rows(
 
 
 def paint(model: Model, patcher, prompts: Sequence[str], numbers: Iterable[int]) -> Tensor:
-    """(P, S, S, 3) in [0, 1]; the noise of a picture depends on its number alone."""
+    """(P, S, S, 3) in [0, 1]; the noise of a image depends on its number alone."""
     import comfy.samplers
 
     loaded, painting = model.loaded, model.painting
@@ -111,19 +111,19 @@ def paint(model: Model, patcher, prompts: Sequence[str], numbers: Iterable[int])
     return loaded.vae.decode(latents).float().cpu().clamp(0, 1)
 
 
-# How pictures of the small models are judged
+# How images of the small models are judged
 
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """features (N, C), pictures in the order of their numbers; which show what was asked for."""
+    """features (N, C), images in the order of their numbers; which show what was asked for."""
 
     features: Tensor
     agrees: dict[int, bool]
 
 
 def judge_row(folder: Path, row: str) -> Judged | None:
-    """None where nothing was painted yet."""
+    """None where nothing was generated yet."""
     found = found_results(folder, row)
     if found is None or not found.records:
         return None
@@ -144,11 +144,11 @@ def read_pixels(path: Path) -> Tensor:
 
 
 def small_distance(row: Judged, rival: Judged | None) -> Distance:
-    """To held-out pictures of the same classes."""
+    """To held-out images of the same classes."""
     return distance(reference(), row.features, rival.features if rival else None)
 
 
-# Pictures of published models
+# Images of published models
 
 
 class Pictures(torch.utils.data.Dataset):
@@ -166,7 +166,7 @@ class Pictures(torch.utils.data.Dataset):
 
 
 def inception_distance(data: Data, folder: Path, row: str, weights: Path) -> float:
-    """FID of a row to the pictures of the set, at their own size as published (torch-fidelity).
+    """FID of a row to the images of the set, at their own size as published (torch-fidelity).
 
     weights: the Inception network that the library would otherwise fetch.
     """

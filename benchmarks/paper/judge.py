@@ -38,11 +38,11 @@ DIGIT_SHARE = 0.25
 TRAINING_CONTRAST = (CONTRAST[0], 2 * CONTRAST[1])
 SHAPES_PER_DIGIT = 3  # as many of each class, as 30 shapes and 10 digits
 AT_ONCE = 256
-UNSEEN = 2  # seed of held-out pictures that are not those to be recognised
+UNSEEN = 2  # seed of held-out images that are not those to be recognised
 
 
 class Judge(nn.Module):
-    """Pictures (B, 3, 32, 32) in [-1, 1] -> features (B, FEATURES) and logits (B, 40)."""
+    """Images (B, 3, 32, 32) in [-1, 1] -> features (B, FEATURES) and logits (B, 40)."""
 
     def __init__(self):
         super().__init__()
@@ -68,14 +68,14 @@ def judge() -> Judge:
 
 @torch.no_grad()
 def judged(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Features (N, FEATURES) and classes (N,) of pictures (N, 3, 32, 32) in [-1, 1]."""
+    """Features (N, FEATURES) and classes (N,) of images (N, 3, 32, 32) in [-1, 1]."""
     found = [judge()(part) for part in pixels.split(AT_ONCE)]
     features, logits = (torch.cat(parts) for parts in zip(*found, strict=True))
     return features, logits.argmax(1)
 
 
 def unseen() -> Images:
-    """Held-out pictures, as many of each class on average."""
+    """Held-out images, as many of each class on average."""
     digits = held_out_digits(UNSEEN)
     shapes = held_out_shapes(SHAPES_PER_DIGIT * len(digits.labels), UNSEEN)
     pixels = torch.cat([shapes.pixels, digits.pixels])

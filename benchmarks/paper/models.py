@@ -16,7 +16,7 @@ from benchmarks.data import SIZE
 from benchmarks.demo_host import LATENT_SCALE, Loaded
 from benchmarks.methods import BUNDLED_PLACEMENT
 from benchmarks.paper.tables import DECODER, ENCODER, EVERY_LEVEL, FINEST, Row, translated
-from bigain_core.classification.imagenet import imagenet_labels
+from bigain_core.classification.datasets.imagenet import imagenet_labels
 from bigain_core.placement import Placement, named_placement
 
 if TYPE_CHECKING:  # importable only inside the host
@@ -37,7 +37,7 @@ def transformer(first: Sequence[int], second: Sequence[int]) -> Places:
 
 @dataclass(frozen=True)
 class Painting:
-    """How pictures are sampled: timesteps from noise to clean, guidance, the host's sampler."""
+    """How images are sampled: timesteps from noise to clean, guidance, the host's sampler."""
 
     timesteps: tuple[float, ...]
     guidance: float
@@ -48,14 +48,14 @@ def _even(steps: int) -> tuple[float, ...]:
     return tuple(torch.linspace(999, 0, steps, dtype=torch.float64).tolist())
 
 
-UNGUIDED = Painting(_even(16), 1.0, "euler")  # guided pictures lie far from real ones
+UNGUIDED = Painting(_even(16), 1.0, "euler")  # guided images lie far from real ones
 EULER = Painting(_even(50), 7.5, "euler")  # as published, also of the last
 DDIM = Painting(tuple(range(980, -1, -20)), 4.0, "ddim")
 
 
 @dataclass(frozen=True)
 class Files:
-    """What a published model is made of; `size` is the side of its pictures in pixels."""
+    """What a published model is made of; `size` is the side of its images in pixels."""
 
     checkpoint: Path | None = None
     vae: Path | None = None
@@ -76,7 +76,7 @@ class Model:
     reads: bool = False
 
     def compressed(self, row: Row) -> ModelPatcher:
-        from bigain_core.comfyui.attach import attach
+        from bigain_core.comfyui.patching.attach import attach
 
         model = self.loaded.patcher
         for rule in translated(row.compression, self.places).rules:
@@ -119,7 +119,7 @@ def dit_xl_2(files: Files) -> Model:
     import comfy.sd
     import comfy.utils
 
-    from bigain_core.comfyui.dit import label_conditioning, load_dit_model
+    from bigain_core.comfyui.dit_model import label_conditioning, load_dit_model
 
     files.needed("checkpoint", "vae")
     patcher = load_dit_model(files.checkpoint)

@@ -28,7 +28,7 @@ from benchmarks.paper.tables import (
     alpha_row,
 )
 from bigain_core.classification import wilson_interval
-from bigain_core.classification.evaluation import Summary
+from bigain_core.classification.datasets.evaluation import Summary
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 420, 320, 56, 40, 34
 LEGEND = 200
@@ -65,7 +65,7 @@ class Point:
 
 
 def points(found: Finished, rows: Sequence[str], measure: Callable[[Summary], Hits]) -> list[Point]:
-    """Of the rows that are whole: pictures come class by class, so a part says little."""
+    """Of the rows that are whole: images come class by class, so a part says little."""
     result = []
     for row in rows:
         summary, cost = found.summary(row), found.costs.get(row)
@@ -147,7 +147,7 @@ class _Panel:
 
 
 def samples(found: Finished) -> Image.Image | None:
-    """The first pictures of the rows that were painted, side by side."""
+    """The first images of the rows that were generated, side by side."""
     rows = {row: painted(found.generation, row) for row in SHOWN}
     rows = {row: numbers for row, numbers in rows.items() if numbers}
     if not rows:
@@ -168,20 +168,20 @@ def _shown(path: Path) -> torch.Tensor:
 
 
 def token_maps(model: Model, data: Data) -> Image.Image:
-    """Who merges with whom in the first compressed layer, on pictures of the set."""
-    from bigain_core.comfyui.classifier import encode_images
-    from bigain_core.comfyui.pictures import read_picture
-    from bigain_core.comfyui.token_map import map_tokens
-    from bigain_core.token_map import token_pictures
+    """Who merges with whom in the first compressed layer, on images of the set."""
+    from bigain_core.comfyui.classifying.latent_classifier import encode_images
+    from bigain_core.comfyui.image_files import read_image
+    from bigain_core.comfyui.model_token_map import map_tokens
+    from bigain_core.compression.token_map import token_images
 
     chosen = data.images.chosen(MAPPED_PICTURES)
     size = model.loaded.image_size
-    pixels = torch.cat([read_picture(data.images.path(image), size) for image in chosen])
+    pixels = torch.cat([read_image(data.images.path(image), size) for image in chosen])
     latents = encode_images(model.loaded.vae, pixels)
     null, maps = model.loaded.encode([""])[0], {}
     for row in MAPPED:
         found = map_tokens(model.compressed(ROWS[row]), latents, null, -1, MAP_TIMESTEP, 0)
-        maps[row] = token_pictures(found, pixels)[0]
+        maps[row] = token_images(found, pixels)[0]
     enlarged = next(iter(maps.values())).shape[1] // pixels.shape[1]
     plain = pixels.repeat_interleave(enlarged, 1).repeat_interleave(enlarged, 2)
     return picture_grid({"picture": plain, **maps}, [" ".join(image.labels) for image in chosen])

@@ -13,9 +13,9 @@ from benchmarks.paper.data import Data
 from benchmarks.paper.experiments import OwnNoise
 from benchmarks.paper.models import Model, precision
 from benchmarks.paper.tables import Row
-from bigain_core.classification.evaluation import Job
-from bigain_core.classification.labelled_sets import LabelledImage
-from bigain_core.classification.result_files import (
+from bigain_core.classification.datasets.evaluation import Job
+from bigain_core.classification.datasets.image_folder import LabelledImage
+from bigain_core.classification.datasets.result_files import (
     SUFFIX,
     ResultFile,
     Results,
@@ -32,7 +32,7 @@ def slug(row: str) -> str:
 
 @dataclass(frozen=True)
 class Share:
-    """The part of the work that this process does: every n-th picture from one on."""
+    """The part of the work that this process does: every n-th image from one on."""
 
     shard: int = 0
     shards: int = 1
@@ -48,14 +48,14 @@ def found_results(folder: Path, row: str) -> Results | None:
     return merged([read_results(path) for path in paths]) if paths else None
 
 
-def waiting(job: Job, folder: Path, row: str) -> list[LabelledImage]:
-    """Pictures of this share that no process has finished."""
+def pending(job: Job, folder: Path, row: str) -> list[LabelledImage]:
+    """Images of this share that no process has finished."""
     found = found_results(folder, row)
-    return job.waiting(found.records if found else {})
+    return job.pending(found.records if found else {})
 
 
 def calls(data: Data, images: list[LabelledImage]) -> int:
-    """Network evaluations that these pictures take at most."""
+    """Network evaluations that these images take at most."""
     contests = map(data.contest, images)
     return sum(contest.plan.calls(len(contest.labels)) for contest in contests)
 
@@ -65,7 +65,7 @@ class _Bar:
     bar: tqdm
 
     def on_calls(self, calls: int) -> None:
-        """What counts here are pictures."""
+        """What counts here are images."""
 
     def on_image(self) -> None:
         self.bar.update()
@@ -74,10 +74,10 @@ class _Bar:
 def recognise(
     model: Model, data: Data, rows: Mapping[str, Row], job: Job, share: Share, folder: Path
 ) -> None:
-    """Add the pictures of this share that are missing to the results of each row."""
-    from bigain_core.comfyui.evaluation import evaluate
-    from bigain_core.comfyui.identity import settings
-    from bigain_core.comfyui.prompts import Prompts
+    """Add the images of this share that are missing to the results of each row."""
+    from bigain_core.comfyui.classifying.folder_evaluation import evaluate
+    from bigain_core.comfyui.classifying.identity import settings
+    from bigain_core.comfyui.classifying.prompts import Prompts
 
     template = data.template if model.reads else "{}"
     texts = [template.replace("{}", label) for label in data.labels]
@@ -85,7 +85,7 @@ def recognise(
     every, loaded = Prompts(data.labels, tuple(encoded.values())), model.loaded
     own_plans = sorted({repr(contest.plan) for contest in data.by_contest(data.images.images)})
     for name, row in rows.items():
-        left, patcher = waiting(job, folder, name), model.compressed(row)
+        left, patcher = pending(job, folder, name), model.compressed(row)
         if not left:
             continue
         made = job.settings(

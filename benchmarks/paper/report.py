@@ -21,9 +21,9 @@ from benchmarks.paper.generation import (
 from benchmarks.paper.recognition import found_results
 from benchmarks.paper.tables import OFF, ROWS, Table
 from bigain_core.classification import mcnemar, wilson_interval
-from bigain_core.classification.evaluation import Job, Summary
+from bigain_core.classification.datasets.evaluation import Job, Summary
 
-Hits = Mapping[int, bool]  # by the number of the picture
+Hits = Mapping[int, bool]  # by the number of the image
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Finished:
 
     @property
     def protocol(self) -> str:
-        """One line for each kind of picture: pictures, names, trials, timesteps."""
+        """One line for each kind of image: images, names, trials, timesteps."""
         kinds = {}
         for contest, images in self.data.by_contest(self.job.every).items():
             kind = len(contest.labels), contest.plan
@@ -88,7 +88,7 @@ def share(hits: Hits) -> str:
 
 
 def against(hits: Hits, others: Hits | None) -> str:
-    """Wins and losses on the pictures that both have, and McNemar's p; a dash without any."""
+    """Wins and losses on the images that both have, and McNemar's p; a dash without any."""
     shared = sorted(hits.keys() & (others or {}).keys())
     if not shared:
         return "-"
@@ -103,7 +103,7 @@ def right(summary: Summary) -> Hits:
 
 
 def of_shapes(summary: Summary, factor: int) -> Hits:
-    """Whether the shape (0) or the texture (1) is right, of pictures that have a texture."""
+    """Whether the shape (0) or the texture (1) is right, of images that have a texture."""
     return {
         record["image"]: factors(record["best"])[factor] == factors(record["labels"][0])[factor]
         for record in summary.finished
@@ -213,7 +213,7 @@ def _small_generation(rows: Mapping[str, str], found: Finished) -> str:
         paired = other if other and other.agrees.keys() == one.agrees.keys() else None
         apart = small_distance(one, paired)
         difference = f"{apart.difference:+.3f} +- {apart.difference_reach:.3f}" if paired else "-"
-        value = f"{apart.value:.3f} +- {apart.reach:.3f}"
+        value = f"{apart.value:.3f} +- {apart.adapter:.3f}"
         versus = against(one.agrees, other.agrees if other else None)
         count, agreement = str(len(one.agrees)), share(one.agrees)
         cells = [count, value, rows[row] or "-", difference, agreement, versus]

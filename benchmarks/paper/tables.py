@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from benchmarks.paper.experiments import OwnDraws, SharedPlan
-from bigain_core.compression import Compression, Rule
+from bigain_core.compression.presets import ALPHAS, PRESETS, SCHEDULES, TABLE_3
+from bigain_core.compression.rules import Compression, Rule
 from bigain_core.methods import KVCellSelection, KVDownsampling, KVSelection, Method, TokenMerging
 from bigain_core.placement import Placement, named_placement
-from bigain_core.presets import ALPHAS, PRESETS, SCHEDULES, TABLE_3
 from bigain_core.schedules import AlphaSchedule
 
 FINEST, ENCODER, DECODER = Placement(), named_placement("encoder"), named_placement("decoder")
@@ -212,8 +212,8 @@ def chosen(tables: Iterable[str], parts: Iterable[str] = ()) -> dict[str, Table]
 
     def reduced(rows: Mapping[str, str]) -> dict[str, str]:
         wanted = {row for row in rows if not parts or any(part in row for part in parts)}
-        rivals = {rows[row] for row in wanted}
-        return {row: other for row, other in rows.items() if row in wanted | rivals}
+        other_classes = {rows[row] for row in wanted}
+        return {row: other for row, other in rows.items() if row in wanted | other_classes}
 
     found = {
         name: replace(

@@ -21,16 +21,16 @@ from benchmarks.paper.work import enter
 from bigain_core.classification import TrialPlan
 
 TIMES = (10, 25, 50, 75, 100, 150, 200, 250, 300, 400, 500, 600, 700, 800)
-APART = 3  # seed of pictures
+APART = 3  # seed of images
 
 
 def choices(model: Model, plan: TrialPlan | None, each: int) -> Iterator[tuple[str, str]]:
-    """(true class, choice) of `each` pictures of every class; None for the plan of its contest.
+    """(true class, choice) of `each` images of every class; None for the plan of its contest.
 
     Scans of digits are the last of their class, of which the set to be recognised takes the first.
     """
-    from bigain_core.comfyui.classifier import classify_latents
-    from bigain_core.comfyui.prompts import Prompts
+    from bigain_core.comfyui.classifying.latent_classifier import classify_latents
+    from bigain_core.comfyui.classifying.prompts import Prompts
 
     drawn = held_out_shapes(each * SHAPE_CLASSES, APART), held_out_digits(APART)
     for number, label in enumerate(CLASS_NAMES):
@@ -64,7 +64,7 @@ def main() -> None:
     head = ["timestep", "shape", "texture", "digits"]
     for name in args.models:
         model = LOADERS[name](Files())
-        plans = ((t, TrialPlan((1,), (1,), design=FixedTimes(times=(t,)))) for t in args.times)
+        plans = ((t, TrialPlan((1,), (1,), sampler=FixedTimes(times=(t,)))) for t in args.times)
         lines = [[str(t), *row(model, plan, args.each)] for t, plan in plans]
         lines.append(["the plan", *row(model, None, args.each)])
         print(f"\n{name}\n\n{table(head, lines)}", flush=True)

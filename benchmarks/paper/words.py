@@ -32,9 +32,9 @@ PLAN = replace(SHAPE_PLAN, keep=(2, 1))  # both prompts to the end
 
 
 def errors(model: Model, row: Row, each: int) -> Iterator[Tensor]:
-    """(pictures, 2) of every textured class: under the right prompt and without a texture."""
-    from bigain_core.comfyui.classifier import classify_latents
-    from bigain_core.comfyui.prompts import Prompts
+    """(images, 2) of every textured class: under the right prompt and without a texture."""
+    from bigain_core.comfyui.classifying.latent_classifier import classify_latents
+    from bigain_core.comfyui.classifying.prompts import Prompts
 
     drawn, patcher = held_out_shapes(each * SHAPE_CLASSES, APART), model.compressed(row)
     for number, label in enumerate(CLASS_NAMES[:SHAPE_CLASSES]):
@@ -49,7 +49,7 @@ def errors(model: Model, row: Row, each: int) -> Iterator[Tensor]:
 
 
 def thousandths(found: Tensor) -> list[str]:
-    """Cells of a line, for errors (pictures, 2)."""
+    """Cells of a line, for errors (images, 2)."""
     found = 1000 * found.double()
     saved = found[:, 1] - found[:, 0]
     spread = saved.std() / len(saved) ** 0.5

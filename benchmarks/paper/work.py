@@ -19,14 +19,14 @@ from benchmarks.paper.data import SETS, Data, small_set, subset
 from benchmarks.paper.generation import paint_rows, unpainted
 from benchmarks.paper.models import LOADERS, UNETS, Files, Model
 from benchmarks.paper.pictures import curves, samples, token_maps
-from benchmarks.paper.recognition import Share, calls, recognise, waiting
+from benchmarks.paper.recognition import Share, calls, pending, recognise
 from benchmarks.paper.report import Finished
 from benchmarks.paper.tables import ROWS, Row, Table
-from bigain_core.classification.evaluation import Job
+from bigain_core.classification.datasets.evaluation import Job
 
 SMALL_PICTURES = 320  # eight of each class
 ROUNDS = 7
-OWN = "own"  # the small models' pictures
+OWN = "own"  # the small models' images
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Work:
         """What is left takes on one process, by the times of single calls."""
         data, evaluations = found.data, Counter()
         for name in self.rows("recognition"):
-            evaluations[name] += calls(data, waiting(found.job, found.recognition, name))
+            evaluations[name] += calls(data, pending(found.job, found.recognition, name))
         for name in self.rows("generation"):
             left = unpainted(len(data.asked), Share(), found.generation, name)
             calls_each = len(model.painting.timesteps) * (1 + (model.painting.guidance != 1))
@@ -111,7 +111,7 @@ class Work:
             paint_rows(model, data, self.rows("generation"), share, found.generation)
 
     def draw(self, found: Finished) -> None:
-        """Pictures of what is there."""
+        """Images of what is there."""
         drawings = {"samples": samples(found)}
         if found.is_small:
             drawings["curves"] = curves(found)
@@ -133,7 +133,7 @@ def enter(host: Path, rank: int = 0) -> None:
 
     from comfy.cli_args import args
 
-    args.use_pytorch_cross_attention = True  # on a processor the host would take a slower one
+    args.use_pytorch_cross_attention = True  # on a CPU the host would take a slower one
     args.fp16_unet = has_cuda  # as published
 
 

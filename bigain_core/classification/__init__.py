@@ -1,27 +1,25 @@
 """Zero-shot classification: rank prompts by how well a model denoises an image under each."""
 
 from .classifier import Screening, check_labels, classify
-from .compression_effect import NoiseChange, noise_change
-from .designs import (
+from .datasets.metrics import average_precision, mcnemar, wilson_interval
+from .elimination.elimination_rules import Certified, Sequential, Staged
+from .elimination.snapshot import Snapshot
+from .elimination.trial_plan import PLANS, Budget, TrialPlan
+from .errors import Denoiser, ErrorSource, Trial
+from .evidence.evidence import evidence_map
+from .results.ranking import Classification, Lead, Ranking
+from .trials.levels import NoiseLevel, NoiseSchedule
+from .trials.noise import alphas_cumprod, trial_noise
+from .trials.samplers import (
     AdaptiveTimes,
     Blocks,
-    Draw,
-    MirroredPairs,
     PublishedGrid,
     SpreadGrid,
+    TrialSpec,
     UniformTimes,
 )
-from .errors import Denoiser, ErrorSource, Trial
-from .evidence import band_differences, evidence_map
-from .levels import NoiseLevel, NoiseSchedule
-from .metrics import average_precision, mcnemar, wilson_interval
-from .noise import alphas_cumprod, trial_noise
-from .plan import PLANS, Budget, TrialPlan
-from .ranking import Classification, Lead, Ranking
-from .rules import Certified, Sequential, Staged
-from .standing import Standing
-from .trials import trial_timesteps
-from .weighting import WEIGHTINGS, Curve
+from .trials.timesteps import trial_timesteps
+from .trials.weighting import WEIGHTINGS, Curve
 
 __all__ = [
     "PLANS",
@@ -33,11 +31,9 @@ __all__ = [
     "Classification",
     "Curve",
     "Denoiser",
-    "Draw",
+    "TrialSpec",
     "ErrorSource",
     "Lead",
-    "MirroredPairs",
-    "NoiseChange",
     "NoiseLevel",
     "NoiseSchedule",
     "PublishedGrid",
@@ -46,18 +42,16 @@ __all__ = [
     "Sequential",
     "SpreadGrid",
     "Staged",
-    "Standing",
+    "Snapshot",
     "Trial",
     "TrialPlan",
     "UniformTimes",
     "alphas_cumprod",
     "average_precision",
-    "band_differences",
     "check_labels",
     "classify",
     "evidence_map",
     "mcnemar",
-    "noise_change",
     "trial_noise",
     "trial_timesteps",
     "wilson_interval",

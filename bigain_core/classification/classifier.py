@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .designs import Draw, Progress, SpreadGrid, first_of_each_first
+from .datasets.labels import class_numbers
+from .elimination.elimination_rules import EliminationStep, Staged
+from .elimination.snapshot import Snapshot
+from .elimination.trial_plan import Budget, TrialPlan
 from .errors import Denoiser, ErrorSource
-from .labels import class_numbers
-from .plan import Budget, TrialPlan
-from .ranking import Classification, Ranking
-from .rules import Look, Staged
-from .standing import Standing
+from .results.ranking import Classification, Ranking
+from .trials.samplers import Progress, SpreadGrid, TrialSpec, first_of_each_first
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def classify(
     screening: Screening | None = None,
     previous: Classification | None = None,
     clock: Callable[[], float] = time.monotonic,
-    on_trial: Callable[[Standing], object] | None = None,
+    on_trial: Callable[[Snapshot], object] | None = None,
 ) -> Classification:
     """Rank `prompts` (labels) for each latent of (B, C, ...) by how well they denoise it.
 
@@ -130,25 +130,25 @@ class _Trials:
                 "the previous result out to start again."
             )
         self.source, self.known = source, known
-        self.draws: list[Draw] = []
-        shape = len(source.labels), source.plan.looks[-1]
+        self.specs: list[TrialSpec] = []
+        shape = len(source.labels), source.plan.elimination_steps[-1]
         self._errors = torch.full(shape, torch.nan, dtype=torch.float64)
-        self._finished = {draw: n for n, draw in enumerate(known.draws)} if known else {}
+        self._finished = {spec: n for n, spec in enumerate(known.specs)} if known else {}
 
-    def run(self, draw: Draw, prompts: list[int]) -> None:
-        column = self._errors[:, len(self.draws)]
-        if draw in self._finished:
-            column[prompts] = self.known.errors[prompts, self._finished[draw]].double()
+    def run(self, spec: TrialSpec, prompts: list[int]) -> None:
+        column = self._errors[:, len(self.specs)]
+        if spec in self._finished:
+            column[prompts] = self.known.errors[prompts, self._finished[spec]].double()
         unknown = column[prompts].isnan().tolist()
         missing = [k for k, lacks in zip(prompts, unknown, strict=True) if lacks]
         if missing:
-            column[missing] = self.source.errors(draw, missing)
-        self.draws.append(draw)
+            column[missing] = self.source.errors(spec, missing)
+        self.specs.append(spec)
 
     @property
     def errors(self) -> Tensor:
         """(P, n)."""
-        return self._errors[:, : len(self.draws)]
+        return self._errors[:, : len(self.specs)]
 
 
 def _rank(
@@ -158,14 +158,14 @@ def _rank(
     known: Ranking | None,
     digest: str,
     clock: Callable[[], float],
-    on_trial: Callable[[Standing], object] | None,
+    on_trial: Callable[[Snapshot], object] | None,
 ) -> Ranking:
     count, plan = len(source.labels), source.plan
     alive, screened, cost = list(range(count)), None, 1.0
     start = clock()
     if screening is not None and screening.keep < count:
         quick = replace(
-            plan, trials=(screening.trials,), keep=(1,), design=SpreadGrid(), rule=Staged()
+            plan, trials=(screening.trials,), keep=(1,), sampler=SpreadGrid(), rule=Staged()
         )
         cheap = replace(source, denoiser=screening.denoiser, plan=quick, model=screening.model)
         screened = _rank(
@@ -176,21 +176,23 @@ def _rank(
     spent = cost * screened.calls if screened else 0.0
     survived = torch.zeros(count, dtype=torch.long)
     trials, tied = _Trials(source, known), ()
-    for look, keep in zip(plan.looks, plan.kept(count), strict=True):
+    for step, keep in zip(plan.elimination_steps, plan.kept(count), strict=True):
         over, present = False, [classes[k] for k in alive]
-        while len(trials.draws) < look and not over:
+        while len(trials.specs) < step and not over:
             progress = Progress(
-                plan.seed, source.image, tuple(trials.draws), trials.errors[alive], present
+                plan.seed, source.image, tuple(trials.specs), trials.errors[alive], present
             )
-            trials.run(plan.design.draw(plan.trials, progress), alive)
+            trials.run(plan.sampler.draw(plan.trials, progress), alive)
             spent += len(alive)
             if on_trial:
-                draws = tuple(trials.draws)
-                on_trial(Standing(source.image, tuple(alive), trials.errors, draws, plan))
+                specs = tuple(trials.specs)
+                on_trial(Snapshot(source.image, tuple(alive), trials.errors, specs, plan))
             over = _is_over(plan.budget, spent + len(alive), clock() - start)
-        if len(trials.draws) < look:
+        if len(trials.specs) < step:
             break
-        view = Look(trials.errors[alive], tuple(trials.draws), plan.design, count, present)
+        view = EliminationStep(
+            trials.errors[alive], tuple(trials.specs), plan.sampler, count, present
+        )
         if plan.rule.ties(view):
             tied = tuple(alive)
             break
@@ -203,11 +205,11 @@ def _rank(
     return Ranking(
         errors=trials.errors.clone(),
         stage=survived,
-        timesteps=torch.tensor([draw.timestep for draw in trials.draws]),
-        draws=tuple(trials.draws),
-        design=plan.design,
-        nats=source.nats(trials.draws),
-        planned=plan.looks[-1],
+        timesteps=torch.tensor([spec.timestep for spec in trials.specs]),
+        specs=tuple(trials.specs),
+        sampler=plan.sampler,
+        nats=source.nats(trials.specs),
+        planned=plan.elimination_steps[-1],
         tied=tied,
         digest=digest,
         model=source.model,

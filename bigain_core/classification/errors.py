@@ -9,12 +9,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .designs import Draw
-from .levels import NoiseLevel, NoiseSchedule
-from .losses import mean_error
-from .noise import trial_noise
-from .plan import TrialPlan
-from .weighting import error_weight, nats_weight
+from .elimination.trial_plan import TrialPlan
+from .trials.levels import NoiseLevel, NoiseSchedule
+from .trials.losses import mean_error
+from .trials.noise import trial_noise
+from .trials.samplers import TrialSpec
+from .trials.weighting import error_weight, nats_weight
 
 AT_ONCE = 256  # prompts, so that the answers for thousands of them are never held together
 
@@ -57,34 +57,34 @@ class ErrorSource:
     mask: Tensor | None = None
     model: str = ""
 
-    def trial(self, draw: Draw) -> Trial:
-        noise = trial_noise(tuple(self.latent.shape), self.plan.seed, self.image, draw.noise)
-        level = self.denoiser.schedule.level(draw.timestep)
-        return Trial(level, draw.sign * noise.to(self.latent.device))
+    def trial(self, spec: TrialSpec) -> Trial:
+        noise = trial_noise(tuple(self.latent.shape), self.plan.seed, self.image, spec.noise)
+        level = self.denoiser.schedule.level(spec.timestep)
+        return Trial(level, spec.sign * noise.to(self.latent.device))
 
-    def residuals(self, draw: Draw, prompts: Sequence[int]) -> Tensor:
+    def residuals(self, spec: TrialSpec, prompts: Sequence[int]) -> Tensor:
         """Weighted misses of the clean latent (len(prompts), C, ...); their loss is the error."""
-        trial = self.trial(draw)
+        trial = self.trial(spec)
         clean = self.denoiser(self.latent, trial, prompts)
         weight = error_weight(self.plan.weighting, self.denoiser.schedule, trial.level)
         return weight**0.5 * (clean.float() - self.latent.float())
 
-    def errors(self, draw: Draw, prompts: Sequence[int]) -> Tensor:
+    def errors(self, spec: TrialSpec, prompts: Sequence[int]) -> Tensor:
         """Errors (len(prompts),) of one trial.
 
         Raises ValueError if the model gives no numbers.
         """
         parts = [prompts[n : n + AT_ONCE] for n in range(0, len(prompts), AT_ONCE)]
-        return torch.cat([self._errors(draw, part) for part in parts])
+        return torch.cat([self._errors(spec, part) for part in parts])
 
-    def _errors(self, draw: Draw, prompts: Sequence[int]) -> Tensor:
-        errors = mean_error(self.residuals(draw, prompts), self.plan.loss, self.mask)
+    def _errors(self, spec: TrialSpec, prompts: Sequence[int]) -> Tensor:
+        errors = mean_error(self.residuals(spec, prompts), self.plan.loss, self.mask)
         finite = errors.isfinite().tolist()
         broken = [k for k, fine in zip(prompts, finite, strict=True) if not fine]
         if broken:
             raise ValueError(
                 f"BiGain: expected numbers from {self.model or 'the model'}, got NaN or infinity "
-                f"for the prompt {self.labels[broken[0]]!r} at timestep {draw.timestep}. Half "
+                f"for the prompt {self.labels[broken[0]]!r} at timestep {spec.timestep}. Half "
                 "precision may overflow: try fp32 or bf16."
             )
         return errors
@@ -96,12 +96,12 @@ class ErrorSource:
             return self.latent.numel()
         return self.mask.double().cpu().expand(self.latent.shape).sum().item()
 
-    def nats(self, draws: Sequence[Draw]) -> Tensor:
+    def nats(self, specs: Sequence[TrialSpec]) -> Tensor:
         """(T,) nats that an error of 1 stands for; not finite where errors are no squares."""
         if self.plan.loss != "l2":
-            return torch.full((len(draws),), torch.nan, dtype=torch.float64)
+            return torch.full((len(specs),), torch.nan, dtype=torch.float64)
         schedule = self.denoiser.schedule
-        levels = [schedule.level(draw.timestep) for draw in draws]
+        levels = [schedule.level(spec.timestep) for spec in specs]
         wanted = [nats_weight(schedule, level) for level in levels]
         taken = [error_weight(self.plan.weighting, schedule, level) for level in levels]
         ratio = torch.tensor(wanted, dtype=torch.float64) / torch.tensor(taken, dtype=torch.float64)

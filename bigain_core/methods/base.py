@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..grid import TokenGrid
-from ..placement import Site
-from ..plans import Plan
-from ..schedules import Moment
+from ..placement import LayerId
+from ..schedules import DenoisingProgress
+from ..tokens.grid import TokenGrid
+from ..tokens.plans import Plan
 
 METRICS = ("block input", "normed")
 
@@ -36,8 +36,10 @@ class Method(ABC):
     def is_identity(self) -> bool: ...
 
     @abstractmethod
-    def plan(self, metric: Tensor, grid: TokenGrid, moment: Moment, site: int) -> Plan:
-        """Decide for one attention layer: metric (B, N, C) on `grid`; `site` is its number."""
+    def plan(
+        self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_number: int
+    ) -> Plan:
+        """Decide for one attention layer: metric (B, N, C) on `grid`; `layer` is its number."""
 
     def scores(self, metric: Tensor, grid: TokenGrid) -> Tensor | None:
         """(B, N) the detail that `plan` goes by: metric (B, N, C); None where it goes by none."""
@@ -51,12 +53,12 @@ class Method(ABC):
         """The name and what the report should add for a layer of this grid."""
         return self.name
 
-    def reuses(self, decided: Site, site: Site) -> bool:
-        """Whether `site` takes over the plan that `decided` made in the same network call."""
+    def reuses(self, decided: LayerId, layer_id: LayerId) -> bool:
+        """Whether `layer` takes over the plan that `decided` made in the same network call."""
         return False
 
 
-def seeded_generator(seed: int, moment: Moment, site: int) -> torch.Generator:
+def seeded_generator(seed: int, progress: DenoisingProgress, layer_number: int) -> torch.Generator:
     """The same random numbers for the same seed, layer and timestep, whatever the batch."""
-    key = np.random.SeedSequence([seed, site, round(moment.timestep * 1000)])
+    key = np.random.SeedSequence([seed, layer_number, round(progress.timestep * 1000)])
     return torch.Generator().manual_seed(int(key.generate_state(1)[0]))

@@ -7,11 +7,11 @@ from math import sqrt
 
 from torch import Tensor
 
-from ..grid import TokenGrid
-from ..plans import Plan, PoolPlan, SelectPlan
-from ..schedules import Alpha, AlphaSchedule, Moment
-from ..scoring import score_tokens
-from ..selection import select_in_cells, select_tokens
+from ..schedules import Alpha, AlphaSchedule, DenoisingProgress
+from ..tokens.grid import TokenGrid
+from ..tokens.plans import Plan, PoolPlan, SelectPlan
+from ..tokens.scoring import score_tokens
+from ..tokens.selection import select_in_cells, select_tokens
 from .base import Method
 from .merging import scoring_flops
 
@@ -31,7 +31,7 @@ class KVDownsampling(Method):
 
     `proportional` matters where text shares the attention: a pooled key then weighs as much as the
     tokens it stands for. With `keys` a layer is pooled by the whole number, `factor` at most, that
-    leaves closest to so many keys of each picture or frame, a small one not at all.
+    leaves closest to so many keys of each image or frame, a small one not at all.
     """
 
     factor: int = 2
@@ -52,8 +52,10 @@ class KVDownsampling(Method):
     def is_identity(self) -> bool:
         return self.factor == 1
 
-    def plan(self, metric: Tensor, grid: TokenGrid, moment: Moment, site: int) -> Plan:
-        return PoolPlan(grid, self._factor(grid), self.alpha.at(moment.timestep))
+    def plan(
+        self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_number: int
+    ) -> Plan:
+        return PoolPlan(grid, self._factor(grid), self.alpha.at(progress.timestep))
 
     def decision_flops(self, width: int, grid: TokenGrid) -> int:
         return 0
@@ -96,7 +98,9 @@ class KVSelection(Method):
     def is_identity(self) -> bool:
         return self.ratio == 0
 
-    def plan(self, metric: Tensor, grid: TokenGrid, moment: Moment, site: int) -> Plan:
+    def plan(
+        self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_number: int
+    ) -> Plan:
         scores = self.scores(metric, grid)
         count = max(1, int(grid.tokens * (1 - self.ratio)))
         return SelectPlan(grid, select_tokens(scores, count, self.choice))
@@ -135,7 +139,9 @@ class KVCellSelection(Method):
     def is_identity(self) -> bool:
         return self.factor == 1
 
-    def plan(self, metric: Tensor, grid: TokenGrid, moment: Moment, site: int) -> Plan:
+    def plan(
+        self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_number: int
+    ) -> Plan:
         scores = self.scores(metric, grid)
         chosen = select_in_cells(scores, grid, self.factor, self.choice)
         average = PoolPlan(grid, self.factor, alpha=0.0)

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..flops import laplacian_flops, matching_flops
-from ..grid import TokenGrid
-from ..matching import (
+from ..measure.flops import laplacian_flops, matching_flops
+from ..placement import LayerId
+from ..schedules import DenoisingProgress
+from ..tokens.grid import TokenGrid
+from ..tokens.matching import (
     check_ratio,
     choose_destinations,
     match_tokens,
@@ -18,11 +20,9 @@ from ..matching import (
     prune_tokens,
     rank_blocks,
 )
-from ..placement import Site
-from ..plans import IdentityPlan, Plan
-from ..schedules import Moment
-from ..scoring import score_tokens
-from ..selection import select_tokens
+from ..tokens.plans import IdentityPlan, Plan
+from ..tokens.scoring import score_tokens
+from ..tokens.selection import select_tokens
 from .base import Method, seeded_generator
 
 SHARING_SCOPES = ("stage", "network", "interval")
@@ -46,10 +46,10 @@ class Sharing:
                 f"for the cached assignment, got {self.scope!r} and {self.interval}."
             )
 
-    def reuses(self, decided: Site, site: Site) -> bool:
+    def reuses(self, decided: LayerId, layer_id: LayerId) -> bool:
         if self.scope == "stage":
-            return site.stage == decided.stage
-        return self.scope == "network" or site.number - decided.number < self.interval
+            return layer_id.stage == decided.stage
+        return self.scope == "network" or layer_id.number - decided.number < self.interval
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,9 @@ class TokenMerging(Method):
     def is_identity(self) -> bool:
         return self.ratio == 0
 
-    def plan(self, metric: Tensor, grid: TokenGrid, moment: Moment, site: int) -> Plan:
+    def plan(
+        self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_number: int
+    ) -> Plan:
         protected_count = self.protection.tokens(grid, self.ratio)
         if protected_count and protected_count >= grid.cells(self.cell).tokens * self.cell**2:
             return IdentityPlan(grid.tokens)  # there may be no destination left
@@ -117,7 +119,7 @@ class TokenMerging(Method):
         protected = None
         if protected_count:
             protected = select_tokens(scores, protected_count, self.protection.mode)
-        generator = seeded_generator(self.seed, moment, site)
+        generator = seeded_generator(self.seed, progress, layer_number)
         chosen = choose_destinations(
             scores, grid, self.cell, self.destinations, generator, protected
         )
@@ -137,8 +139,8 @@ class TokenMerging(Method):
         matching = matching_flops(width, grid.tokens, grid.cells(self.cell).tokens)
         return matching + (scoring_flops(self.scorer, width, grid) if self._scored(grid) else 0)
 
-    def reuses(self, decided: Site, site: Site) -> bool:
-        return self.sharing is not None and self.sharing.reuses(decided, site)
+    def reuses(self, decided: LayerId, layer_id: LayerId) -> bool:
+        return self.sharing is not None and self.sharing.reuses(decided, layer_id)
 
 
 def scoring_flops(scorer: str, width: int, grid: TokenGrid) -> int:
@@ -174,7 +176,9 @@ class BlockMerging(Method):
     def is_identity(self) -> bool:
         return self.ratio == 0
 
-    def plan(self, metric: Tensor, grid: TokenGrid, moment: Moment, site: int) -> Plan:
+    def plan(
+        self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_number: int
+    ) -> Plan:
         scores = self.scores(metric, grid)
         plan = rank_blocks(scores, grid, self.cell, self.ratio, self.aggregate, self.mode)
         return replace(plan, proportional=self.proportional)
@@ -217,10 +221,12 @@ class SimilarityPruning(Method):
     def is_identity(self) -> bool:
         return self.ratio == 0
 
-    def plan(self, metric: Tensor, grid: TokenGrid, moment: Moment, site: int) -> Plan:
+    def plan(
+        self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_number: int
+    ) -> Plan:
         unit = functional.normalize(metric.float(), dim=-1)
         score = self.similarity * (unit @ unit.sum(1, keepdim=True).mT).squeeze(-1)
-        generator = seeded_generator(self.seed, moment, site)
+        generator = seeded_generator(self.seed, progress, layer_number)
         xi = torch.randn(1, grid.tokens, generator=generator).to(score.device)
         chosen = choose_destinations(-(score + self.noise * xi), grid, self.cell)
         return prune_tokens(metric, chosen, self.ratio)

@@ -7,15 +7,18 @@ from functools import partial
 
 from torch import Tensor
 
-from ..compression import NetworkCall, Replacement
-from ..grid import TokenGrid
-from ..placement import Site
-from ..plans import IdentityPlan, MergePlan
+from ..compression.forwards import Replacement
+from ..compression.network_call import NetworkCall
+from ..placement import LayerId
+from ..tokens.grid import TokenGrid
+from ..tokens.plans import IdentityPlan, MergePlan
 from .dit import Attention, DiT, DiTConfig, SelfAttention
 
 
-def sites(model: DiT) -> list[tuple[Site, SelfAttention]]:
-    return [(Site(number, "transformer"), block.attn) for number, block in enumerate(model.blocks)]
+def attention_layers(model: DiT) -> list[tuple[LayerId, SelfAttention]]:
+    return [
+        (LayerId(number, "transformer"), block.attn) for number, block in enumerate(model.blocks)
+    ]
 
 
 def token_grid(config: DiTConfig, height: int, width: int) -> TokenGrid:
@@ -29,13 +32,13 @@ def replacements(model: DiT, grid: TokenGrid, call: NetworkCall) -> Iterator[Rep
 
     The metric is the tensor entering attention, after its adaptive norm, as published for DiT.
     """
-    for site, attention_layer in sites(model):
-        yield attention_layer, _compressed(attention_layer.forward, site, grid, call)
+    for layer_id, attention_layer in attention_layers(model):
+        yield attention_layer, _compressed(attention_layer.forward, layer_id, grid, call)
 
 
-def _compressed(original, site: Site, grid: TokenGrid, call: NetworkCall):
+def _compressed(original, layer_id: LayerId, grid: TokenGrid, call: NetworkCall):
     def forward(x: Tensor, attention: Attention) -> Tensor:
-        plan = call.plan(site, x, grid)
+        plan = call.plan(layer_id, x, grid)
         if isinstance(plan, IdentityPlan):
             return original(x, attention)
         if isinstance(plan, MergePlan):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bigain_core.classification.labelled_sets import LabelledImage, LabelledSet
+from bigain_core.classification.datasets.image_folder import LabelledImage, LabelledSet
 
 
 def labelled(*labels, empty=()):

@@ -7,36 +7,38 @@ import pytest
 import torch
 
 from benchmarks.methods import BUNDLED_PLACEMENT
-from bigain_core.automatic import STRENGTHS, automatic_rule
-from bigain_core.compression import Compression, NetworkCall, RunLog
-from bigain_core.flops import attention_shortened, input_shortened, projections_shortened
-from bigain_core.grid import TokenGrid
-from bigain_core.placement import Site
-from bigain_core.presets import PRESETS
-from bigain_core.schedules import Moment
+from bigain_core.compression.automatic import STRENGTHS, automatic_rule
+from bigain_core.compression.network_call import NetworkCall
+from bigain_core.compression.presets import PRESETS
+from bigain_core.compression.rules import Compression
+from bigain_core.compression.run_log import RunLog
+from bigain_core.measure.flops import attention_shortened, input_shortened, projections_shortened
+from bigain_core.placement import LayerId
+from bigain_core.schedules import DenoisingProgress
+from bigain_core.tokens.grid import TokenGrid
 
 KINDS = {"unet": input_shortened, "own": projections_shortened, "joint": attention_shortened}
 LEVELS = (1, 1, 2, 2, 3, 3, 2, 1)
-UNET = [Site(n, "encoder" if n < 5 else "decoder", level) for n, level in enumerate(LEVELS)]
+UNET = [LayerId(n, "encoder" if n < 5 else "decoder", level) for n, level in enumerate(LEVELS)]
 PUBLISHED = (1, 2, 3, 4, 5, 7, 8, 9, 10, 11)  # of the 28 blocks of DiT-XL/2
 
 
 def transformer(blocks):
-    return [Site(n, "transformer") for n in range(blocks)]
+    return [LayerId(n, "transformer") for n in range(blocks)]
 
 
-def tokens_left(kind, strength, sites, height, width):
+def tokens_left(kind, strength, layers, height, width):
     """{layer: (queries, keys)} of one call, on a device for which nothing was measured."""
-    rule = automatic_rule(strength, KINDS[kind], len(sites))
-    call = NetworkCall(Compression((rule,)), Moment(0.5), RunLog(), KINDS[kind])
-    for site in sites:
-        grid = TokenGrid(height >> site.level - 1, width >> site.level - 1)
-        call.plan(site, torch.empty(1, grid.tokens, 8, device="meta"), grid)
-    log = call.log.sites.items()
+    rule = automatic_rule(strength, KINDS[kind], len(layers))
+    call = NetworkCall(Compression((rule,)), DenoisingProgress(0.5), RunLog(), KINDS[kind])
+    for layer_id in layers:
+        grid = TokenGrid(height >> layer_id.level - 1, width >> layer_id.level - 1)
+        call.plan(layer_id, torch.empty(1, grid.tokens, 8, device="meta"), grid)
+    log = call.log.layers.items()
     return {s.number: (r.query_tokens, r.context_tokens) for s, r in log if r.compressed}
 
 
-in_unet = partial(tokens_left, "unet", sites=UNET)
+in_unet = partial(tokens_left, "unet", layers=UNET)
 
 
 def test_quality_in_a_unet_is_the_row_of_the_paper_without_a_loss():
@@ -64,7 +66,7 @@ def test_quality_in_a_unet_is_the_row_of_the_paper_without_a_loss():
 def test_keys_that_a_unet_keeps(strength, side, finest, second):
     left = in_unet(strength, height=side, width=side)
     keys = {1: finest, 2: second, 3: None}
-    expected = {site.number: keys[site.level] for site in UNET if keys[site.level]}
+    expected = {layer_id.number: keys[layer_id.level] for layer_id in UNET if keys[layer_id.level]}
     assert {number: found for number, (_, found) in left.items()} == expected
     sides = {number: side >> UNET[number].level - 1 for number in left}
     assert all(queries == sides[number] ** 2 for number, (queries, _) in left.items())
@@ -88,9 +90,11 @@ def test_a_dit_is_merged_in_the_published_blocks(strength, kept):
 
 def test_fast_in_a_dit_decides_twice_as_the_published_scripts():
     rule = replace(automatic_rule("fast", projections_shortened, 28), only_where_faster=False)
-    call = NetworkCall(Compression((rule,)), Moment(0.5), RunLog(), projections_shortened)
+    call = NetworkCall(
+        Compression((rule,)), DenoisingProgress(0.5), RunLog(), projections_shortened
+    )
     grid, x = TokenGrid(8, 8), torch.randn(1, 64, 8, generator=torch.Generator().manual_seed(0))
-    plans = [call.plan(site, x, grid) for site in transformer(28)]
+    plans = [call.plan(layer_id, x, grid) for layer_id in transformer(28)]
     assert all(plans[number] is plans[1] for number in PUBLISHED[:5])
     assert all(plans[number] is plans[7] for number in PUBLISHED[5:])
     assert plans[1] is not plans[7]
@@ -129,5 +133,5 @@ def test_models_with_text_in_their_attention_are_pooled(strength, numbers, keys)
 def test_every_network_has_a_layer_and_small_ones_are_spared(kind, strength):
     for blocks in (1, 2, 3):
         rule = automatic_rule(strength, KINDS[kind], blocks)
-        assert any(rule.placement.covers(site) for site in transformer(blocks))
+        assert any(rule.placement.covers(layer_id) for layer_id in transformer(blocks))
         assert rule.only_where_faster

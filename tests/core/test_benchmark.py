@@ -3,8 +3,8 @@ import io
 
 import pytest
 
-from bigain_core.benchmark import OFF, Benchmark, Measured
-from bigain_core.timing import Times
+from bigain_core.measure.benchmark import OFF, Benchmark, Measured
+from bigain_core.measure.timing import Times
 
 
 def measured(*seconds, flops=0, deviation=0.0, memory=None, layers=None):

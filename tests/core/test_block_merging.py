@@ -8,13 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigain_core.grid import TokenGrid
-from bigain_core.matching import AGGREGATES, rank_blocks
 from bigain_core.methods import BlockMerging
-from bigain_core.plans import MERGE_MODES
-from bigain_core.schedules import Moment
+from bigain_core.schedules import DenoisingProgress
+from bigain_core.tokens.grid import TokenGrid
+from bigain_core.tokens.matching import AGGREGATES, rank_blocks
+from bigain_core.tokens.plans import MERGE_MODES
 
-MIDDLE = Moment(0.5)
+MIDDLE = DenoisingProgress(0.5)
 sides = st.integers(1, 9)
 SLOW = {
     "max": max,

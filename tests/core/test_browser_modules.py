@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bigain_core.presets import SCHEDULES
+from bigain_core.compression.presets import SCHEDULES
 from bigain_core.schedules import AlphaCurve
 
 PACK = Path(__file__).resolve().parents[2]

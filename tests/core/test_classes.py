@@ -23,8 +23,8 @@ from bigain_core.classification import (
     alphas_cumprod,
     classify,
 )
-from bigain_core.classification.classes import by_class
-from bigain_core.classification.designs import Draw, Progress
+from bigain_core.classification.results.classes import by_class
+from bigain_core.classification.trials.samplers import Progress, TrialSpec
 
 SCHEDULE = NoiseSchedule.variance_preserving(alphas_cumprod("scaled-linear"))
 LOOKS, CAPS = (3, 5, 8, 12), (12, 9, 7, 5)
@@ -75,15 +75,15 @@ def slow_trials(errors, classes, delta):
     timesteps = SpreadGrid().timesteps((20,))
     rows = [[float(row[t]) ** 2 for t in timesteps] for row in errors]
     alive, trials = list(range(len(rows))), [0] * len(rows)
-    for look, cap in zip(LOOKS, CAPS, strict=True):
+    for step, cap in zip(LOOKS, CAPS, strict=True):
         for k in alive:
-            trials[k] = look
-        mean = {k: sum(rows[k][:look]) / look for k in alive}
+            trials[k] = step
+        mean = {k: sum(rows[k][:step]) / step for k in alive}
         leader = min(alive, key=lambda k: (mean[k], k))
-        rivals = [k for k in alive if classes[k] != classes[leader]]
-        mates = [k for k in alive if classes[k] == classes[leader] and k != leader]
-        for group in (rivals, mates):
-            tails, total = slow_tails(rows, leader, group, timesteps[:look]), 0.0
+        other_classes = [k for k in alive if classes[k] != classes[leader]]
+        same_class = [k for k in alive if classes[k] == classes[leader] and k != leader]
+        for group in (other_classes, same_class):
+            tails, total = slow_tails(rows, leader, group, timesteps[:step]), 0.0
             for k in sorted(group, key=tails.get):
                 total += tails[k]
                 if total <= delta:
@@ -106,7 +106,7 @@ def slow_trials(errors, classes, delta):
 )
 def test_elimination_and_stopping_are_those_of_the_slow_loop(classes, seed, delta):
     errors = table(len(classes), seed)
-    plan = TrialPlan(LOOKS, design=SpreadGrid(), rule=Capped(delta))
+    plan = TrialPlan(LOOKS, sampler=SpreadGrid(), rule=Capped(delta))
     labels = [str(k) for k in range(len(classes))]
     found = classify(Table(errors), torch.zeros(1, 1, 2, 2), labels, plan, classes=classes)
     ranking = found.rankings[0]
@@ -128,7 +128,7 @@ WORLD = GaussianWorld.random(12, seed=1, shift=0.6, size=64)
 IMAGES, _ = WORLD.images(4, seed=2)
 LABELS = [f"class {k}" for k in range(12)]
 CLASSES = ["abcdef"[k // 2] for k in range(12)]
-SMALL_CERTIFIED = TrialPlan((12, 16, 20), design=Blocks(4), rule=Certified())
+SMALL_CERTIFIED = TrialPlan((12, 16, 20), sampler=Blocks(4), rule=Certified())
 
 
 def oracle():
@@ -137,7 +137,7 @@ def oracle():
 
 def same(found, expected):
     for one, two in zip(found.rankings, expected.rankings, strict=True):
-        assert one.draws == two.draws and one.tied == two.tied
+        assert one.specs == two.specs and one.tied == two.tied
         assert torch.equal(one.stage, two.stage)
         assert torch.equal(one.errors.isnan(), two.errors.isnan())
         assert torch.equal(one.errors.nan_to_num(), two.errors.nan_to_num())
@@ -194,7 +194,7 @@ def test_the_papers_lists_count_prompts_and_never_stop_early(name):
 
 def test_ties_are_between_classes():
     errors = copies()[[0, 1, 0, 2]]
-    plan = TrialPlan((5, 10, 20), design=SpreadGrid(), rule=Sequential(indifference=0.01))
+    plan = TrialPlan((5, 10, 20), sampler=SpreadGrid(), rule=Sequential(indifference=0.01))
     classes = ["cat", "cat", "kitten", "dog"]
     found = classify(Table(errors), torch.zeros(1, 1, 2, 2), list("abcd"), plan, classes=classes)
     folded = by_class(found, classes)
@@ -209,11 +209,11 @@ def test_ties_are_between_classes():
 def test_budget_screening_and_going_on_work_with_classes(screened):
     screening = Screening(oracle(), trials=3, keep=7) if screened else None
     options = {"classes": CLASSES, "screening": screening}
-    short = TrialPlan((4, 8), (6, 1), design=SpreadGrid())
+    short = TrialPlan((4, 8), (6, 1), sampler=SpreadGrid())
     first = classify(oracle(), IMAGES, LABELS, short, **options)
     again = classify(oracle(), IMAGES, LABELS, PLANS["balanced"], previous=first, **options)
     same(again, classify(oracle(), IMAGES, LABELS, PLANS["balanced"], **options))
-    plan = TrialPlan((4, 8), design=SpreadGrid(), rule=Sequential(), budget=Budget(calls=60))
+    plan = TrialPlan((4, 8), sampler=SpreadGrid(), rule=Sequential(), budget=Budget(calls=60))
     for ranking in classify(oracle(), IMAGES, LABELS, plan, **options).rankings:
         assert ranking.spent <= 60
 
@@ -225,15 +225,15 @@ def test_a_single_class_needs_the_first_look_only():
 
 def test_adaptive_times_ask_where_classes_differ():
     """Prompts beside the best one of each class do not count."""
-    design, generator = AdaptiveTimes(), torch.Generator().manual_seed(3)
-    draws = tuple(Draw(125 * n + 60, n) for n in range(8))
+    sampler, generator = AdaptiveTimes(), torch.Generator().manual_seed(3)
+    specs = tuple(TrialSpec(125 * n + 60, n) for n in range(8))
     errors = torch.rand(4, 8, generator=generator, dtype=torch.float64)
-    wanted = design.draw((20,), Progress(0, 0, draws, errors, [0, 1, 2, 3]))
-    mates = errors + 1 + 5 * torch.rand(4, 8, generator=generator, dtype=torch.float64)
-    both = torch.stack([errors, mates], 1).flatten(0, 1)
-    found = design.draw((20,), Progress(0, 0, draws, both, [0, 0, 1, 1, 2, 2, 3, 3]))
+    wanted = sampler.draw((20,), Progress(0, 0, specs, errors, [0, 1, 2, 3]))
+    same_class = errors + 1 + 5 * torch.rand(4, 8, generator=generator, dtype=torch.float64)
+    both = torch.stack([errors, same_class], 1).flatten(0, 1)
+    found = sampler.draw((20,), Progress(0, 0, specs, both, [0, 0, 1, 1, 2, 2, 3, 3]))
     assert found == wanted
-    assert design.draw((20,), Progress(0, 0, draws, both, range(8))) != wanted
+    assert sampler.draw((20,), Progress(0, 0, specs, both, range(8))) != wanted
 
 
 def test_every_prompt_needs_a_class():

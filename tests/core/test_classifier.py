@@ -12,7 +12,7 @@ from bigain_core.classification import (
     classify,
     trial_noise,
 )
-from bigain_core.classification.losses import LOSSES, mean_error
+from bigain_core.classification.trials.losses import LOSSES, mean_error
 
 LOSS_OF_CONSTANT = {
     "l2": lambda r: r * r,

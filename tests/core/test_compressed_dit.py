@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from bigain_core.compression import Compression, NetworkCall, Rule, RunLog, replaced_forwards
-from bigain_core.flops import projections_shortened, self_attention_flops
-from bigain_core.grid import TokenGrid
+from bigain_core.compression.forwards import replaced_forwards
+from bigain_core.compression.network_call import NetworkCall
+from bigain_core.compression.rules import Compression, Rule
+from bigain_core.compression.run_log import RunLog
+from bigain_core.measure.flops import projections_shortened, self_attention_flops
 from bigain_core.methods import (
     BlockMerging,
     KVCellSelection,
@@ -15,10 +17,11 @@ from bigain_core.methods import (
     SimilarityPruning,
     TokenMerging,
 )
-from bigain_core.models.compressed_dit import replacements, sites, token_grid
+from bigain_core.models.compressed_dit import attention_layers, replacements, token_grid
 from bigain_core.models.dit import scaled_dot_product_attention
-from bigain_core.placement import Placement, Site, named_placement
-from bigain_core.schedules import AlphaSchedule, Moment
+from bigain_core.placement import LayerId, Placement, named_placement
+from bigain_core.schedules import AlphaSchedule, DenoisingProgress
+from bigain_core.tokens.grid import TokenGrid
 
 MERGING, POOLING = TokenMerging(0.5), KVDownsampling(2, AlphaSchedule(0.9, 0.9))
 GRID = TokenGrid(4, 4)
@@ -35,7 +38,9 @@ def inputs(randn):
 
 
 def compressed(model, inputs, *rules, log=None):
-    call = NetworkCall(Compression(rules), Moment(0.5), log or RunLog(), projections_shortened)
+    call = NetworkCall(
+        Compression(rules), DenoisingProgress(0.5), log or RunLog(), projections_shortened
+    )
     grid = token_grid(model.config, *inputs[0].shape[-2:])
     with replaced_forwards(replacements(model, grid, call)):
         return model(*inputs)
@@ -62,8 +67,8 @@ def only(number):
 
 
 def test_sites_are_the_blocks_in_order(model):
-    found = sites(model)
-    assert [site for site, _ in found] == [Site(n, "transformer") for n in range(3)]
+    found = attention_layers(model)
+    assert [layer_id for layer_id, _ in found] == [LayerId(n, "transformer") for n in range(3)]
     assert all(layer is model.blocks[n].attn for n, (_, layer) in enumerate(found))
 
 
@@ -91,7 +96,7 @@ def test_pooling_after_the_projection_equals_pooling_before(model, inputs, alpha
 
 def test_merging_reduces_queries_keys_and_values_and_copies_outputs(model, inputs):
     def merged(layer, x):
-        plan = MERGING.plan(x, GRID, Moment(0.5), 2)
+        plan = MERGING.plan(x, GRID, DenoisingProgress(0.5), 2)
         out = torch.empty_like(x)
         for sample in range(len(x)):
             target = plan.target[sample]
@@ -152,7 +157,7 @@ def test_proportional_merging_adds_the_log_of_sizes_to_the_logits(model, inputs)
     method = TokenMerging(0.6, proportional=True)
 
     def merged(layer, x):
-        plan = method.plan(x, GRID, Moment(0.5), 1)
+        plan = method.plan(x, GRID, DenoisingProgress(0.5), 1)
         out = torch.empty_like(x)
         for sample in range(len(x)):
             kept, place, sizes = plan.target[sample].unique(return_inverse=True, return_counts=True)
@@ -171,7 +176,7 @@ def test_proportional_merging_adds_the_log_of_sizes_to_the_logits(model, inputs)
 @pytest.mark.parametrize("method", [KVSelection("high", 0.5), KVCellSelection("low", 2, 0.5)])
 def test_chosen_keys_and_values_may_be_chosen_before_the_projection(model, inputs, method):
     def chosen_first(layer, x):
-        return attend(layer, x, method.plan(x, GRID, Moment(0.5), 1).context(x))
+        return attend(layer, x, method.plan(x, GRID, DenoisingProgress(0.5), 1).context(x))
 
     expected = with_attention(model, inputs, 1, chosen_first)
     out = compressed(model, inputs, Rule(method, only(1)))
@@ -187,7 +192,7 @@ def test_blocks_share_an_assignment_for_an_interval(make_dit, inputs, interval, 
     def merged(block, original):
         def forward(x, attention):
             if block in deciding:
-                plans.append(MERGING.plan(x, GRID, Moment(0.5), block))
+                plans.append(MERGING.plan(x, GRID, DenoisingProgress(0.5), block))
             return plans[-1].restore(original(plans[-1].queries(x), attention))
 
         return forward
@@ -201,7 +206,7 @@ def test_blocks_share_an_assignment_for_an_interval(make_dit, inputs, interval, 
     out = compressed(model, inputs, Rule(method, Placement(numbers=blocks)), log=log)
     assert torch.equal(out, expected)
     layer_alone = self_attention_flops(128, 8, 8, 8)
-    spent = {site.number: record.flops_after for site, record in log.sites.items()}
+    spent = {layer_id.number: record.flops_after for layer_id, record in log.layers.items()}
     assert [block for block in blocks if spent[block] > layer_alone] == deciding
 
 
@@ -211,7 +216,7 @@ def test_any_size_is_compressed(model, randn, method, height, width):
     inputs = randn(1, 4, height, width), torch.tensor([500]), torch.tensor([1])
     log = RunLog()
     assert compressed(model, inputs, Rule(method), log=log).shape == inputs[0].shape
-    assert log.sites_compressed == 3 and not log.left_alone
+    assert log.layers_compressed == 3 and not log.skipped
 
 
 @pytest.mark.parametrize(

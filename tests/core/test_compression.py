@@ -6,16 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from bigain_core.compression import (
-    Compression,
-    NetworkCall,
-    Rule,
-    RunLog,
-    SiteRecord,
-    replaced_forwards,
-)
-from bigain_core.flops import input_shortened, projections_shortened, self_attention_flops
-from bigain_core.grid import TokenGrid
+from bigain_core.compression.forwards import replaced_forwards
+from bigain_core.compression.network_call import NetworkCall
+from bigain_core.compression.rules import Compression, Rule
+from bigain_core.compression.run_log import LayerRecord, RunLog
+from bigain_core.measure.flops import input_shortened, projections_shortened, self_attention_flops
 from bigain_core.methods import (
     BlockMerging,
     KVCellSelection,
@@ -24,11 +19,12 @@ from bigain_core.methods import (
     SimilarityPruning,
     TokenMerging,
 )
-from bigain_core.placement import Placement, Site, named_placement
-from bigain_core.plans import IdentityPlan, MergePlan, PoolPlan
-from bigain_core.schedules import ActiveRange, Moment
+from bigain_core.placement import LayerId, Placement, named_placement
+from bigain_core.schedules import ActiveRange, DenoisingProgress
+from bigain_core.tokens.grid import TokenGrid
+from bigain_core.tokens.plans import IdentityPlan, MergePlan, PoolPlan
 
-ENCODER, DECODER = Site(0, "encoder"), Site(1, "decoder")
+ENCODER, DECODER = LayerId(0, "encoder"), LayerId(1, "decoder")
 GRID = TokenGrid(8, 8)
 MERGING, POOLING = TokenMerging(0.5), KVDownsampling(2)
 
@@ -41,11 +37,11 @@ class Named:
 
 
 def network_call(*rules, progress=0.5, layer_flops=input_shortened):
-    return NetworkCall(Compression(rules), Moment(progress), RunLog(), layer_flops)
+    return NetworkCall(Compression(rules), DenoisingProgress(progress), RunLog(), layer_flops)
 
 
 def test_without_rules_nothing_acts():
-    assert Compression().rule_at(ENCODER, Moment(0.5)) is None
+    assert Compression().rule_at(ENCODER, DenoisingProgress(0.5)) is None
 
 
 def test_the_last_rule_that_matches_decides():
@@ -53,10 +49,10 @@ def test_the_last_rule_that_matches_decides():
     compression = Compression((Rule(a),))
     compression = compression.followed_by(Rule(b, named_placement("encoder")))
     compression = compression.followed_by(Rule(c, active=ActiveRange(0.5, 1)))
-    assert compression.rule_at(ENCODER, Moment(0.2)).method is b
-    assert compression.rule_at(DECODER, Moment(0.2)).method is a
-    assert compression.rule_at(ENCODER, Moment(0.5)).method is c
-    assert compression.rule_at(DECODER, Moment(1.0)).method is c
+    assert compression.rule_at(ENCODER, DenoisingProgress(0.2)).method is b
+    assert compression.rule_at(DECODER, DenoisingProgress(0.2)).method is a
+    assert compression.rule_at(ENCODER, DenoisingProgress(0.5)).method is c
+    assert compression.rule_at(DECODER, DenoisingProgress(1.0)).method is c
 
 
 def test_following_leaves_the_original_alone():
@@ -73,9 +69,9 @@ def test_each_stage_can_have_its_own_operator(randn):
     metric = randn(2, 64, 16)
     assert isinstance(call.plan(ENCODER, metric, GRID), MergePlan)
     assert isinstance(call.plan(DECODER, metric, GRID), PoolPlan)
-    assert isinstance(call.plan(Site(2, "middle"), metric, GRID), IdentityPlan)
-    assert call.log.sites_compressed == 2
-    assert [record.calls for record in call.log.sites.values()] == [1, 1, 1]
+    assert isinstance(call.plan(LayerId(2, "middle"), metric, GRID), IdentityPlan)
+    assert call.log.layers_compressed == 2
+    assert [record.calls for record in call.log.layers.values()] == [1, 1, 1]
 
 
 def test_the_log_holds_the_closed_form_of_merging(randn):
@@ -84,8 +80,8 @@ def test_the_log_holds_the_closed_form_of_merging(randn):
     before = 4 * 64 * 64 * 16 + 8 * 64 * 16**2
     after = 4 * 32 * 32 * 16 + 8 * 32 * 16**2  # half of the tokens are left
     decision = 2 * 48 * 16 * 16 + 18 * 64 * 16  # 16 destinations, one per 2 x 2 cell
-    assert call.log.sites == {
-        ENCODER: SiteRecord("L-GTM 0.5", 1, 1, 64, 32, 32, before, after + decision)
+    assert call.log.layers == {
+        ENCODER: LayerRecord("L-GTM 0.5", 1, 1, 64, 32, 32, before, after + decision)
     }
 
 
@@ -97,17 +93,19 @@ def test_the_log_holds_the_closed_form_of_pooling(randn, layer_flops, projected)
     call.plan(ENCODER, randn(2, 64, 16), GRID)
     before = 4 * 64 * 64 * 16 + 8 * 64 * 16**2
     after = 4 * 64 * 16 * 16 + 4 * 64 * 16**2 + 4 * projected * 16**2
-    assert call.log.sites == {
-        ENCODER: SiteRecord("IE-KVD factor 2, alpha 0.9", 1, 1, 64, 64, 16, before, after)
+    assert call.log.layers == {
+        ENCODER: LayerRecord("IE-KVD factor 2, alpha 0.9", 1, 1, 64, 64, 16, before, after)
     }
 
 
 def test_the_log_adds_up_the_calls_of_a_run(randn):
     log, compression = RunLog(), Compression((Rule(POOLING, active=ActiveRange(0.5, 1)),))
     for progress in (0.0, 0.25, 0.5, 0.75, 1.0):
-        call = NetworkCall(compression, Moment(progress), log, layer_flops=projections_shortened)
+        call = NetworkCall(
+            compression, DenoisingProgress(progress), log, layer_flops=projections_shortened
+        )
         call.plan(ENCODER, randn(1, 64, 16), GRID)
-    record = log.sites[ENCODER]
+    record = log.layers[ENCODER]
     assert (record.calls, record.compressed) == (5, 3)
     assert log.flops_saved == 3 * 4 * 64 * (64 - 16) * 16
     log.clear()
@@ -121,17 +119,17 @@ def test_an_unexpected_token_count_is_left_alone_and_logged(randn, method):
     for _ in range(2):
         plan = call.plan(ENCODER, x, GRID)
         assert plan.queries(x) is x and plan.context(x) is x and plan.restore(x) is x
-    assert call.log.left_alone == {"65 tokens where the image has 8 x 8": 2}
+    assert call.log.skipped == {"65 tokens where the image has 8 x 8": 2}
     plain = 2 * self_attention_flops(16, 65, 65, 65)
-    untouched = SiteRecord(calls=2, flops_before=plain, flops_after=plain)
-    assert call.log.sites == {ENCODER: untouched}
-    assert call.log.flops_saved == call.log.sites_compressed == 0
+    untouched = LayerRecord(calls=2, flops_before=plain, flops_after=plain)
+    assert call.log.layers == {ENCODER: untouched}
+    assert call.log.flops_saved == call.log.layers_compressed == 0
 
 
 def test_an_unexpected_token_count_does_not_matter_where_no_rule_acts(randn):
     call = network_call(Rule(MERGING, Placement(stages=("decoder",))))
     assert call.plan(ENCODER, randn(1, 65, 16), GRID) == IdentityPlan(65)
-    assert not call.log.left_alone
+    assert not call.log.skipped
 
 
 @pytest.mark.parametrize(("least", "acts"), [(0, True), (64, True), (65, False), (4096, False)])
@@ -141,7 +139,7 @@ def test_a_layer_of_too_few_tokens_is_left_alone_and_logged(randn, least, acts):
     plan = call.plan(ENCODER, x, GRID)
     assert isinstance(plan, PoolPlan if acts else IdentityPlan)
     reason = f"64 tokens, fewer than the {least} asked for"
-    assert call.log.left_alone == ({} if acts else {reason: 1})
+    assert call.log.skipped == ({} if acts else {reason: 1})
 
 
 @pytest.mark.parametrize(
@@ -161,10 +159,10 @@ def test_a_plan_that_keeps_every_token_is_logged_as_left_alone(randn, method, si
     call = network_call(Rule(method))
     x = randn(1, side**2, 16)
     assert call.plan(ENCODER, x, TokenGrid(side, side)) == IdentityPlan(side**2)
-    assert call.log.left_alone == {f"{method.name} keeps every token of {side} x {side}": 1}
+    assert call.log.skipped == {f"{method.name} keeps every token of {side} x {side}": 1}
     plain = self_attention_flops(16, side**2, side**2, side**2)
-    untouched = SiteRecord(calls=1, flops_before=plain, flops_after=plain)
-    assert call.log.sites == {ENCODER: untouched}
+    untouched = LayerRecord(calls=1, flops_before=plain, flops_after=plain)
+    assert call.log.layers == {ENCODER: untouched}
 
 
 SCORED = [TokenMerging, BlockMerging, SimilarityPruning, KVSelection, KVCellSelection]
@@ -183,7 +181,7 @@ def test_the_normed_state_is_for_methods_that_ask_for_it(randn, method):
     for metric, wanted in {"block input": block_input, "normed": normed}.items():
         asking = method(metric=metric)
         plan = network_call(Rule(asking)).plan(ENCODER, block_input, GRID, normed)
-        assert same(plan, asking.plan(wanted, GRID, Moment(0.5), 0), normed)
+        assert same(plan, asking.plan(wanted, GRID, DenoisingProgress(0.5), 0), normed)
 
 
 @pytest.mark.parametrize("method", SCORED)
@@ -191,7 +189,7 @@ def test_without_a_normed_state_of_its_own_the_metric_is_it(randn, method):
     metric = randn(2, 64, 16)
     asking = method(metric="normed")
     plan = network_call(Rule(asking)).plan(ENCODER, metric, GRID)
-    assert same(plan, asking.plan(metric, GRID, Moment(0.5), 0), metric)
+    assert same(plan, asking.plan(metric, GRID, DenoisingProgress(0.5), 0), metric)
 
 
 @pytest.mark.parametrize(
@@ -199,16 +197,16 @@ def test_without_a_normed_state_of_its_own_the_metric_is_it(randn, method):
     [(MERGING, POOLING), (POOLING, MERGING), (BlockMerging(0.7), KVSelection())],
 )
 def test_a_hybrid_is_each_operator_alone_on_its_half(randn, encoder, decoder):
-    sites = [Site(n, "encoder" if n < 2 else "decoder") for n in range(5)]
+    layers = [LayerId(n, "encoder" if n < 2 else "decoder") for n in range(5)]
     hybrid = network_call(
         Rule(encoder, named_placement("encoder")), Rule(decoder, named_placement("decoder"))
     )
     alone = {"encoder": network_call(Rule(encoder)), "decoder": network_call(Rule(decoder))}
-    for site in sites:
-        x = randn(2, 64, 16, seed=site.number)
-        expected = {stage: call.plan(site, x, GRID) for stage, call in alone.items()}
-        assert same(hybrid.plan(site, x, GRID), expected[site.stage], x)
-        assert hybrid.log.sites[site] == alone[site.stage].log.sites[site]
+    for layer_id in layers:
+        x = randn(2, 64, 16, seed=layer_id.number)
+        expected = {stage: call.plan(layer_id, x, GRID) for stage, call in alone.items()}
+        assert same(hybrid.plan(layer_id, x, GRID), expected[layer_id.stage], x)
+        assert hybrid.log.layers[layer_id] == alone[layer_id.stage].log.layers[layer_id]
 
 
 def test_forwards_are_replaced_and_restored():

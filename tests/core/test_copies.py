@@ -6,17 +6,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from bigain_core.compression import Compression, NetworkCall, Rule, RunLog
-from bigain_core.flops import input_shortened
-from bigain_core.grid import TokenGrid
+from bigain_core.compression.network_call import NetworkCall
+from bigain_core.compression.rules import Compression, Rule
+from bigain_core.compression.run_log import RunLog
+from bigain_core.measure.flops import input_shortened
 from bigain_core.methods import Sharing, TokenMerging
-from bigain_core.placement import Site
-from bigain_core.schedules import Moment
+from bigain_core.placement import LayerId
+from bigain_core.schedules import DenoisingProgress
+from bigain_core.tokens.grid import TokenGrid
 from tests.core.test_every_method import every_method
 
 GRID = TokenGrid(6, 8)
-FIRST, SECOND = Site(0, "encoder"), Site(1, "encoder")
-MIDDLE = Moment(0.5)
+FIRST, SECOND = LayerId(0, "encoder"), LayerId(1, "encoder")
+MIDDLE = DenoisingProgress(0.5)
 
 
 @pytest.fixture
@@ -85,11 +87,11 @@ OTHERS = {
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_otherwise_every_row_decides(randn, decided, other):
-    copies, site, change = OTHERS[other]
+    copies, layer_id, change = OTHERS[other]
     same = randn(1, GRID.tokens, 8).repeat(4, 1, 1)
     if other == "the same rows in another order":
         same = randn(4, GRID.tokens, 8)
-    network_call(TokenMerging(0.5), copies).plan(site, change(same), GRID)
+    network_call(TokenMerging(0.5), copies).plan(layer_id, change(same), GRID)
     assert decided == [4]
 
 

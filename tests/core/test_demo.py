@@ -18,9 +18,9 @@ from benchmarks.demo_backend import CallFlops
 from benchmarks.demo_builtin import GUIDANCE, BuiltinBackend
 from benchmarks.demo_drawing import to_image
 from benchmarks.demo_images import demo_images
+from benchmarks.dit_runner import DiTRunner
 from benchmarks.methods import BUNDLED_PLACEMENT, methods
 from bigain_core.classification import TrialPlan, classify
-from bigain_core.models.runner import DiTRunner
 
 SIZE = 16
 METHODS = methods(BUNDLED_PLACEMENT)

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigain_core.grid import TokenGrid
-from bigain_core.matching import DESTINATION_RULES, choose_destinations
+from bigain_core.tokens.grid import TokenGrid
+from bigain_core.tokens.matching import DESTINATION_RULES, choose_destinations
 
 # fmt: off
 WORKED_EXAMPLE = torch.tensor([[

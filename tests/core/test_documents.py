@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import compatibility
 from benchmarks.flops import automatic_rows, model_rows
-from bigain_core.gate import PAYS_FROM
+from bigain_core.compression.break_even import PAYS_FROM
 
 PACK = Path(__file__).resolve().parents[2]
 TESTS = PACK / "tests"

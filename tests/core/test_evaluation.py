@@ -10,9 +10,14 @@ from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score
 
 from bigain_core.classification import Ranking, TrialPlan
-from bigain_core.classification.evaluation import Job, comparison, record, unreadable_record
-from bigain_core.classification.labelled_sets import LabelledImage
-from bigain_core.classification.result_files import Results
+from bigain_core.classification.datasets.evaluation import (
+    Job,
+    comparison,
+    record,
+    unreadable_record,
+)
+from bigain_core.classification.datasets.image_folder import LabelledImage
+from bigain_core.classification.datasets.result_files import Results
 from tests.core.labelled import labelled, plain
 
 

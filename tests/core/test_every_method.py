@@ -8,8 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigain_core.grid import TokenGrid
-from bigain_core.matching import AGGREGATES, DESTINATION_RULES
 from bigain_core.methods import (
     BlockMerging,
     KVCellSelection,
@@ -19,12 +17,14 @@ from bigain_core.methods import (
     SimilarityPruning,
     TokenMerging,
 )
-from bigain_core.plans import MERGE_MODES
-from bigain_core.schedules import AlphaCurve, AlphaSchedule, Moment
-from bigain_core.scoring import SCORERS
-from bigain_core.selection import CELL_MODES, SELECTION_MODES
+from bigain_core.schedules import AlphaCurve, AlphaSchedule, DenoisingProgress
+from bigain_core.tokens.grid import TokenGrid
+from bigain_core.tokens.matching import AGGREGATES, DESTINATION_RULES
+from bigain_core.tokens.plans import MERGE_MODES
+from bigain_core.tokens.scoring import SCORERS
+from bigain_core.tokens.selection import CELL_MODES, SELECTION_MODES
 
-MIDDLE = Moment(0.5)
+MIDDLE = DenoisingProgress(0.5)
 sides = st.integers(1, 9)
 METHODS = [
     *(TokenMerging(0.7, rule) for rule in DESTINATION_RULES),

@@ -7,6 +7,13 @@ import pytest
 import torch
 from scipy.fft import dctn, idctn
 
+from benchmarks.frequency_bands import (
+    band_differences,
+    cosine_transform,
+    frequency_response,
+    radial_bands,
+    sum_by_band,
+)
 from bigain_core.classification import (
     PLANS,
     AdaptiveTimes,
@@ -16,20 +23,13 @@ from bigain_core.classification import (
     SpreadGrid,
     TrialPlan,
     alphas_cumprod,
-    band_differences,
     classify,
     evidence_map,
 )
-from bigain_core.classification.frequencies import (
-    cosine_transform,
-    frequency_response,
-    radial_bands,
-    sum_by_band,
-)
-from bigain_core.grid import TokenGrid
 from bigain_core.methods import TokenMerging
-from bigain_core.plans import IdentityPlan, PoolPlan
-from bigain_core.schedules import Moment
+from bigain_core.schedules import DenoisingProgress
+from bigain_core.tokens.grid import TokenGrid
+from bigain_core.tokens.plans import IdentityPlan, PoolPlan
 
 LABELS = ["a", "b", "c", "d"]
 
@@ -51,9 +51,9 @@ MASK = torch.rand(1, 8, 12, generator=torch.Generator().manual_seed(1))
 
 @pytest.mark.parametrize("mask", [None, MASK])
 @pytest.mark.parametrize("loss", ["l2", "l1", "huber"])
-@pytest.mark.parametrize("design", [SpreadGrid(), AdaptiveTimes()])
-def test_the_map_adds_up_to_the_margin(design, loss, mask):
-    plan = TrialPlan((5, 9), (3, 1), loss, weighting="x0", design=design)
+@pytest.mark.parametrize("sampler", [SpreadGrid(), AdaptiveTimes()])
+def test_the_map_adds_up_to_the_margin(sampler, loss, mask):
+    plan = TrialPlan((5, 9), (3, 1), loss, weighting="x0", sampler=sampler)
     masks = None if mask is None else mask[None]
     ranking = classify(Blurry(), LATENT[None], LABELS, plan, masks=masks).rankings[0]
     source = ErrorSource(Blurry(), LATENT, LABELS, plan, mask=mask)
@@ -181,7 +181,7 @@ def test_a_filter_is_measured_as_what_it_is():
 def test_merging_is_a_projection_that_keeps_its_share_of_all_frequencies():
     """Group means: what is kept of a cosine is its gain squared, and the trace is the tokens."""
     metric = torch.randn(1, 64, 16, generator=torch.Generator().manual_seed(3))
-    plan = TokenMerging(0.7).plan(metric, GRID, Moment.at_timestep(500), 0)
+    plan = TokenMerging(0.7).plan(metric, GRID, DenoisingProgress.at_timestep(500), 0)
     response = frequency_response(lambda x: plan.restore(plan.queries(x)), GRID)
     torch.testing.assert_close(response.kept, response.gain**2)
     assert response.kept.sum().item() == pytest.approx(plan.query_tokens)

@@ -95,14 +95,14 @@ def test_our_nodes_name_the_pack_so_that_it_can_be_installed(workflow):
 
 
 def loaded(workflow):
-    """What the pictures are called that a workflow loads, or the folder of them."""
+    """What the images are called that a workflow loads, or the folder of them."""
     for node in workflow["nodes"]:
         if node["type"] in ("LoadImage", "BiGainEvaluate"):
             yield node["widgets_values"][0]
 
 
 def test_every_picture_that_is_loaded_comes_with_the_pack_or_with_the_host():
-    """ComfyUI takes a picture with the name of a workflow as its thumbnail."""
+    """ComfyUI takes a image with the name of a workflow as its thumbnail."""
     used = {name for path in WORKFLOWS for name in loaded(json.loads(path.read_text("ascii")))}
     given = {path.name for path in EXAMPLES.glob("*_input*")}
     assert used == given | {OF_THE_HOST}

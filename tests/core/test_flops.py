@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.dit_runner import DiTRunner
 from benchmarks.flops import (
     DEARER,
     MODELS,
@@ -18,9 +19,14 @@ from benchmarks.flops import (
     main,
     published_count,
 )
-from bigain_core import scoring
-from bigain_core.compression import Compression, NetworkCall, Rule, RunLog, replaced_forwards
-from bigain_core.flops import (
+from benchmarks.outlines.dit_outline import DIT_XL_2, dit_outline
+from benchmarks.outlines.unet_outline import SD_1, SD_2, SD_XL, unet_outline
+from bigain_core.compression.forwards import replaced_forwards
+from bigain_core.compression.network_call import NetworkCall
+from bigain_core.compression.presets import PRESETS
+from bigain_core.compression.rules import Compression, Rule
+from bigain_core.compression.run_log import RunLog
+from bigain_core.measure.flops import (
     convolution_flops,
     cross_attention_flops,
     laplacian_flops,
@@ -28,16 +34,13 @@ from bigain_core.flops import (
     projections_shortened,
     self_attention_flops,
 )
-from bigain_core.grid import TokenGrid
 from bigain_core.methods import KVDownsampling, TokenMerging
 from bigain_core.models.compressed_dit import replacements, token_grid
 from bigain_core.models.dit import DiT, DiTConfig
-from bigain_core.models.dit_outline import DIT_XL_2, dit_outline
-from bigain_core.models.runner import DiTRunner
-from bigain_core.models.unet_outline import SD_1, SD_2, SD_XL, unet_outline
 from bigain_core.placement import Placement
-from bigain_core.presets import PRESETS
-from bigain_core.schedules import Moment
+from bigain_core.schedules import DenoisingProgress
+from bigain_core.tokens import scoring
+from bigain_core.tokens.grid import TokenGrid
 
 
 def counted(function):
@@ -116,7 +119,9 @@ def dit_call(config, height, width, *rules):
     model, grid = DiT(config, device="meta"), token_grid(config, height, width)
     x = torch.empty(1, config.in_channels, height, width, device="meta")
     one = torch.zeros(1, dtype=torch.long, device="meta")
-    call = NetworkCall(Compression(rules), Moment(0.5), RunLog(), layer_flops=projections_shortened)
+    call = NetworkCall(
+        Compression(rules), DenoisingProgress(0.5), RunLog(), layer_flops=projections_shortened
+    )
     with replaced_forwards(replacements(model, grid, call)):
         model(x, one, one)
     return call.log
@@ -153,7 +158,7 @@ def test_a_compressed_dit_equals_the_count_of_torch(monkeypatch, method, height,
     rule = Rule(method, Placement(numbers=(1, 2)))
     outline = dit_outline(DIT, height, width)
     log = outline.log(Compression((rule,)))
-    assert log.sites_compressed == 2
+    assert log.layers_compressed == 2
     assert outline.flops - log.flops_saved == counted(lambda: dit_call(DIT, height, width, rule))
 
 
@@ -161,7 +166,7 @@ def test_an_outline_logs_what_a_call_logs(make_dit, randn):
     model, compression = make_dit(), Compression((Rule(TokenMerging(0.5)),))
     runner = DiTRunner(model, compression)
     runner.predict_noise(randn(1, 4, 8, 8), 500, torch.tensor([0]))
-    assert dit_outline(model.config, 8, 8).log(compression).sites == runner.log.sites
+    assert dit_outline(model.config, 8, 8).log(compression).layers == runner.log.layers
 
 
 def test_stable_diffusion_2_costs_what_is_published():
@@ -174,14 +179,14 @@ def test_stable_diffusion_2_costs_what_is_published():
 )
 def test_layers_by_level(config, levels):
     layers = unet_outline(config, 40, 66).layers
-    assert [layer.site.number for layer in layers] == list(range(len(layers)))
-    found = Counter(layer.site.level for layer in layers)
+    assert [layer.layer_id.number for layer in layers] == list(range(len(layers)))
+    found = Counter(layer.layer_id.level for layer in layers)
     assert tuple(found[level] for level in sorted(found)) == levels
 
 
 def test_sides_are_halved_and_rounded_up():
     layers = unet_outline(SD_2, 9, 30).layers
-    grids = {layer.site.level: layer.grid for layer in layers}
+    grids = {layer.layer_id.level: layer.grid for layer in layers}
     assert grids == {
         1: TokenGrid(9, 30),
         2: TokenGrid(5, 15),
@@ -191,8 +196,8 @@ def test_sides_are_halved_and_rounded_up():
 
 
 def test_the_finest_layers_of_stable_diffusion_2():
-    finest = [layer for layer in unet_outline(SD_2, 64, 64).layers if layer.site.level == 1]
-    assert [layer.site.stage for layer in finest] == ["encoder"] * 2 + ["decoder"] * 3
+    finest = [layer for layer in unet_outline(SD_2, 64, 64).layers if layer.layer_id.level == 1]
+    assert [layer.layer_id.stage for layer in finest] == ["encoder"] * 2 + ["decoder"] * 3
     assert {(layer.grid, layer.width) for layer in finest} == {(TokenGrid(64, 64), 320)}
 
 

@@ -6,13 +6,13 @@ The model is one of independent errors: each prompt is off by a number of its ow
 import pytest
 import torch
 
+from benchmarks.mirrored_pairs import MirroredPairs
 from benchmarks.oracle import GaussianWorld, OracleDenoiser
 from bigain_core.classification import (
     PLANS,
     AdaptiveTimes,
     Blocks,
     Budget,
-    MirroredPairs,
     NoiseSchedule,
     Screening,
     Sequential,
@@ -27,7 +27,7 @@ SCHEDULE = NoiseSchedule.variance_preserving(alphas_cumprod("scaled-linear"))
 WORLD = GaussianWorld.random(20, seed=1, shift=0.7)
 IMAGES, _ = WORLD.images(3, seed=2)
 LABELS = [f"class {k}" for k in range(20)]
-DESIGNS = [SpreadGrid(), UniformTimes(), Blocks(), MirroredPairs(), AdaptiveTimes()]
+SAMPLERS = [SpreadGrid(), UniformTimes(), Blocks(), MirroredPairs(), AdaptiveTimes()]
 
 
 class Counting:
@@ -46,15 +46,15 @@ class Counting:
 
 def same(found, expected):
     for one, two in zip(found.rankings, expected.rankings, strict=True):
-        assert one.draws == two.draws and one.stage.tolist() == two.stage.tolist()
+        assert one.specs == two.specs and one.stage.tolist() == two.stage.tolist()
         torch.testing.assert_close(one.errors, two.errors, equal_nan=True, rtol=0, atol=0)
         assert one.order == two.order and one.tied == two.tied
 
 
-@pytest.mark.parametrize("design", DESIGNS)
-def test_more_trials_go_on_and_end_like_a_run_from_the_start(design):
-    few = TrialPlan((4, 8), (8, 1), design=design)
-    many = TrialPlan((4, 8, 12, 16), design=design, rule=Sequential(1e-9))
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_more_trials_go_on_and_end_like_a_run_from_the_start(sampler):
+    few = TrialPlan((4, 8), (8, 1), sampler=sampler)
+    many = TrialPlan((4, 8, 12, 16), sampler=sampler, rule=Sequential(1e-9))
     denoiser, whole = Counting(), Counting()
     first = classify(denoiser, IMAGES, LABELS, few)
     second = classify(denoiser, IMAGES, LABELS, many, previous=first)
@@ -66,7 +66,7 @@ def test_more_trials_go_on_and_end_like_a_run_from_the_start(design):
 
 def test_a_published_run_is_gone_on_with():
     denoiser, whole = Counting(), Counting()
-    plan = TrialPlan((5, 20, 40), design=SpreadGrid(), rule=Sequential(1e-3))
+    plan = TrialPlan((5, 20, 40), sampler=SpreadGrid(), rule=Sequential(1e-3))
     first = classify(denoiser, IMAGES, LABELS, TrialPlan())
     asked = len(denoiser.asked)
     second = classify(denoiser, IMAGES, LABELS, plan, previous=first)
@@ -153,7 +153,7 @@ def test_neither_order_of_prompts_nor_of_images_matters(name):
     other = classify(Counting(order=order), IMAGES, shuffled, PLANS[name])
     for one, two in zip(whole.rankings, other.rankings, strict=True):
         assert [LABELS[k] for k in one.order] == [shuffled[k] for k in two.order]
-        assert one.draws == two.draws
+        assert one.specs == two.specs
         assert torch.equal(one.errors[order].nan_to_num(-1), two.errors.nan_to_num(-1))
         assert torch.equal(one.stage[order], two.stage)
         assert one.confidence == pytest.approx(two.confidence, abs=1e-12)
@@ -166,7 +166,7 @@ def test_neither_order_of_prompts_nor_of_images_matters(name):
 def test_a_budget_of_calls_is_kept():
     for calls in (20, 50, 101, 119, 131):
         plan = TrialPlan(
-            (5, 8, 11, 14), design=SpreadGrid(), rule=Sequential(), budget=Budget(calls)
+            (5, 8, 11, 14), sampler=SpreadGrid(), rule=Sequential(), budget=Budget(calls)
         )
         for ranking in classify(Counting(), IMAGES, LABELS, plan).rankings:
             assert ranking.calls <= calls
@@ -236,7 +236,7 @@ def test_screening_of_as_many_as_there_are_does_nothing():
 
 def test_going_on_takes_over_the_screening():
     cheap, plain = Counting(), Counting()
-    screening, plan = Screening(cheap, keep=6), TrialPlan((4, 8), (3, 1), design=SpreadGrid())
+    screening, plan = Screening(cheap, keep=6), TrialPlan((4, 8), (3, 1), sampler=SpreadGrid())
     first = classify(plain, IMAGES, LABELS, plan, screening=screening)
     asked = len(cheap.asked)
     second = classify(plain, IMAGES, LABELS, PLANS["balanced"], screening=screening, previous=first)
@@ -295,7 +295,7 @@ def test_a_model_that_gives_no_number_is_named(bad):
 def test_ties_end_the_trials_and_are_named():
     world = GaussianWorld(WORLD.means[[0, 0, 1]], WORLD.variances)
     image = world.means[:1].float()
-    plan = TrialPlan((5, 10, 20), design=SpreadGrid(), rule=Sequential(indifference=1e-4))
+    plan = TrialPlan((5, 10, 20), sampler=SpreadGrid(), rule=Sequential(indifference=1e-4))
     found = classify(Counting(world), image, ["one", "same", "other"], plan)
     ranking = found.rankings[0]
     assert set(ranking.tied) == {0, 1} and ranking.errors.shape[1] < 20

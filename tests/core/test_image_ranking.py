@@ -14,11 +14,11 @@ from bigain_core.classification import (
     trial_noise,
     trial_timesteps,
 )
-from bigain_core.classification.evidence_pictures import evidence_pictures, evidence_plane
-from bigain_core.classification.image_ranking import rank_images
+from bigain_core.classification.evidence.evidence_images import evidence_images, evidence_plane
+from bigain_core.classification.evidence.image_ranking import rank_images
 
 SHAPE = (2, 4, 4)
-PLAN = TrialPlan((5,), seed=3, design=SpreadGrid())
+PLAN = TrialPlan((5,), seed=3, sampler=SpreadGrid())
 
 
 class Toy:
@@ -49,9 +49,9 @@ def test_gains_are_differences_to_the_empty_prompt(latents, wanted):
     found = rank_images(Toy(wanted), latents, PLAN)
     schedule = Toy.schedule
     numbers = {t: n for n, t in enumerate(trial_timesteps((5, 20))[0])}
-    for trial, draw in enumerate(found.draws):
-        signal, noise = schedule.signal[draw.timestep], schedule.noise[draw.timestep]
-        eps = trial_noise(SHAPE, 3, 0, numbers[draw.timestep])  # that of image 0, for all
+    for trial, spec in enumerate(found.specs):
+        signal, noise = schedule.signal[spec.timestep], schedule.noise[spec.timestep]
+        eps = trial_noise(SHAPE, 3, 0, numbers[spec.timestep])  # that of image 0, for all
         for image, latent in enumerate(latents.double()):
             blurred = 0.1 * (signal * latent + noise * eps)
             errors = [
@@ -89,7 +89,7 @@ def test_the_table_lists_images_from_the_best(latents, wanted):
 
 
 def test_one_trial_has_no_standard_error(latents, wanted):
-    found = rank_images(Toy(wanted), latents, TrialPlan((1,), design=SpreadGrid()))
+    found = rank_images(Toy(wanted), latents, TrialPlan((1,), sampler=SpreadGrid()))
     assert found.behind_best()[1].isnan().all()
     assert found.table().splitlines()[1].endswith(",nan")
 
@@ -110,7 +110,7 @@ def halves():
 
 def test_red_is_for_and_blue_against(halves):
     images = torch.full((2, 8, 8, 3), 0.5)
-    overlay, mask = evidence_pictures([halves, -halves], images)
+    overlay, mask = evidence_images([halves, -halves], images)
     assert overlay.shape == (2, 8, 8, 3) and mask.shape == (2, 8, 8)
     for picture, left in zip(overlay, (True, False), strict=True):
         red = picture[..., 0] > picture[..., 2]
@@ -122,7 +122,7 @@ def test_red_is_for_and_blue_against(halves):
 
 
 def test_no_evidence_is_grey():
-    overlay, mask = evidence_pictures([torch.zeros(4, 4)], torch.rand(1, 8, 8, 3))
+    overlay, mask = evidence_images([torch.zeros(4, 4)], torch.rand(1, 8, 8, 3))
     assert torch.equal(overlay[..., 0], overlay[..., 1])
     assert torch.equal(overlay[..., 0], overlay[..., 2])
     assert mask.max() == 0
@@ -131,7 +131,7 @@ def test_no_evidence_is_grey():
 def test_smoothing_takes_means_over_squares():
     plane = torch.zeros(5, 5)
     plane[2, 2] = 9.0
-    _, single = evidence_pictures([plane], torch.zeros(1, 5, 5, 3))
-    _, spread = evidence_pictures([plane], torch.zeros(1, 5, 5, 3), smoothing=3)
+    _, single = evidence_images([plane], torch.zeros(1, 5, 5, 3))
+    _, spread = evidence_images([plane], torch.zeros(1, 5, 5, 3), smoothing=3)
     assert single.count_nonzero() == 1
     assert spread.count_nonzero() == 9 and spread[0, 1:4, 1:4].unique().numel() == 1

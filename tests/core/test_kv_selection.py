@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from bigain_core.grid import TokenGrid
 from bigain_core.methods import KVCellSelection, KVDownsampling, KVSelection
-from bigain_core.pooling import downsample_tokens
-from bigain_core.schedules import AlphaSchedule, Moment
-from bigain_core.selection import CELL_MODES, SELECTION_MODES
+from bigain_core.schedules import AlphaSchedule, DenoisingProgress
+from bigain_core.tokens.grid import TokenGrid
+from bigain_core.tokens.pooling import downsample_tokens
+from bigain_core.tokens.selection import CELL_MODES, SELECTION_MODES
 
-MIDDLE = Moment(0.5)
+MIDDLE = DenoisingProgress(0.5)
 
 
 def slow_scores(metric, height, width):

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from bigain_core.classification import Classification, Ranking
-from bigain_core.classification.classes import by_class
-from bigain_core.classification.imagenet import imagenet_labels
-from bigain_core.classification.labels import LABEL_SETS, Labels, label_set, read_labels
-from bigain_core.classification.summary import summary
+from bigain_core.classification.datasets.imagenet import imagenet_labels
+from bigain_core.classification.datasets.labels import LABEL_SETS, Labels, label_set, read_labels
+from bigain_core.classification.results.classes import by_class
+from bigain_core.classification.results.summary import summary
 
 
 def test_a_line_is_a_label_commas_and_all():
@@ -93,7 +93,7 @@ def test_the_lists_of_imagenet_are_read_when_they_are_asked_for():
     code = (
         "import sys; opened = []\n"
         "sys.addaudithook(lambda event, args: event == 'open' and opened.append(str(args[0])))\n"
-        "from bigain_core.classification.labels import LABEL_SETS, label_set\n"
+        "from bigain_core.classification.datasets.labels import LABEL_SETS, label_set\n"
         "names = ' '.join(opened); label_set(LABEL_SETS[-1])\n"
         "assert 'imagenet_1k.txt' not in names and 'imagenet_1k.txt' in ' '.join(opened)"
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bigain_core.classification import Curve, NoiseSchedule, TrialPlan, alphas_cumprod
-from bigain_core.classification.weighting import error_weight
+from bigain_core.classification.trials.weighting import error_weight
 
 ALPHAS = alphas_cumprod("scaled-linear")
 SIGMAS = ((1 - ALPHAS.double()) / ALPHAS.double()).sqrt()

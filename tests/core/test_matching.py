@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bigain_core import matching
-from bigain_core.grid import TokenGrid
-from bigain_core.matching import choose_destinations, match_tokens, prune_tokens
+from bigain_core.tokens import matching
+from bigain_core.tokens.grid import TokenGrid
+from bigain_core.tokens.matching import choose_destinations, match_tokens, prune_tokens
 
 
 def cosine(a, b):

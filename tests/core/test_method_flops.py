@@ -5,9 +5,10 @@ import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from bigain_core.compression import Compression, NetworkCall, Rule, RunLog
-from bigain_core.flops import input_shortened
-from bigain_core.grid import TokenGrid
+from bigain_core.compression.network_call import NetworkCall
+from bigain_core.compression.rules import Compression, Rule
+from bigain_core.compression.run_log import RunLog
+from bigain_core.measure.flops import input_shortened
 from bigain_core.methods import (
     BlockMerging,
     KVCellSelection,
@@ -18,11 +19,12 @@ from bigain_core.methods import (
     SimilarityPruning,
     TokenMerging,
 )
-from bigain_core.placement import Site
-from bigain_core.schedules import Moment
+from bigain_core.placement import LayerId
+from bigain_core.schedules import DenoisingProgress
+from bigain_core.tokens.grid import TokenGrid
 
 BASELINE = 804.26e9  # Stable Diffusion 2.0, one network call at 512 x 512
-FULL_RESOLUTION = [Site(n, "encoder" if n < 2 else "decoder") for n in range(5)]
+FULL_RESOLUTION = [LayerId(n, "encoder" if n < 2 else "decoder") for n in range(5)]
 WIDTH, TOKENS, CELLS = 320, 4096, 1024
 CACHED = TokenMerging(0.7, sharing=Sharing())
 
@@ -45,12 +47,12 @@ def convolution(side=64, width=WIDTH):
     )
 
 
-def run(method, sites=FULL_RESOLUTION):
+def run(method, layers=FULL_RESOLUTION):
     log = RunLog()
-    call = NetworkCall(Compression((Rule(method),)), Moment(0.5), log, input_shortened)
-    for site in sites:
-        call.plan(site, tokens(TOKENS), TokenGrid(64, 64))
-    assert log.sites_compressed == len(sites)
+    call = NetworkCall(Compression((Rule(method),)), DenoisingProgress(0.5), log, input_shortened)
+    for layer_id in layers:
+        call.plan(layer_id, tokens(TOKENS), TokenGrid(64, 64))
+    assert log.layers_compressed == len(layers)
     return log
 
 
@@ -119,7 +121,7 @@ def test_a_decision_equals_the_count_of_torch(method, slow):
 def test_what_a_decision_multiplies_is_what_it_counts(method, height, width):
     """Of the real decision torch sees the matrix products, but no convolution in the Laplacian."""
     grid = TokenGrid(height, width)
-    products = counted(lambda: method.plan(tokens(grid.tokens, 8), grid, Moment(0.5), 0))
+    products = counted(lambda: method.plan(tokens(grid.tokens, 8), grid, DenoisingProgress(0.5), 0))
     laplacian = 18 * 8 * grid.tokens if isinstance(method, TokenMerging) else 0
     assert method.decision_flops(8, grid) == products + laplacian
 
@@ -135,7 +137,7 @@ def test_what_a_decision_multiplies_is_what_it_counts(method, height, width):
 )
 def test_a_layer_costs_its_decision_and_its_attention(method, slow):
     to_q, to_k, to_v, to_out = (torch.nn.Linear(WIDTH, WIDTH, device="meta") for _ in range(4))
-    [record] = run(method, FULL_RESOLUTION[:1]).sites.values()
+    [record] = run(method, FULL_RESOLUTION[:1]).layers.values()
 
     def layer():
         slow()
@@ -148,6 +150,6 @@ def test_a_layer_costs_its_decision_and_its_attention(method, slow):
 
 def test_a_reused_assignment_costs_no_decision():
     decided = [True, False, True, False, False]
-    spent = [record.flops_after for record in run(CACHED).sites.values()]
+    spent = [record.flops_after for record in run(CACHED).layers.values()]
     decision = counted(slow_merging)
     assert [flops - min(spent) for flops in spent] == [decision * again for again in decided]

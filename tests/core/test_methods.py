@@ -5,8 +5,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from bigain_core.grid import TokenGrid
-from bigain_core.matching import DESTINATION_RULES
 from bigain_core.methods import (
     BlockMerging,
     KVCellSelection,
@@ -17,10 +15,12 @@ from bigain_core.methods import (
     SimilarityPruning,
     TokenMerging,
 )
-from bigain_core.plans import MERGE_MODES, PoolPlan
-from bigain_core.schedules import AlphaCurve, AlphaSchedule, Moment
+from bigain_core.schedules import AlphaCurve, AlphaSchedule, DenoisingProgress
+from bigain_core.tokens.grid import TokenGrid
+from bigain_core.tokens.matching import DESTINATION_RULES
+from bigain_core.tokens.plans import MERGE_MODES, PoolPlan
 
-MIDDLE = Moment(0.5)
+MIDDLE = DenoisingProgress(0.5)
 
 
 def destinations(plan):
@@ -28,10 +28,14 @@ def destinations(plan):
     return plan.kept.tolist()
 
 
-def random_destinations(seed=0, site=0, timestep=500, batch=1):
+def random_destinations(seed=0, layer_number=0, timestep=500, batch=1):
     method = TokenMerging(1.0, "random", seed=seed)
     metric = torch.randn(batch, 256, 4, generator=torch.Generator().manual_seed(0))
-    return destinations(method.plan(metric, TokenGrid(16, 16), Moment.at_timestep(timestep), site))
+    return destinations(
+        method.plan(
+            metric, TokenGrid(16, 16), DenoisingProgress.at_timestep(timestep), layer_number
+        )
+    )
 
 
 def slow_scores(metric, height, width):
@@ -43,7 +47,7 @@ def slow_scores(metric, height, width):
 
 def test_l_gtm_keeps_the_smoothest_token_of_each_cell(randn):
     metric = randn(3, 48, 8)
-    plan = TokenMerging(1.0).plan(metric, TokenGrid(6, 8), MIDDLE, site=0)
+    plan = TokenMerging(1.0).plan(metric, TokenGrid(6, 8), MIDDLE, layer_number=0)
     for sample in range(3):
         scores = slow_scores(metric[sample], 6, 8)
         expected = []
@@ -57,7 +61,7 @@ def test_l_gtm_keeps_the_smoothest_token_of_each_cell(randn):
 
 def test_the_published_rule_reads_strips_of_the_same_scores(randn):
     metric = randn(2, 63, 8)
-    plan = TokenMerging(1.0, "published").plan(metric, TokenGrid(7, 9), MIDDLE, site=0)
+    plan = TokenMerging(1.0, "published").plan(metric, TokenGrid(7, 9), MIDDLE, layer_number=0)
     for sample in range(2):
         scores = slow_scores(metric[sample], 7, 9)
         expected = []
@@ -131,7 +135,7 @@ def test_random_destinations_repeat_for_the_same_seed_layer_and_timestep():
     assert random_destinations(7, 3, 125) == random_destinations(7, 3, 125)
 
 
-@pytest.mark.parametrize("other", [{"seed": 1}, {"site": 1}, {"timestep": 501}])
+@pytest.mark.parametrize("other", [{"seed": 1}, {"layer_number": 1}, {"timestep": 501}])
 def test_random_destinations_differ_by_seed_layer_and_timestep(other):
     assert random_destinations() != random_destinations(**other)
 
@@ -150,7 +154,7 @@ def test_planning_leaves_the_global_random_state_alone(randn, rule):
 def test_downsampling_follows_its_schedule(randn, timestep, alpha):
     x, grid = randn(1, 24, 4), TokenGrid(4, 6)
     method = KVDownsampling(2, AlphaSchedule(0.8, 1.2))
-    plan = method.plan(x, grid, Moment.at_timestep(timestep), site=0)
+    plan = method.plan(x, grid, DenoisingProgress.at_timestep(timestep), layer_number=0)
     expected = PoolPlan(grid, 2, alpha)
     torch.testing.assert_close(plan.context(x), expected.context(x))
     assert plan.queries(x) is x and plan.context_tokens == 6
@@ -160,7 +164,7 @@ def test_downsampling_follows_a_curve(randn):
     x, grid = randn(1, 24, 4), TokenGrid(4, 6)
     method = KVDownsampling(2, AlphaCurve(((999, 0.0), (500, 1.0), (0, 0.5))))
     for timestep, alpha in [(999, 0.0), (749.5, 0.5), (500, 1.0), (250, 0.75), (0, 0.5)]:
-        plan = method.plan(x, grid, Moment.at_timestep(timestep), site=0)
+        plan = method.plan(x, grid, DenoisingProgress.at_timestep(timestep), layer_number=0)
         expected = PoolPlan(grid, 2, alpha).context(x)
         torch.testing.assert_close(plan.context(x), expected, atol=1e-6, rtol=1e-6)
 

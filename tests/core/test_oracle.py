@@ -4,7 +4,9 @@ import pytest
 import torch
 from scipy.stats import t as student
 
+from benchmarks.frequency_bands import band_differences
 from benchmarks.oracle import GaussianWorld, OracleDenoiser
+from benchmarks.theorem_1 import noise_change
 from bigain_core.classification import (
     PLANS,
     AdaptiveTimes,
@@ -18,11 +20,9 @@ from bigain_core.classification import (
     alphas_cumprod,
     average_precision,
     classify,
-    noise_change,
 )
 from bigain_core.classification import errors as errors_module
-from bigain_core.classification.evidence import band_differences
-from bigain_core.classification.rules import Look
+from bigain_core.classification.elimination.elimination_rules import EliminationStep
 
 ALPHAS = alphas_cumprod("scaled-linear")
 STABLE_DIFFUSION = NoiseSchedule.variance_preserving(ALPHAS)
@@ -97,7 +97,7 @@ def test_networks_of_every_kind_decide_alike(weighting):
     world = GaussianWorld.random(10, seed=3, shift=0.8)
     images, _ = world.images(6, seed=4)
     plan = TrialPlan(
-        (5, 8, 11), weighting=weighting, design=SpreadGrid(), rule=PLANS["balanced"].rule
+        (5, 8, 11), weighting=weighting, sampler=SpreadGrid(), rule=PLANS["balanced"].rule
     )
     sigmas = ((1 - ALPHAS.double()) / ALPHAS.double()).sqrt()
     schedules = [
@@ -149,30 +149,30 @@ def test_certified_drops_the_best_less_often_than_it_says(shift, power):
     images, _ = world.images(1000, seed=6)
     best = expected_errors(world, images).argmin(1)
     errors = block_errors(world, images, 24, 4, torch.Generator().manual_seed(7))
-    rule, design = Certified(0.05), Blocks(4)
+    rule, sampler = Certified(0.05), Blocks(4)
     wrong = dropped = 0
     for number in range(1000):
         alive = list(range(4))
         for blocks in range(4, 25, 5):
-            look = Look(errors[number, alive, : 4 * blocks], (), design, 4, alive)
-            alive = [alive[row] for row in rule.keeps(look)]
+            step = EliminationStep(errors[number, alive, : 4 * blocks], (), sampler, 4, alive)
+            alive = [alive[row] for row in rule.keeps(step)]
         wrong += best[number].item() not in alive
         dropped += 4 - len(alive)
     assert wrong <= 0.05 * 1000
     assert dropped / 1000 > power
 
 
-@pytest.mark.parametrize("design", [SpreadGrid(), AdaptiveTimes(), UniformTimes()])
-def test_intervals_of_the_margin_cover_the_truth(design):
+@pytest.mark.parametrize("sampler", [SpreadGrid(), AdaptiveTimes(), UniformTimes()])
+def test_intervals_of_the_margin_cover_the_truth(sampler):
     """About nine in ten 90 % intervals of differences; noise is stronger at fine levels."""
     world = GaussianWorld.random(8, seed=8, shift=0.8)
     images, _ = world.images(60, seed=9)
     truth = expected_errors(world, images)
-    plan = TrialPlan((20,), (1,), design=design)
+    plan = TrialPlan((20,), (1,), sampler=sampler)
     found = classify(OracleDenoiser(world, STABLE_DIFFUSION), images, labels(8), plan)
-    reach = student.ppf(0.95, 19 + 8)
+    adapter = student.ppf(0.95, 19 + 8)
     inside = [
-        abs(ranking.lead(0, k).margin - (truth[n, k] - truth[n, 0])) <= reach * error
+        abs(ranking.lead(0, k).margin - (truth[n, k] - truth[n, 0])) <= adapter * error
         for n, ranking in enumerate(found.rankings)
         for k in range(1, 8)
         for error in [ranking.lead(0, k).standard_error]
@@ -205,7 +205,7 @@ def test_rankings_by_paired_scores_are_those_of_a_full_run():
     images = (means + world.variances.sqrt() * noise).float()
     denoiser = OracleDenoiser(world, STABLE_DIFFUSION)
     found = classify(denoiser, images, labels(40), TrialPlan())
-    full = classify(denoiser, images, labels(40), TrialPlan((20,), design=SpreadGrid()))
+    full = classify(denoiser, images, labels(40), TrialPlan((20,), sampler=SpreadGrid()))
 
     def precision(result, kind):
         pairs = zip(result.rankings, wanted, strict=True)
@@ -227,31 +227,31 @@ def test_bands_add_up_and_independent_bands_add_up_in_variance():
     images, _ = world.images(1, seed=16)
 
     class Pixels:
-        """The oracle behind a picture whose cosine transform holds its coefficients."""
+        """The oracle behind a image whose cosine transform holds its coefficients."""
 
         schedule = STABLE_DIFFUSION
         inner = OracleDenoiser(world, STABLE_DIFFUSION)
 
         def __call__(self, latent, trial, prompts):
-            from bigain_core.classification.frequencies import cosine_transform, cosines
+            from benchmarks.frequency_bands import cosine_transform, cosines
 
             basis = cosines(16)
             trial = type(trial)(trial.level, cosine_transform(trial.noise).flatten())
             clean = self.inner(cosine_transform(latent).flatten(), trial, prompts)
             return (basis.T @ clean.unflatten(-1, (16, 16)) @ basis)[:, None]
 
-    from bigain_core.classification.frequencies import cosines
+    from benchmarks.frequency_bands import cosines
 
     basis = cosines(16)
     picture = (basis.T @ images[0].double().view(16, 16) @ basis)[None].float()
-    plan = TrialPlan((100,), (1,), design=SpreadGrid())
+    plan = TrialPlan((100,), (1,), sampler=SpreadGrid())
     ranking = classify(Pixels(), picture[None], labels(2), plan).rankings[0]
     source = ErrorSource(Pixels(), picture, labels(2), plan)
     rows = band_differences(source, ranking, 0, 1, bands=6)
     assert rows.shape == (100, 6)
     differences = ranking.errors[1] - ranking.errors[0]
     torch.testing.assert_close(rows.sum(1), differences, atol=1e-7, rtol=1e-4)
-    late = [n for n, draw in enumerate(ranking.draws) if draw.timestep > 300]
+    late = [n for n, spec in enumerate(ranking.specs) if spec.timestep > 300]
     variances, total = rows[late].diff(dim=0).var(0), differences[late].diff().var()
     assert variances.sum().item() == pytest.approx(total.item(), rel=0.5)
 
@@ -259,20 +259,20 @@ def test_bands_add_up_and_independent_bands_add_up_in_variance():
 def test_theorem_1_tells_whether_a_filter_helps():
     """Differences in two bands; a filter that takes noise and no signal lowers sigma / mu."""
     generator = torch.Generator().manual_seed(17)
-    plan = TrialPlan((100,), (1,), design=SpreadGrid())
-    draws = ranking_draws(plan)
+    plan = TrialPlan((100,), (1,), sampler=SpreadGrid())
+    specs = ranking_draws(plan)
     signal = 1 + 0.3 * torch.randn(100, generator=generator, dtype=torch.float64)
     noise = 2 * torch.randn(100, generator=generator, dtype=torch.float64)
     for gain_signal, gain_noise, helps in ((1.0, 0.5, True), (0.5, 1.0, False), (0.9, 0.2, True)):
         filtered = gain_signal**2 * signal + gain_noise**2 * noise
-        change = noise_change(signal + noise, filtered, draws, plan.design)
+        change = noise_change(signal + noise, filtered, specs, plan.sampler)
         plain_r = change.variance**0.5 / change.mean
         other_r = change.compressed_variance**0.5 / change.compressed_mean
         assert change.holds is helps is (other_r < plain_r)
         assert change.log_ratio == pytest.approx(torch.tensor(other_r / plain_r).log().item())
         assert (change.log_ratio < 0) is helps
         assert 0 < change.log_ratio_error < 0.5
-    unchanged = noise_change(signal, signal, draws, plan.design)
+    unchanged = noise_change(signal, signal, specs, plan.sampler)
     assert unchanged.condition == pytest.approx(0) and unchanged.log_ratio_error == 0
 
 
@@ -280,7 +280,7 @@ def ranking_draws(plan):
     world = GaussianWorld.random(2, seed=0, shift=1.0)
     images, _ = world.images(1, seed=0)
     found = classify(OracleDenoiser(world, STABLE_DIFFUSION), images, labels(2), plan)
-    return found.rankings[0].draws
+    return found.rankings[0].specs
 
 
 def test_effects_need_three_trials_of_both():

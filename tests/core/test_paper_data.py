@@ -11,7 +11,7 @@ from PIL import Image
 from benchmarks.data import CLASS_NAMES, TEXTURES
 from benchmarks.paper.data import SETS, factors, small_contest, small_set, subset
 from bigain_core.classification import TrialPlan
-from bigain_core.classification.imagenet import imagenet_labels
+from bigain_core.classification.datasets.imagenet import imagenet_labels
 
 PLAN = TrialPlan((1, 2), (2, 1))
 
@@ -57,7 +57,7 @@ def test_held_out_pictures_are_as_many_of_each_class_and_the_same_again(tmp_path
 
 @pytest.fixture
 def imagenet(tmp_path):
-    """Two pictures each of two classes of the subset and one beyond it."""
+    """Two images each of two classes of the subset and one beyond it."""
     inside = list(imagenet_labels("ImageNet-100"))[:2]
     outside = next(
         wnid for wnid in imagenet_labels() if wnid not in imagenet_labels("ImageNet-100")

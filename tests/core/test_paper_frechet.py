@@ -61,7 +61,7 @@ def test_the_interval_is_as_wide_as_repetitions_scatter(randn):
     real = randn(4000, 4, seed=99)
     painted = [randn(200, 4, seed=seed) * 1.5 + 0.5 for seed in range(60)]
     values = torch.tensor([distance(real, p).value for p in painted])
-    reaches = torch.tensor([distance(real, p).reach for p in painted[:5]])
+    reaches = torch.tensor([distance(real, p).adapter for p in painted[:5]])
     assert reaches.mean().item() / 1.96 == pytest.approx(values.std().item(), rel=0.35)
 
 
@@ -70,6 +70,6 @@ def test_the_difference_to_the_same_pictures_is_nothing_and_to_like_ones_is_narr
     same = distance(real, painted, painted)
     assert (same.difference, same.difference_reach) == (0.0, 0.0)
     near = distance(real, painted, painted + 0.05 * randn(150, 4, seed=5))
-    assert 0 < near.difference_reach < near.reach / 2
+    assert 0 < near.difference_reach < near.adapter / 2
     other = distance(real, painted, painted + 1.0)
     assert other.difference < -other.difference_reach

@@ -10,12 +10,12 @@ from benchmarks.paper.cost import FILE, Cost, read_costs
 from benchmarks.paper.data import small_set
 from benchmarks.paper.generation import blocks
 from benchmarks.paper.pictures import curves
-from benchmarks.paper.recognition import Share, found_results, waiting
+from benchmarks.paper.recognition import Share, found_results, pending
 from benchmarks.paper.report import Finished, against, recognition_table, share, whole
 from benchmarks.paper.tables import OFF, TABLES
 from benchmarks.paper.words import thousandths
-from bigain_core.classification.evaluation import Job
-from bigain_core.classification.result_files import ResultFile
+from bigain_core.classification.datasets.evaluation import Job
+from bigain_core.classification.datasets.result_files import ResultFile
 
 TOME = "ToMe 0.7"
 
@@ -27,7 +27,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def found(tmp_path, data):
-    """Results of two rows: every 6th picture of off is wrong in the texture, ToMe knows discs."""
+    """Results of two rows: every 6th image of off is wrong in the texture, ToMe knows discs."""
     job = Job(data.images, data.labels)
     result = Finished("small-dit, own", tmp_path, data, job, is_unet=False)
     for row in (OFF, TOME):
@@ -102,12 +102,12 @@ def test_operations_and_times_stand_in_table_10(found):
 
 def test_a_row_is_put_together_from_whatever_parts_there_are(found, data):
     assert len(found_results(found.recognition, OFF).records) == 510
-    assert waiting(found.job, found.recognition, OFF) == []
+    assert pending(found.job, found.recognition, OFF) == []
     Share(1, 2).file(found.recognition, OFF).unlink()
-    left = waiting(found.job, found.recognition, OFF)
+    left = pending(found.job, found.recognition, OFF)
     assert [image.number for image in left] == list(range(1, 510, 2))
     other = Job(data.images, data.labels, 0, 2, 3)
-    left = waiting(other, found.recognition, OFF)
+    left = pending(other, found.recognition, OFF)
     assert [image.number for image in left] == [n for n in range(2, 510, 3) if n % 2]
     assert found_results(found.recognition, "ToMe 0.75") is None, "ToMe 0.7 is another row"
 

@@ -6,20 +6,20 @@ import pytest
 import torch
 
 from benchmarks.flops import count
+from benchmarks.outlines.unet_outline import SD_2, unet_outline
 from benchmarks.paper.experiments import OwnDraws, OwnNoise, SharedPlan
 from benchmarks.paper.models import SMALL, UNETS, transformer
 from benchmarks.paper.recognition import slug
 from benchmarks.paper.tables import OFF, ROWS, TABLES, chosen, translated
 from bigain_core.classification import Trial, alphas_cumprod
-from bigain_core.classification.levels import NoiseSchedule
-from bigain_core.grid import TokenGrid
+from bigain_core.classification.trials.levels import NoiseSchedule
 from bigain_core.methods import TokenMerging
-from bigain_core.models.unet_outline import SD_2, unet_outline
-from bigain_core.placement import Site
-from bigain_core.schedules import Moment
+from bigain_core.placement import LayerId
+from bigain_core.schedules import DenoisingProgress
+from bigain_core.tokens.grid import TokenGrid
 
 PAGE = Path(__file__).parents[2] / "docs" / "paper-tables.md"
-GRID, MOMENT = TokenGrid(6, 8), Moment(0.5)
+GRID, MOMENT = TokenGrid(6, 8), DenoisingProgress(0.5)
 PLAIN = 804.257  # GFLOP of a call
 PRINTED = {  # Tables 3 and 10
     "ToMe 0.7": 704.87,
@@ -81,8 +81,8 @@ def test_parts_of_names_choose_rows_and_what_they_are_compared_with():
 def covered(row, blocks=12):
     """Numbers of the transformer blocks in which each rule of a row decides."""
     compression = translated(ROWS[row].compression, transformer([1, 2], [3, 4, 7]))
-    sites = [Site(number, "transformer") for number in range(blocks)]
-    found = [(site.number, compression.rule_at(site, MOMENT)) for site in sites]
+    layers = [LayerId(number, "transformer") for number in range(blocks)]
+    found = [(layer_id.number, compression.rule_at(layer_id, MOMENT)) for layer_id in layers]
     return {number: rule.method.name for number, rule in found if rule}
 
 

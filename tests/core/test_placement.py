@@ -2,22 +2,22 @@
 
 import pytest
 
-from bigain_core.placement import PLACEMENTS, Placement, Site, named_placement, parse_blocks
+from bigain_core.placement import PLACEMENTS, LayerId, Placement, named_placement, parse_blocks
 
-TRANSFORMER = [Site(number, "transformer") for number in range(28)]
+TRANSFORMER = [LayerId(number, "transformer") for number in range(28)]
 UNET = [
-    Site(0, "encoder", 1),
-    Site(1, "encoder", 2),
-    Site(2, "encoder", 3),
-    Site(3, "middle", 4),
-    Site(4, "decoder", 3),
-    Site(5, "decoder", 2),
-    Site(6, "decoder", 1),
+    LayerId(0, "encoder", 1),
+    LayerId(1, "encoder", 2),
+    LayerId(2, "encoder", 3),
+    LayerId(3, "middle", 4),
+    LayerId(4, "decoder", 3),
+    LayerId(5, "decoder", 2),
+    LayerId(6, "decoder", 1),
 ]
 
 
-def covered(placement, sites):
-    return [site.number for site in sites if placement.covers(site)]
+def covered(placement, layers):
+    return [layer_id.number for layer_id in layers if placement.covers(layer_id)]
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,11 @@ def test_encoder_middle_and_decoder_are_everywhere():
     assert sorted(sum(parts, [])) == covered(named_placement("everywhere", 4), UNET)
 
 
-@pytest.mark.parametrize("site", [*TRANSFORMER, *(site for site in UNET if site.level == 1)])
-def test_the_default_covers_every_site_of_the_finest_level(site):
-    assert Placement().covers(site)
+@pytest.mark.parametrize(
+    "layer_id", [*TRANSFORMER, *(layer_id for layer_id in UNET if layer_id.level == 1)]
+)
+def test_the_default_covers_every_site_of_the_finest_level(layer_id):
+    assert Placement().covers(layer_id)
 
 
 def test_stage_number_and_level_must_all_match():

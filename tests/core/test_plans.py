@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigain_core.grid import TokenGrid
-from bigain_core.plans import (
+from bigain_core.tokens.grid import TokenGrid
+from bigain_core.tokens.plans import (
     MERGE_MODES,
     IdentityPlan,
     MergePlan,

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from bigain_core.grid import TokenGrid
-from bigain_core.pooling import downsample_tokens, pooled_grid
+from bigain_core.tokens.grid import TokenGrid
+from bigain_core.tokens.pooling import downsample_tokens, pooled_grid
 
 ALPHAS = (0.0, 0.5, 0.9, 1.0, 1.2)
 RAMP_BY_2 = {

@@ -3,19 +3,22 @@
 import pytest
 import torch
 
-from bigain_core.compression import NetworkCall, RunLog
-from bigain_core.flops import input_shortened
-from bigain_core.grid import TokenGrid
-from bigain_core.placement import Site
-from bigain_core.presets import PRESETS
-from bigain_core.schedules import Moment
+from bigain_core.compression.network_call import NetworkCall
+from bigain_core.compression.presets import PRESETS
+from bigain_core.compression.run_log import RunLog
+from bigain_core.measure.flops import input_shortened
+from bigain_core.placement import LayerId
+from bigain_core.schedules import DenoisingProgress
+from bigain_core.tokens.grid import TokenGrid
 
 # The self-attention of Stable Diffusion 2.0 at 512 x 512: levels of 64, 32, 16 and 8 tokens a side.
 LEVELS = [1, 1, 2, 2, 3, 3, 4, 3, 3, 3, 2, 2, 2, 1, 1, 1]
 STAGES = ["encoder"] * 6 + ["middle"] + ["decoder"] * 9
-UNET = [Site(n, stage, level) for n, (stage, level) in enumerate(zip(STAGES, LEVELS, strict=True))]
-DIT = [Site(n, "transformer") for n in range(28)]
-FULL_RESOLUTION = [site for site in UNET if site.level == 1]
+UNET = [
+    LayerId(n, stage, level) for n, (stage, level) in enumerate(zip(STAGES, LEVELS, strict=True))
+]
+DIT = [LayerId(n, "transformer") for n in range(28)]
+FULL_RESOLUTION = [layer_id for layer_id in UNET if layer_id.level == 1]
 TOKENS_LEFT = {
     "ToMe 0.7": (1229, 1229),
     "L-GTM 0.7": (1229, 1229),
@@ -29,27 +32,27 @@ ROWS = sorted({name.split(": ")[1] for name in PRESETS})
 OF_UNETS = [name for name in PRESETS if not name.startswith("DiT")]
 
 
-def run(name, sites, side, progress=0.5):
+def run(name, layers, side, progress=0.5):
     """The log of one network call, and the plans by layer, on tokens without values."""
-    call = NetworkCall(PRESETS[name], Moment(progress), RunLog(), input_shortened)
+    call = NetworkCall(PRESETS[name], DenoisingProgress(progress), RunLog(), input_shortened)
     plans = {}
-    for site in sites:
-        grid = TokenGrid(side >> site.level - 1, side >> site.level - 1)
-        plans[site] = call.plan(site, torch.empty(1, grid.tokens, 8, device="meta"), grid)
+    for layer_id in layers:
+        grid = TokenGrid(side >> layer_id.level - 1, side >> layer_id.level - 1)
+        plans[layer_id] = call.plan(layer_id, torch.empty(1, grid.tokens, 8, device="meta"), grid)
     return call.log, plans
 
 
 @pytest.mark.parametrize("name", OF_UNETS)
 def test_every_unet_preset_compresses_the_full_resolution_alone(name):
     log, plans = run(name, UNET, 64)
-    compressed = [site for site, record in log.sites.items() if record.compressed]
+    compressed = [layer_id for layer_id, record in log.layers.items() if record.compressed]
     assert compressed == FULL_RESOLUTION and len(compressed) == 5
-    assert not log.left_alone
+    assert not log.skipped
     row = name.split(": ")[1]
-    for site in FULL_RESOLUTION:
-        counts = (plans[site].query_tokens, plans[site].context_tokens)
+    for layer_id in FULL_RESOLUTION:
+        counts = (plans[layer_id].query_tokens, plans[layer_id].context_tokens)
         if "encoder" in row:
-            method = row.split(", ")[site.stage == "decoder"]
+            method = row.split(", ")[layer_id.stage == "decoder"]
             expected = (1229, 1229) if method.startswith("L-GTM") else (4096, 1024)
         else:
             expected = TOKENS_LEFT.get(row, (4096, 256 if "factor 4" in row else 1024))
@@ -58,21 +61,21 @@ def test_every_unet_preset_compresses_the_full_resolution_alone(name):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_act_at_every_timestep(name):
-    site = DIT[1] if name.startswith("DiT") else UNET[0]
+    layer_id = DIT[1] if name.startswith("DiT") else UNET[0]
     for timestep in (999, 500, 0):
-        assert PRESETS[name].rule_at(site, Moment.at_timestep(timestep)) is not None
+        assert PRESETS[name].rule_at(layer_id, DenoisingProgress.at_timestep(timestep)) is not None
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith("DiT")])
 def test_dit_presets_cover_blocks_1_to_5_and_7_to_11(name):
     log, plans = run(name, DIT, 32)
-    compressed = [site.number for site, record in log.sites.items() if record.compressed]
+    compressed = [layer_id.number for layer_id, record in log.layers.items() if record.compressed]
     assert compressed == [1, 2, 3, 4, 5, 7, 8, 9, 10, 11]
     expected = (308, 308) if "L-GTM" in name else (1024, 256)
     assert {(plans[DIT[n]].query_tokens, plans[DIT[n]].context_tokens) for n in compressed} == {
         expected
     }
-    assert run(name, UNET, 64)[0].sites_compressed == 0
+    assert run(name, UNET, 64)[0].layers_compressed == 0
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -114,9 +117,9 @@ def test_rows_of_different_settings_differ():
     ],
 )
 def test_alpha_goes_from_noise_to_the_clean_image(name, noise, clean):
-    site = FULL_RESOLUTION[0]
-    assert run(name, [site], 64, 0.0)[1][site].alpha == pytest.approx(noise)
-    assert run(name, [site], 64, 1.0)[1][site].alpha == pytest.approx(clean)
+    layer_id = FULL_RESOLUTION[0]
+    assert run(name, [layer_id], 64, 0.0)[1][layer_id].alpha == pytest.approx(noise)
+    assert run(name, [layer_id], 64, 1.0)[1][layer_id].alpha == pytest.approx(clean)
 
 
 def test_the_published_grids_are_complete():

@@ -8,14 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigain_core.grid import TokenGrid
-from bigain_core.matching import DESTINATION_RULES, choose_destinations, match_tokens
 from bigain_core.methods import Protection, TokenMerging
-from bigain_core.plans import IdentityPlan
-from bigain_core.schedules import Moment
-from bigain_core.selection import SELECTION_MODES
+from bigain_core.schedules import DenoisingProgress
+from bigain_core.tokens.grid import TokenGrid
+from bigain_core.tokens.matching import DESTINATION_RULES, choose_destinations, match_tokens
+from bigain_core.tokens.plans import IdentityPlan
+from bigain_core.tokens.selection import SELECTION_MODES
 
-MIDDLE = Moment(0.5)
+MIDDLE = DenoisingProgress(0.5)
 sides = st.integers(1, 7)
 
 

@@ -6,13 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigain_core.grid import TokenGrid
-from bigain_core.matching import choose_destinations, prune_tokens
 from bigain_core.methods import SimilarityPruning
 from bigain_core.methods.base import seeded_generator
-from bigain_core.schedules import Moment
+from bigain_core.schedules import DenoisingProgress
+from bigain_core.tokens.grid import TokenGrid
+from bigain_core.tokens.matching import choose_destinations, prune_tokens
 
-MIDDLE = Moment(0.5)
+MIDDLE = DenoisingProgress(0.5)
 
 
 def cosines(tokens):
@@ -95,15 +95,17 @@ def slow_destinations(score, height, width, cell=2):
     return chosen
 
 
-def sito(metric, height, width, *, moment=MIDDLE, site=0, **settings):
-    return SimilarityPruning(**settings).plan(metric, TokenGrid(height, width), moment, site)
+def sito(metric, height, width, *, progress=MIDDLE, layer_number=0, **settings):
+    return SimilarityPruning(**settings).plan(
+        metric, TokenGrid(height, width), progress, layer_number
+    )
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1, 2.0])
 @pytest.mark.parametrize(("height", "width"), [(6, 6), (4, 9), (7, 5), (16, 16)])
 def test_sito_scores_by_the_whole_cosine_matrix_and_noise(randn, height, width, noise):
     metric = randn(2, height * width, 8)
-    plan = sito(metric, height, width, noise=noise, seed=4, site=3)
+    plan = sito(metric, height, width, noise=noise, seed=4, layer_number=3)
     xi = torch.randn(height * width, generator=seeded_generator(4, MIDDLE, 3)).double().numpy()
     alike = [cosines(x) for x in metric]
     chosen = [slow_destinations(a.sum(1) + noise * xi, height, width) for a in alike]
@@ -139,7 +141,9 @@ def test_sito_repeats_for_the_same_seed_layer_and_timestep(randn):
     assert torch.equal(sito(metric, 12, 12, seed=5).target, sito(metric, 12, 12, seed=5).target)
 
 
-@pytest.mark.parametrize("other", [{"seed": 1}, {"site": 1}, {"moment": Moment(0.501)}])
+@pytest.mark.parametrize(
+    "other", [{"seed": 1}, {"layer_number": 1}, {"progress": DenoisingProgress(0.501)}]
+)
 def test_noise_differs_by_seed_layer_and_timestep_and_is_the_only_difference(randn, other):
     metric = randn(1, 144, 8)
     noisy, otherwise = (sito(metric, 12, 12, noise=1.0, **change) for change in ({}, other))

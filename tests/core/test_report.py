@@ -4,21 +4,25 @@ from collections import Counter
 
 import pytest
 
-from bigain_core.compression import RunLog, SiteRecord
-from bigain_core.placement import Site
-from bigain_core.report import report, report_data, summary
+from bigain_core.compression.report import report, report_data, summary
+from bigain_core.compression.run_log import LayerRecord, RunLog
+from bigain_core.placement import LayerId
 
-ENCODER = SiteRecord("L-GTM 0.7", 20, 20, 4096, 1229, 1229, int(8e9), int(1e9))
-MIDDLE = SiteRecord(calls=20, flops_before=int(2e9), flops_after=int(2e9))
-DECODER = SiteRecord(
+ENCODER = LayerRecord("L-GTM 0.7", 20, 20, 4096, 1229, 1229, int(8e9), int(1e9))
+MIDDLE = LayerRecord(calls=20, flops_before=int(2e9), flops_after=int(2e9))
+DECODER = LayerRecord(
     "IE-KVD factor 2, alpha 0.9", 20, 10, 4095, 4095, 1023, int(4e9), int(2e9), 77, int(2e9)
 )
 
 
 @pytest.fixture
 def log():
-    sites = {Site(0, "encoder"): ENCODER, Site(1, "middle", 2): MIDDLE, Site(2, "decoder"): DECODER}
-    return RunLog("a UNet", sites)
+    layers = {
+        LayerId(0, "encoder"): ENCODER,
+        LayerId(1, "middle", 2): MIDDLE,
+        LayerId(2, "decoder"): DECODER,
+    }
+    return RunLog("a UNet", layers)
 
 
 def test_the_summary_counts_layers_and_operations(log):
@@ -43,20 +47,20 @@ def test_a_gain_too_small_to_notice_is_called_none(log):
 
 
 def test_a_run_that_compressed_nothing_says_so():
-    text = summary(RunLog("a DiT", {Site(0, "encoder"): SiteRecord(calls=3)}))
+    text = summary(RunLog("a DiT", {LayerId(0, "encoder"): LayerRecord(calls=3)}))
     assert text.startswith("BiGain CHANGED NOTHING on a DiT: 0 of 1")
 
 
 def test_a_run_that_compressed_nothing_gives_the_commonest_reason():
-    log = RunLog(left_alone=Counter({"rare": 1, "a mask": 3}))
+    log = RunLog(skipped=Counter({"rare": 1, "a mask": 3}))
     assert summary(log).endswith("Reason: a mask.")
 
 
 def test_layers_that_another_patch_computes_are_counted(log):
-    log.sites[Site(3, "decoder")] = SiteRecord()
+    log.layers[LayerId(3, "decoder")] = LayerRecord()
     assert "2 of 4 self-attention layers" in summary(log)
     assert report(log).endswith("never reached 1 layers: another patch computes their attention")
-    nothing = RunLog("a UNet", {Site(n, "encoder"): SiteRecord() for n in range(3)})
+    nothing = RunLog("a UNet", {LayerId(n, "encoder"): LayerRecord() for n in range(3)})
     assert summary(nothing).endswith("Another patch computes the attention of 3 of them.")
 
 
@@ -66,7 +70,7 @@ def test_a_run_that_never_called_the_network_says_what_to_do():
 
 
 def test_the_report_has_a_line_per_compressed_layer_and_per_reason(log):
-    log.left_alone["65 tokens where the image has 8 x 8"] += 4
+    log.skipped["65 tokens where the image has 8 x 8"] += 4
     lines = report(log).splitlines()
     assert lines[0] == summary(log)
     assert len(lines) == 4
@@ -78,8 +82,8 @@ def test_the_report_has_a_line_per_compressed_layer_and_per_reason(log):
 
 
 def test_the_data_of_the_report_say_what_its_text_says(log):
-    log.left_alone["an attention mask is in use"] = 3
-    log.sites[Site(3, "decoder")] = SiteRecord()  # never reached
+    log.skipped["an attention mask is in use"] = 3
+    log.layers[LayerId(3, "decoder")] = LayerRecord()  # never reached
     data = report_data(log)
     assert data["summary"] == summary(log)
     first, second = data["layers"]

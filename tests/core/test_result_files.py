@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigain_core.classification.evaluation import unreadable_record
-from bigain_core.classification.labelled_sets import LabelledImage
-from bigain_core.classification.result_files import (
+from bigain_core.classification.datasets.evaluation import unreadable_record
+from bigain_core.classification.datasets.image_folder import LabelledImage
+from bigain_core.classification.datasets.result_files import (
     ResultFile,
     Results,
     merged,
     read_results,
     shard_name,
-    write_whole,
+    write_atomic,
 )
 
 PACK = Path(__file__).resolve().parents[2]
@@ -73,7 +73,7 @@ def test_a_process_that_is_killed_leaves_what_it_finished(tmp_path):
     path = tmp_path / "run.jsonl"
     code = f"""
 import os, signal, pathlib
-from bigain_core.classification.result_files import ResultFile
+from bigain_core.classification.datasets.result_files import ResultFile
 file = ResultFile(pathlib.Path({str(path)!r}), {SETTINGS!r})
 for number in range(3):
     file.add({{"image": number}})
@@ -90,7 +90,7 @@ def test_a_full_disk_is_reported_and_the_file_stays_valid(tmp_path):
     code = f"""
 import pathlib, resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-from bigain_core.classification.result_files import ResultFile
+from bigain_core.classification.datasets.result_files import ResultFile
 for room in range(110, 190):
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
     with ResultFile(pathlib.Path({str(tmp_path)!r}) / f"{{room}}.jsonl", {SETTINGS!r}) as file:
@@ -122,10 +122,10 @@ def test_a_table_is_written_whole_or_not_at_all(tmp_path):
     code = f"""
 import pathlib, resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-from bigain_core.classification.result_files import write_whole
+from bigain_core.classification.datasets.result_files import write_atomic
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
 try:
-    write_whole(pathlib.Path({str(tmp_path / "table.csv")!r}), "row\\n" * 1000)
+    write_atomic(pathlib.Path({str(tmp_path / "table.csv")!r}), "row\\n" * 1000)
 except ValueError as error:
     assert "expected to write table.csv, got File too large. Make room" in str(error), error
 else:
@@ -134,14 +134,14 @@ else:
     subprocess.run([sys.executable, "-c", code], cwd=PACK, check=True)
     assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
     assert (tmp_path / "table.csv").read_text() == "before\n"
-    write_whole(tmp_path / "table.csv", "after\n")
+    write_atomic(tmp_path / "table.csv", "after\n")
     assert (tmp_path / "table.csv").read_text() == "after\n"
 
 
 def test_a_link_in_the_way_of_a_table_is_not_followed(tmp_path):
     (tmp_path / "secret").write_text("mine")
     (tmp_path / "table.csv.part").symlink_to(tmp_path / "secret")
-    write_whole(tmp_path / "table.csv", "new")
+    write_atomic(tmp_path / "table.csv", "new")
     assert (tmp_path / "secret").read_text() == "mine"
     assert (tmp_path / "table.csv").read_text() == "new"
     assert not (tmp_path / "table.csv.part").is_symlink()

@@ -12,24 +12,28 @@ from bigain_core.classification import (
     Blocks,
     Budget,
     Certified,
-    Draw,
     Sequential,
     SpreadGrid,
     Staged,
     TrialPlan,
+    TrialSpec,
     UniformTimes,
 )
-from bigain_core.classification.estimates import Differences, crowd_tail, paired_differences
-from bigain_core.classification.rules import Look, log_evidence
+from bigain_core.classification.elimination.elimination_rules import EliminationStep, log_evidence
+from bigain_core.classification.elimination.estimates import (
+    Differences,
+    paired_differences,
+    shrunken_tail,
+)
 
-DRAWS = tuple(Draw(t, n) for n, t in enumerate([500, 100, 900, 300, 700]))
+DRAWS = tuple(TrialSpec(t, n) for n, t in enumerate([500, 100, 900, 300, 700]))
 
 
-def look_at(errors, design=None, classes=None):
+def look_at(errors, sampler=None, classes=None):
     errors = torch.as_tensor(errors, dtype=torch.float64)
-    draws = tuple(Draw(10 * n, n) for n in range(errors.shape[1]))
+    specs = tuple(TrialSpec(10 * n, n) for n in range(errors.shape[1]))
     count = len(errors)
-    return Look(errors, draws, design or SpreadGrid(), count, classes or range(count))
+    return EliminationStep(errors, specs, sampler or SpreadGrid(), count, classes or range(count))
 
 
 def slow_tail(errors, leader):
@@ -76,29 +80,29 @@ def test_the_longest_list_of_sure_losers_is_dropped(randn):
     """Their probabilities of being better may add up to delta, no more."""
     offsets = torch.linspace(0, 1, 12)[:, None]
     errors = randn(12, 8).double() * 0.3 + offsets
-    look = look_at(errors)
-    tails = paired_differences(errors, look.draws, look.leader, look.design).tail()
+    step = look_at(errors)
+    tails = paired_differences(errors, step.specs, step.leader, step.sampler).tail()
     for delta in (0.01, 0.05, 0.2, 0.6):
-        kept = Sequential(delta).keeps(look)
+        kept = Sequential(delta).keeps(step)
         dropped = [k for k in range(12) if k not in kept]
-        assert look.leader in kept
+        assert step.leader in kept
         assert sum(tails[dropped].tolist()) <= delta
-        survivors = [k for k in kept if k != look.leader]
+        survivors = [k for k in kept if k != step.leader]
         if survivors:
             surest = min(tails[k].item() for k in survivors)
             assert sum(tails[dropped].tolist()) + surest > delta
             assert all(tails[k] <= surest for k in dropped)
-    assert 1 < len(Sequential(0.01).keeps(look)) < 12
+    assert 1 < len(Sequential(0.01).keeps(step)) < 12
 
 
 def test_equal_prompts_are_never_dropped():
-    look = look_at([[0.5] * 6] * 4)
-    assert Sequential(0.4).keeps(look) == [0, 1, 2, 3]
+    step = look_at([[0.5] * 6] * 4)
+    assert Sequential(0.4).keeps(step) == [0, 1, 2, 3]
 
 
 def test_a_constant_difference_is_sure():
-    look = look_at([[0.5] * 6, [0.6] * 6, [0.5] * 6])
-    assert Sequential(0.05).keeps(look) == [0, 2]
+    step = look_at([[0.5] * 6, [0.6] * 6, [0.5] * 6])
+    assert Sequential(0.05).keeps(step) == [0, 2]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +116,7 @@ def test_a_constant_difference_is_sure():
     ],
 )
 def test_many_prompts_are_capped(prompts, caps):
-    plan = TrialPlan((2, 3, 4, 5, 9), design=SpreadGrid(), rule=Sequential())
+    plan = TrialPlan((2, 3, 4, 5, 9), sampler=SpreadGrid(), rule=Sequential())
     assert plan.kept(prompts) == caps
 
 
@@ -176,9 +180,9 @@ def test_equal_prompts_prove_nothing():
         (lambda: Budget(calls=0), "a budget above 0 calls"),
         (lambda: Budget(seconds=-1.0), "a budget above 0 calls"),
         (lambda: TrialPlan((8,), rule=Certified()), "trials in Blocks .* got PublishedGrid"),
-        (lambda: TrialPlan((8,), rule=Certified(), design=UniformTimes()), "got UniformTimes"),
+        (lambda: TrialPlan((8,), rule=Certified(), sampler=UniformTimes()), "got UniformTimes"),
         (
-            lambda: TrialPlan((8, 10), rule=Certified(), design=Blocks(4)),
+            lambda: TrialPlan((8, 10), rule=Certified(), sampler=Blocks(4)),
             r"whole blocks of 4 trials .* got \[8, 10\]",
         ),
     ],
@@ -189,8 +193,8 @@ def test_what_does_not_fit_is_refused(make, message):
 
 
 def test_stages_drop_by_their_lists_alone():
-    look = look_at([[0.0] * 5, [9.0] * 5])
-    assert Staged().keeps(look) == [0, 1]
+    step = look_at([[0.0] * 5, [9.0] * 5])
+    assert Staged().keeps(step) == [0, 1]
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.5, 2.0])
@@ -205,7 +209,7 @@ def test_a_crowd_tells_how_many_of_the_others_are_better(randn, noise):
     for row in seen - leader:
         found = Differences(torch.cat([torch.zeros(1), row[1:]]).double(), variances, 10)
         alone += found.tail()[1:].sum().item() / 600
-        judged += crowd_tail(found, 0, 1e-9)[1:].sum().item() / 600
+        judged += shrunken_tail(found, 0, 1e-9)[1:].sum().item() / 600
     assert judged == pytest.approx(expected, rel=0.15)
     assert abs(judged - expected) < abs(alone - expected) / 2
 
@@ -214,37 +218,37 @@ def test_noise_is_no_more_than_the_crowd_scatters(randn):
     """All are equal and their noise is said to be nine times what it is: doubt stays, and ends."""
     seen = randn(60).double().sort().values
     found = Differences(seen - seen[0], torch.full_like(seen, 18.0), 10)
-    tail = crowd_tail(found, 0, 1.0)[1:]
+    tail = shrunken_tail(found, 0, 1.0)[1:]
     assert torch.equal(tail, tail[:1].expand(59)), "nothing tells them apart"
     gap = (seen[1:].mean() - seen[0]) / seen[1:].std()
     assert tail[0].item() == pytest.approx(student.sf(gap.item(), 10 + 59))
     assert found.tail()[1:].sum() > 10 * tail.sum()
-    assert 0 < crowd_tail(found, 0, 0.1)[1:].sum() < tail.sum(), "the leader is better known"
+    assert 0 < shrunken_tail(found, 0, 0.1)[1:].sum() < tail.sum(), "the leader is better known"
 
 
 def test_a_few_are_no_crowd_and_constants_are_sure(randn):
     seen = randn(8).double().sort().values
     few = Differences(seen - seen[0], torch.ones_like(seen), 10)
-    assert torch.equal(crowd_tail(few, 0, 1.0), few.tail())
+    assert torch.equal(shrunken_tail(few, 0, 1.0), few.tail())
     unknown = Differences(torch.arange(20.0).double(), torch.zeros(20).double(), 0)
-    assert crowd_tail(unknown, 0, 1.0).tolist() == [0.5] * 20
+    assert shrunken_tail(unknown, 0, 1.0).tolist() == [0.5] * 20
     constant = Differences(torch.tensor([0.0] + [0.3] * 20).double(), torch.zeros(21).double(), 10)
-    assert crowd_tail(constant, 0, 1.0)[1:].sum() == 0
+    assert shrunken_tail(constant, 0, 1.0)[1:].sum() == 0
 
 
 def test_prompts_of_the_leaders_class_hold_nobody_back(randn):
     """What rivals lose by is judged as if the leader stood alone for its class."""
     errors = randn(9, 8).double() * 0.3 + torch.linspace(0, 0.8, 9)[:, None]
     classes = [0, 0, 0, 1, 2, 2, 3, 3, 3]
-    look = look_at(errors, classes=classes)
-    assert look.leader in (0, 1, 2)
-    alone = [look.leader, *range(3, 9)]
+    step = look_at(errors, classes=classes)
+    assert step.leader in (0, 1, 2)
+    alone = [step.leader, *range(3, 9)]
     for delta in (0.02, 0.1, 0.3):
-        kept = Sequential(delta).keeps(look)
+        kept = Sequential(delta).keeps(step)
         without = Sequential(delta).keeps(look_at(errors[alone]))
         assert [k for k in kept if k > 2] == [alone[row] for row in without[1:]]
-        mates = Sequential(delta).keeps(look_at(errors[:3]))
-        assert [k for k in kept if k < 3] == mates
+        same_class = Sequential(delta).keeps(look_at(errors[:3]))
+        assert [k for k in kept if k < 3] == same_class
 
 
 def test_only_rivals_make_a_tie(randn):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigain_core.schedules import ActiveRange, AlphaCurve, AlphaSchedule, Moment
+from bigain_core.schedules import ActiveRange, AlphaCurve, AlphaSchedule, DenoisingProgress
 
 alphas = st.floats(-2, 2)
 points = st.dictionaries(st.integers(0, 999), alphas, min_size=1, max_size=6).map(
@@ -14,13 +14,13 @@ points = st.dictionaries(st.integers(0, 999), alphas, min_size=1, max_size=6).ma
 
 @pytest.mark.parametrize(("timestep", "progress"), [(999, 0.0), (0, 1.0), (499.5, 0.5)])
 def test_progress_runs_from_noise_to_clean(timestep, progress):
-    assert Moment.at_timestep(timestep).progress == progress
-    assert Moment(progress).timestep == timestep
+    assert DenoisingProgress.at_timestep(timestep).fraction == progress
+    assert DenoisingProgress(progress).timestep == timestep
 
 
 @pytest.mark.parametrize("timestep", range(0, 1000, 27))
 def test_timestep_survives_the_round_trip(timestep):
-    assert Moment.at_timestep(timestep).timestep == pytest.approx(timestep, abs=1e-9)
+    assert DenoisingProgress.at_timestep(timestep).timestep == pytest.approx(timestep, abs=1e-9)
 
 
 def test_alpha_starts_at_noise_and_ends_at_the_clean_image():
@@ -142,34 +142,38 @@ def test_a_schedule_is_written_in_short(schedule, text):
 )
 def test_both_ends_of_the_active_range_belong_to_it(start, end, inside, outside):
     active = ActiveRange(start, end)
-    assert all(active.contains(Moment(progress)) for progress in inside)
-    assert not any(active.contains(Moment(progress)) for progress in outside)
+    assert all(active.contains(DenoisingProgress(progress)) for progress in inside)
+    assert not any(active.contains(DenoisingProgress(progress)) for progress in outside)
 
 
 def test_the_default_range_holds_the_first_and_last_timestep():
-    assert ActiveRange().contains(Moment.at_timestep(999))
-    assert ActiveRange().contains(Moment.at_timestep(0))
+    assert ActiveRange().contains(DenoisingProgress.at_timestep(999))
+    assert ActiveRange().contains(DenoisingProgress.at_timestep(0))
 
 
 @pytest.mark.parametrize("timestep", [*range(0, 20), 500, 998, 999])
 def test_a_strict_end_spares_timestep_0_alone_as_the_published_gate(timestep):
     """The published gate lets pass what is above its stop, by default t / 1000 > 0."""
-    moment = Moment.at_timestep(timestep)
-    assert ActiveRange(strict_end=True).contains(moment) is (timestep / 1000 > 0)
-    assert ActiveRange().contains(moment)
+    progress = DenoisingProgress.at_timestep(timestep)
+    assert ActiveRange(strict_end=True).contains(progress) is (timestep / 1000 > 0)
+    assert ActiveRange().contains(progress)
 
 
 def test_a_strict_end_spares_the_last_of_50_evenly_spaced_steps():
-    steps = [Moment(n / 49) for n in range(50)]
-    active = [ActiveRange(strict_end=True).contains(moment) for moment in steps]
+    steps = [DenoisingProgress(n / 49) for n in range(50)]
+    active = [ActiveRange(strict_end=True).contains(progress) for progress in steps]
     assert active == [True] * 49 + [False]
 
 
 def test_a_strict_end_leaves_the_start_in_the_range():
     active = ActiveRange(0.25, 0.75, strict_end=True)
-    inside = [progress / 100 for progress in range(101) if active.contains(Moment(progress / 100))]
+    inside = [
+        progress / 100
+        for progress in range(101)
+        if active.contains(DenoisingProgress(progress / 100))
+    ]
     assert inside == [progress / 100 for progress in range(25, 75)]
-    assert not ActiveRange(0.5, 0.5, strict_end=True).contains(Moment(0.5))
+    assert not ActiveRange(0.5, 0.5, strict_end=True).contains(DenoisingProgress(0.5))
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.6, 0.4), (-0.1, 1), (0, 1.1), (float("nan"), 1)])

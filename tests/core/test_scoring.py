@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigain_core import scoring
-from bigain_core.grid import TokenGrid
-from bigain_core.scoring import PADDINGS, SCORERS, laplacian, score_tokens
+from bigain_core.tokens import scoring
+from bigain_core.tokens.grid import TokenGrid
+from bigain_core.tokens.scoring import PADDINGS, SCORERS, laplacian, score_tokens
 
 SIZES = [(1, 1), (1, 7), (6, 1), (2, 2), (4, 4), (5, 7), (8, 3)]
 LAPLACIANS = ("laplacian-l1", "laplacian-l2")

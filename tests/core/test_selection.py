@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigain_core.grid import TokenGrid
-from bigain_core.pooling import downsample_tokens
-from bigain_core.scoring import SCORERS, score_tokens
-from bigain_core.selection import CELL_MODES, SELECTION_MODES, select_in_cells, select_tokens
+from bigain_core.tokens.grid import TokenGrid
+from bigain_core.tokens.pooling import downsample_tokens
+from bigain_core.tokens.scoring import SCORERS, score_tokens
+from bigain_core.tokens.selection import CELL_MODES, SELECTION_MODES, select_in_cells, select_tokens
 
 sides = st.integers(1, 9)
 levels = st.integers(1, 9)

@@ -5,16 +5,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigain_core.compression import Compression, NetworkCall, Rule, RunLog
-from bigain_core.flops import input_shortened, laplacian_flops, matching_flops, self_attention_flops
-from bigain_core.grid import TokenGrid
+from bigain_core.compression.network_call import NetworkCall
+from bigain_core.compression.rules import Compression, Rule
+from bigain_core.compression.run_log import RunLog
+from bigain_core.measure.flops import (
+    input_shortened,
+    laplacian_flops,
+    matching_flops,
+    self_attention_flops,
+)
 from bigain_core.methods import BlockMerging, Sharing, SimilarityPruning, TokenMerging
-from bigain_core.placement import Placement, Site, named_placement
-from bigain_core.schedules import Moment
+from bigain_core.placement import LayerId, Placement, named_placement
+from bigain_core.schedules import DenoisingProgress
+from bigain_core.tokens.grid import TokenGrid
 
 GRID = TokenGrid(8, 8)
-UNET = [Site(n, stage) for n, stage in enumerate(["encoder"] * 2 + ["middle"] + ["decoder"] * 3)]
-TRANSFORMER = [Site(n, "transformer") for n in range(28)]
+UNET = [LayerId(n, stage) for n, stage in enumerate(["encoder"] * 2 + ["middle"] + ["decoder"] * 3)]
+TRANSFORMER = [LayerId(n, "transformer") for n in range(28)]
 
 
 def shared(scope, interval=5, ratio=0.5):
@@ -22,26 +29,28 @@ def shared(scope, interval=5, ratio=0.5):
 
 
 def network_call(*rules, log=None):
-    return NetworkCall(Compression(rules), Moment(0.5), log or RunLog(), input_shortened)
+    return NetworkCall(Compression(rules), DenoisingProgress(0.5), log or RunLog(), input_shortened)
 
 
-def plans(call, sites, randn, grid=GRID, batch=1):
+def plans(call, layers, randn, grid=GRID, batch=1):
     """Plans of layers whose tokens all differ."""
     return {
-        site: call.plan(site, randn(batch, grid.tokens, 8, seed=site.number), grid)
-        for site in sites
+        layer_id: call.plan(layer_id, randn(batch, grid.tokens, 8, seed=layer_id.number), grid)
+        for layer_id in layers
     }
 
 
 def deciders(found, method, randn):
     """The layer that decided for each: the one whose own tokens give the same plan, by number."""
     own = {
-        site: method.plan(randn(1, 64, 8, seed=site.number), GRID, Moment(0.5), site.number)
-        for site in found
+        layer_id: method.plan(
+            randn(1, 64, 8, seed=layer_id.number), GRID, DenoisingProgress(0.5), layer_id.number
+        )
+        for layer_id in found
     }
     return {
-        site.number: next(s.number for s in own if torch.equal(own[s].target, plan.target))
-        for site, plan in found.items()
+        layer_id.number: next(s.number for s in own if torch.equal(own[s].target, plan.target))
+        for layer_id, plan in found.items()
     }
 
 
@@ -68,7 +77,7 @@ def test_the_published_blocks_of_a_dit_decide_at_1_and_7(randn):
     method = shared("interval", 5)
     rule = Rule(method, named_placement("blocks 1-5 and 7-11 (published)"))
     found = plans(network_call(rule), TRANSFORMER, randn)
-    found = {site: plan for site, plan in found.items() if plan.query_tokens < 64}
+    found = {layer_id: plan for layer_id, plan in found.items() if plan.query_tokens < 64}
     expected = dict.fromkeys([1, 2, 3, 4, 5], 1) | dict.fromkeys([7, 8, 9, 10, 11], 7)
     assert deciders(found, method, randn) == expected
 
@@ -81,7 +90,7 @@ def test_an_interval_counts_from_the_last_decision(randn, numbers, interval):
             last = number
         expected[number] = last
     call = network_call(Rule(method, Placement(numbers=tuple(numbers))))
-    found = plans(call, [site for site in TRANSFORMER if site.number in numbers], randn)
+    found = plans(call, [layer_id for layer_id in TRANSFORMER if layer_id.number in numbers], randn)
     first = {number: found[TRANSFORMER[number]] for number in expected}
     assert all(first[number] is first[decider] for number, decider in expected.items())
     assert len({id(plan) for plan in first.values()}) == len(set(expected.values()))
@@ -125,7 +134,7 @@ def test_another_grid_or_batch_is_decided_anew(randn, grid, batch):
     first = call.plan(UNET[0], randn(1, 64, 8), GRID)
     metric = randn(batch, grid.tokens, 8, seed=1)
     other = call.plan(UNET[1], metric, grid)
-    assert torch.equal(other.target, method.plan(metric, grid, Moment(0.5), 1).target)
+    assert torch.equal(other.target, method.plan(metric, grid, DenoisingProgress(0.5), 1).target)
     assert call.plan(UNET[2], randn(1, 64, 8, seed=2), GRID) is first
 
 
@@ -135,8 +144,8 @@ def test_stages_of_a_unet_share_on_each_resolution_of_their_own(randn):
     layout = [GRID, GRID, coarse, coarse, coarse, coarse, GRID, GRID]
     call, found = network_call(Rule(method, Placement(levels=2))), []
     for number, grid in enumerate(layout):
-        site = Site(number, "encoder" if number < 4 else "decoder", 1 if grid == GRID else 2)
-        found.append(call.plan(site, randn(1, grid.tokens, 8, seed=number), grid))
+        layer_id = LayerId(number, "encoder" if number < 4 else "decoder", 1 if grid == GRID else 2)
+        found.append(call.plan(layer_id, randn(1, grid.tokens, 8, seed=number), grid))
     for first, second in (found[0:2], found[2:4], found[4:6], found[6:8]):
         assert first is second
     assert len({id(plan) for plan in found}) == 4
@@ -146,7 +155,7 @@ def test_methods_of_other_settings_do_not_share(randn):
     half, most = shared("network"), shared("network", ratio=0.7)
     rules = Rule(half, named_placement("encoder")), Rule(most, named_placement("decoder"))
     found = plans(network_call(*rules), UNET, randn)
-    assert [found[site].query_tokens for site in UNET] == [32, 32, 64, 20, 20, 20]
+    assert [found[layer_id].query_tokens for layer_id in UNET] == [32, 32, 64, 20, 20, 20]
     assert found[UNET[0]] is found[UNET[1]] and found[UNET[3]] is found[UNET[5]]
 
 
@@ -163,9 +172,9 @@ def test_a_reused_decision_costs_nothing(randn):
     plans(call, UNET, randn)
     layer = self_attention_flops(8, 32, 32, 32)
     decision = matching_flops(8, 64, 16) + laplacian_flops(8, 64)
-    spent = [record.flops_after - layer for record in call.log.sites.values()]
+    spent = [record.flops_after - layer for record in call.log.layers.values()]
     assert spent == [decision, 0, decision, decision, 0, 0]
-    assert all(record.compressed == 1 for record in call.log.sites.values())
+    assert all(record.compressed == 1 for record in call.log.layers.values())
 
 
 @pytest.mark.parametrize(("scope", "interval"), [("image", 5), ("interval", 0)])

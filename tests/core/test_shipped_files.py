@@ -15,7 +15,7 @@ SHIPPED = {
     "what users read": r"(README|CHANGELOG)\.md|LICENSE",
     "nodes": r"nodes/\w+\.py",
     "core": r"bigain_core/(\w+/)*\w+\.py",
-    "label sets": r"bigain_core/classification/imagenet_\w+\.txt",
+    "label sets": r"bigain_core/classification/datasets/imagenet_\w+\.txt",
     "bundled model": r"bigain_core/models/shapes_and_digits\.safetensors",
     "workflows and thumbnails": r"example_workflows/bigain_\w+\.(json|jpg)",
     "pictures that workflows load": r"example_workflows/bigain_\w+_input(/\w+)?\.png",

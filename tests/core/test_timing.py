@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from bigain_core import timing
-from bigain_core.timing import Spread, Times, take_turns
+from bigain_core.measure import timing
+from bigain_core.measure.timing import Spread, Times, take_turns
 
 
 class Clock:

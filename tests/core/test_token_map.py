@@ -3,15 +3,18 @@
 import pytest
 import torch
 
-from bigain_core.compression import (
-    Compression,
-    Decision,
-    NetworkCall,
-    Rule,
-    RunLog,
+from bigain_core.compression.network_call import Decision, NetworkCall
+from bigain_core.compression.rules import Compression, Rule
+from bigain_core.compression.run_log import RunLog
+from bigain_core.compression.token_map import (
+    LEAST_SIDE,
+    TokenMap,
+    stand_ins,
+    token_images,
+    token_map,
+    token_masks,
 )
-from bigain_core.flops import input_shortened
-from bigain_core.grid import TokenGrid
+from bigain_core.measure.flops import input_shortened
 from bigain_core.methods import (
     BlockMerging,
     KVCellSelection,
@@ -20,21 +23,14 @@ from bigain_core.methods import (
     Sharing,
     TokenMerging,
 )
-from bigain_core.placement import Site
-from bigain_core.plans import MergePlan, PoolPlan
-from bigain_core.schedules import Moment
-from bigain_core.token_map import (
-    LEAST_SIDE,
-    TokenMap,
-    stand_ins,
-    token_map,
-    token_masks,
-    token_pictures,
-)
+from bigain_core.placement import LayerId
+from bigain_core.schedules import DenoisingProgress
+from bigain_core.tokens.grid import TokenGrid
+from bigain_core.tokens.plans import MergePlan, PoolPlan
 
 GRID = TokenGrid(4, 6)
-MOMENT = Moment.at_timestep(500)
-SITE = Site(3, "encoder", 1)
+MOMENT = DenoisingProgress.at_timestep(500)
+SITE = LayerId(3, "encoder", 1)
 
 
 def decided(method, metric, grid=GRID):
@@ -125,9 +121,9 @@ def test_a_cached_assignment_shows_the_scores_of_the_layer_that_decided(randn):
     call = NetworkCall(
         Compression((Rule(method),)), MOMENT, RunLog(), input_shortened, on_plan=decisions.append
     )
-    call.plan(Site(0, "encoder"), first, GRID)
-    call.plan(Site(1, "encoder"), second, GRID)
-    assert [one.site.number for one in decisions] == [0, 1]
+    call.plan(LayerId(0, "encoder"), first, GRID)
+    call.plan(LayerId(1, "encoder"), second, GRID)
+    assert [one.layer_id.number for one in decisions] == [0, 1]
     assert decisions[0].plan is decisions[1].plan
     torch.testing.assert_close(token_map(decisions[1], decisions[0]).scores, first[0].norm(dim=-1))
 
@@ -138,15 +134,15 @@ def test_layers_that_are_left_alone_are_not_told(randn):
     call = NetworkCall(
         Compression((rule,)), MOMENT, RunLog(), input_shortened, on_plan=decisions.append
     )
-    call.plan(Site(0, "encoder", level=2), randn(1, 24, 8), GRID)
-    call.plan(Site(1, "encoder"), randn(1, 20, 8), GRID)
+    call.plan(LayerId(0, "encoder", level=2), randn(1, 24, 8), GRID)
+    call.plan(LayerId(1, "encoder"), randn(1, 20, 8), GRID)
     assert decisions == []
 
 
 def test_groups_have_the_mean_colour_of_their_pixels(randn):
     grid = TokenGrid(2, 2)
     image = torch.rand(32, 32, 3, generator=torch.Generator().manual_seed(0))
-    groups, _ = token_pictures([made([0, 0, 2, 3], grid)], image[None])
+    groups, _ = token_images([made([0, 0, 2, 3], grid)], image[None])
     mean = image[:16].mean((0, 1))
     shown = groups[0, 3, 3]  # inside token 0, beside its dot and the outlines
     torch.testing.assert_close(shown, 0.15 * image[3, 3] + 0.85 * mean)
@@ -157,7 +153,7 @@ def test_groups_have_the_mean_colour_of_their_pixels(randn):
 
 def test_outlines_lie_between_groups_only():
     image = torch.ones(1, 32, 32, 3)
-    groups, _ = token_pictures([made([0, 0, 2, 3], TokenGrid(2, 2))], image)
+    groups, _ = token_images([made([0, 0, 2, 3], TokenGrid(2, 2))], image)
     dark = groups[0].mean(-1) < 0.9
     assert dark[15].all() and not dark[:15].any()
     assert dark[16:, 15].all() and not dark[16:, 16:].any()
@@ -165,23 +161,23 @@ def test_outlines_lie_between_groups_only():
 
 def test_what_is_left_out_is_dark():
     image = torch.ones(1, 32, 32, 3)
-    groups, _ = token_pictures([made([0, -1, 2, 3], TokenGrid(2, 2), merges=False)], image)
+    groups, _ = token_images([made([0, -1, 2, 3], TokenGrid(2, 2), merges=False)], image)
     assert groups[0, 4, 24].max() < 0.2
     assert groups[0, 4, 4].min() == 1
 
 
 def test_small_images_are_enlarged_and_large_ones_are_not():
     one = made(list(range(24)))
-    groups, scores = token_pictures([one], torch.rand(1, 8, 12, 3))
+    groups, scores = token_images([one], torch.rand(1, 8, 12, 3))
     assert groups.shape == scores.shape == (1, 4 * LEAST_SIDE, 6 * LEAST_SIDE, 3)
-    groups, _ = token_pictures([one], torch.rand(1, 50, 49, 3))
+    groups, _ = token_images([one], torch.rand(1, 50, 49, 3))
     assert groups.shape == (1, 50, 49, 3)
 
 
 def test_higher_scores_are_brighter():
     scores = torch.arange(24.0)
     one = made(list(range(24)), scores=scores)
-    _, shown = token_pictures([one], torch.zeros(1, 32, 48, 3))
+    _, shown = token_images([one], torch.zeros(1, 32, 48, 3))
     brightness = shown[0].sum(-1)[4::8, 4::8].flatten()
     assert (brightness.diff() > 0).all()
 

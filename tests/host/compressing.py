@@ -1,8 +1,8 @@
 """The compressing nodes with the defaults of their schemas, as a user meets them."""
 
-from bigain.nodes.compression import BiGainAuto, BiGainReport
-from bigain.nodes.keys_and_values import BiGainAlphaSchedule, BiGainKVDownsampling
-from bigain.nodes.merging import BiGainTokenMerging
+from bigain.nodes.compression_nodes import BiGainAuto, BiGainReport
+from bigain.nodes.kv_nodes import BiGainAlphaSchedule, BiGainKVDownsampling
+from bigain.nodes.merging_node import BiGainTokenMerging
 
 
 def with_defaults(node, model, **changes):

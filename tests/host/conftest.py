@@ -8,7 +8,7 @@ import folder_paths
 import pytest
 import torch
 from bigain.bigain_core.models.checkpoint import BUNDLED_MODEL
-from bigain.nodes.dit import BiGainDiTLabels
+from bigain.nodes.dit_nodes import BiGainDiTLabels
 from safetensors.torch import save_file
 
 from benchmarks.data import CLASS_NAMES, held_out_shapes
@@ -40,7 +40,7 @@ def dit_checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def models(dit_checkpoint):
-    from bigain.bigain_core.comfyui.dit import load_dit_model
+    from bigain.bigain_core.comfyui.dit_model import load_dit_model
 
     unets = {name: NAMED[name].model for name in ("sd15", "sd2v", "sdxl")}
     return unets | {"dit": load_dit_model(dit_checkpoint)}
@@ -112,7 +112,7 @@ def start(models, conditioning):
 
 @pytest.fixture(scope="session")
 def bundled():
-    from bigain.bigain_core.comfyui.dit import load_dit_model
+    from bigain.bigain_core.comfyui.dit_model import load_dit_model
 
     return load_dit_model(BUNDLED_MODEL)
 

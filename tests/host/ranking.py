@@ -1,6 +1,6 @@
 """Prompts and latents to rank, of the cases of the families."""
 
-from bigain.bigain_core.comfyui.prompts import Prompts
+from bigain.bigain_core.comfyui.classifying.prompts import Prompts
 
 SIZES = {"pixart_alpha": (40, 48)}
 

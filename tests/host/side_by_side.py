@@ -14,9 +14,9 @@ from functools import cache
 
 import comfy_extras.nodes_custom_sampler
 import torch
-from bigain.bigain_core.grid import TokenGrid
 from bigain.bigain_core.methods import TokenMerging
-from bigain.bigain_core.schedules import Moment
+from bigain.bigain_core.schedules import DenoisingProgress
+from bigain.bigain_core.tokens.grid import TokenGrid
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
@@ -31,7 +31,7 @@ Options = dict  # what the host tells a patch: block, activations_shape, cond_or
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """All that a picture depends on: the inputs of a KSampler node."""
+    """All that a image depends on: the inputs of a KSampler node."""
 
     model: ModelPatcher
     positive: Conditioning
@@ -103,7 +103,7 @@ class Ours:
         return self.node(model, levels=2)
 
     def idle(self, model: ModelPatcher) -> ModelPatcher:
-        """Attached and active in each call, but finding every layer too small."""
+        """CompressionState and active in each call, but finding every layer too small."""
         return self.node(model, levels=2, min_tokens=10**6)
 
     def finest(self, model: ModelPatcher) -> ModelPatcher:
@@ -111,7 +111,7 @@ class Ours:
 
 
 def merging(block_input: Tensor, grid: TokenGrid):
-    plan = TokenMerging(0.5).plan(block_input, grid, Moment(0.5), 0)
+    plan = TokenMerging(0.5).plan(block_input, grid, DenoisingProgress(0.5), 0)
     return plan.queries, plan.context, plan.restore
 
 
@@ -185,7 +185,7 @@ def block_inputs(model: ModelPatcher) -> Iterator[dict]:
 
 
 def through_the_hosts_patches(scenario: Scenario, base: Run, ours: Ours) -> Tensor:
-    """The picture with the same compression by the attn1 patches of the host instead of our node.
+    """The image with the same compression by the attn1 patches of the host instead of our node.
 
     They come last, to see what the patches of others have made of a layer, or first where others
     must see what they have restored: the host cannot have both, as all its patches run in order.
@@ -245,7 +245,7 @@ def in_both_orders(
 
 @cache
 def with_theirs(scenario: Scenario, base: Run) -> tuple[Run, Tensor]:
-    """The run with the scenario, and its picture without ours."""
+    """The run with the scenario, and its image without ours."""
     run = scenario.add(base)
     return run, run.picture()
 
@@ -256,7 +256,7 @@ def ours_alone(base: Run, ours: Ours) -> Tensor:
 
 
 def check_ours(scenario: Scenario, base: Run, ours: Ours, tolerance: float = 1e-4) -> Tensor:
-    """The picture with the scenario and ours behind it, which acts as it should."""
+    """The image with the scenario and ours behind it, which acts as it should."""
     theirs, theirs_alone = with_theirs(scenario, base)
     run = theirs.with_model(ours.on)
     picture = run.picture()

@@ -7,12 +7,19 @@ import comfy.model_management
 import comfy.utils
 import pytest
 import torch
-from bigain.bigain_core.benchmark import COLUMNS, Benchmark, Measured
-from bigain.bigain_core.comfyui import benchmark as core
-from bigain.bigain_core.comfyui.attach import attached_to
-from bigain.bigain_core.comfyui.chart import BEST, EDGE, INK, NAMES, ROW, benchmark_chart
-from bigain.bigain_core.timing import Times
-from bigain.nodes.benchmark import ALL, THIS, BiGainBenchmark
+from bigain.bigain_core.comfyui import model_benchmark as core
+from bigain.bigain_core.comfyui.classifying.chart import (
+    BEST,
+    EDGE,
+    INK,
+    NAMES,
+    ROW,
+    benchmark_chart,
+)
+from bigain.bigain_core.comfyui.patching.attach import compression_state
+from bigain.bigain_core.measure.benchmark import COLUMNS, Benchmark, Measured
+from bigain.bigain_core.measure.timing import Times
+from bigain.nodes.benchmark_node import ALL, THIS, BiGainBenchmark
 from comfy.patcher_extension import WrappersMP
 
 from tests.host.compressing import merge, pool, report
@@ -63,10 +70,10 @@ def test_a_compressed_model_is_compared_with_itself_without_compression():
     found = rows(run(model, case, THIS, positive=case.conditioning(0))[0])
     assert list(found) == ["off", THIS]
     sample(case, model)
-    log = attached_to(model).log
+    log = compression_state(model).log
     gain = log.network_flops / (log.network_flops - log.flops_saved)
     assert float(found[THIS]["ceiling"]) == pytest.approx(gain, abs=1e-3)
-    assert int(found[THIS]["layers"]) == log.sites_compressed
+    assert int(found[THIS]["layers"]) == log.layers_compressed
 
 
 @pytest.fixture
@@ -129,7 +136,7 @@ def test_the_model_is_as_before(ours):
     assert not instance_forwards(model)
     assert torch.equal(sample(case, model), picture)
     assert torch.equal(sample(case, case.model), plain)
-    assert attached_to(case.model) is None
+    assert compression_state(case.model) is None
 
 
 def calls_of(model, noted):
@@ -245,7 +252,7 @@ def test_the_bundled_model_needs_no_prompt(bundled):
 
 def test_every_round_counts():
     case = NAMED["sd15"]
-    resting = core.at_rest(merge(case.model))
+    resting = core.uncompressed(merge(case.model))
     image, prompts = latent(case)["samples"], [core.empty_prompt(resting)]
     found = core.measure(resting, image, prompts, {}, rounds=4)
     assert [len(row.times.seconds) for row in found.measured.values()] == [4]

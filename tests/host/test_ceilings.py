@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.ceilings import MODELS, build, count
-from bigain_core.compression import Rule
+from bigain_core.compression.rules import Rule
 from bigain_core.methods import KVDownsampling, TokenMerging
 
 FLUX_WITHOUT_ATTENTION = 59.5e12  # at 1024 pixels with 512 tokens of text, counted by others
@@ -31,7 +31,7 @@ def test_flux_at_1024_pixels_saves_what_the_formula_says(flux, factor):
     attention = layers * 4 * (image + text) ** 2 * width
     keys_left = (image / factor**2 + text) / (image + text)
     log = flux_log(flux, factor)
-    assert log.sites_compressed == layers
+    assert log.layers_compressed == layers
     assert log.flops_saved == pytest.approx(attention * (1 - keys_left), rel=1e-9)
     assert log.network_flops == pytest.approx(FLUX_WITHOUT_ATTENTION + attention, rel=0.002)
     fixed = log.network_flops - log.flops_before + log.flops_fixed

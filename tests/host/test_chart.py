@@ -2,7 +2,7 @@
 
 import torch
 from bigain.bigain_core.classification import Classification, Ranking
-from bigain.bigain_core.comfyui.chart import ALIVE, BEST, FAINT, bar_chart
+from bigain.bigain_core.comfyui.classifying.chart import ALIVE, BEST, FAINT, bar_chart
 
 
 def pixels(chart, colour):

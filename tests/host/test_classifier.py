@@ -15,11 +15,11 @@ from bigain.bigain_core.classification import (
     TrialPlan,
     trial_noise,
 )
-from bigain.bigain_core.comfyui.classifier import classify_latents, encode_images
-from bigain.bigain_core.comfyui.identity import identity
-from bigain.bigain_core.comfyui.prompts import Prompts
-from bigain.nodes._plans import CUSTOM, PRESETS, trial_plan
-from bigain.nodes.classification import BiGainDiffusionClassifier, BiGainGate, BiGainPrompts
+from bigain.bigain_core.comfyui.classifying.identity import identity
+from bigain.bigain_core.comfyui.classifying.latent_classifier import classify_latents, encode_images
+from bigain.bigain_core.comfyui.classifying.prompts import Prompts
+from bigain.nodes._trial_plans import CUSTOM, PRESETS, trial_plan
+from bigain.nodes.classification_nodes import BiGainDiffusionClassifier, BiGainGate, BiGainPrompts
 
 from tests.host.compressing import merge
 from tests.host.ranking import silent
@@ -189,17 +189,19 @@ def test_every_preset_runs(models, prompts):
     model = models["sd15"]
     wanted = prompts("sd15", model, 2)
     for preset in set(PRESETS) - {CUSTOM}:
-        inputs = {"preset": preset, "most_evaluations": 8, "latent": {"samples": LATENT[:1]}}
+        inputs = {"preset": preset, "max_evaluations": 8, "latent": {"samples": LATENT[:1]}}
         result = classify_node(model, wanted, **inputs, trials="ignored", keep="ignored")[4]
         assert result.calls <= 8
-        assert result.plan.rule == PLANS[preset].rule and result.plan.design == PLANS[preset].design
+        assert (
+            result.plan.rule == PLANS[preset].rule and result.plan.sampler == PLANS[preset].sampler
+        )
 
 
 def choices(**changes):
     usual = {
         "preset": CUSTOM, "trials": "5, 20", "keep": "auto", "loss": "l2", "seed": 0,
-        "weighting": "native", "design": "auto", "delta": 0.0, "most_evaluations": 0,
-        "most_seconds": 0.0,
+        "weighting": "native", "design": "auto", "delta": 0.0, "max_evaluations": 0,
+        "max_seconds": 0.0,
     }  # fmt: skip
     return trial_plan(**(usual | changes))
 
@@ -213,14 +215,14 @@ def test_choices_change_a_preset_and_zeros_leave_it():
     assert choices(preset="balanced", loss="l1", seed=3) == replace(
         PLANS["balanced"], loss="l1", seed=3
     )
-    changed = choices(preset="thorough", delta=0.2, design="adaptive", most_evaluations=9,
-                      most_seconds=2.5, weighting="elbo")  # fmt: skip
+    changed = choices(preset="thorough", delta=0.2, sampler="adaptive", max_evaluations=9,
+                      max_seconds=2.5, weighting="elbo")  # fmt: skip
     assert changed.rule.delta == 0.2 and changed.trials == PLANS["thorough"].trials
     assert changed.budget == Budget(9, 2.5) and changed.weighting == "elbo"
-    assert isinstance(changed.design, AdaptiveTimes)
+    assert isinstance(changed.sampler, AdaptiveTimes)
     assert choices(delta=0.1).rule == Sequential(0.1)
     with pytest.raises(ValueError, match="expected trials in Blocks"):
-        choices(preset="certified", design="uniform")
+        choices(preset="certified", sampler="uniform")
 
 
 def test_a_noise_mask_of_the_latent_reaches_the_errors(models, prompts):

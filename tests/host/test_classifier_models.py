@@ -9,15 +9,15 @@ import comfy_extras.nodes_model_advanced as advanced
 import pytest
 import torch
 from bigain.bigain_core.classification import SpreadGrid, TrialPlan, trial_noise
-from bigain.bigain_core.comfyui.classifier import classify_latents
-from bigain.bigain_core.comfyui.prompts import Prompts
-from bigain.bigain_core.comfyui.sampling import host_levels
+from bigain.bigain_core.comfyui.classifying.latent_classifier import classify_latents
+from bigain.bigain_core.comfyui.classifying.noise_levels import host_levels
+from bigain.bigain_core.comfyui.classifying.prompts import Prompts
 
 from tests.host.families import NAMED
 from tests.host.families.case import prompt
 from tests.host.ranking import silent, some_latents, some_prompts
 
-PLAN = TrialPlan((1, 3), (3, 1), design=SpreadGrid())
+PLAN = TrialPlan((1, 3), (3, 1), sampler=SpreadGrid())
 FLOW_TIMES = {  # what a network is told at noise level 1
     "sd3": 1000,
     "flux": 1,
@@ -72,10 +72,10 @@ def test_errors_equal_plain_calls_of_the_network(name):
     result = classify_latents(model, latents, prompts, PLAN, silent)
     latents = dimensions(model, latents)
     for image, ranking in enumerate(result.rankings):
-        for trial, draw in enumerate(ranking.draws):
-            noise = trial_noise(tuple(latents.shape[1:]), PLAN.seed, image, draw.noise)[None]
+        for trial, spec in enumerate(ranking.specs):
+            noise = trial_noise(tuple(latents.shape[1:]), PLAN.seed, image, spec.noise)[None]
             expected = [
-                direct_error(name, model, c, latents[image : image + 1], draw.timestep, noise)
+                direct_error(name, model, c, latents[image : image + 1], spec.timestep, noise)
                 for c in prompts.conditionings
             ]
             found = ranking.errors[:, trial].tolist()
@@ -130,9 +130,9 @@ def test_edm_networks_are_scored_by_what_they_predict(monkeypatch, sampling, sca
     with_linear(model, monkeypatch)
     result = classify_latents(model, latents, some_prompts(case), TrialPlan((3,)), silent)
     clean = model.model.process_latent_in(latents)
-    for trial, draw in enumerate(result.rankings[0].draws):
-        sigma = 0.02 * (80 / 0.02) ** ((draw.timestep + 0.5) / 1000)
-        noisy = clean + sigma * trial_noise(tuple(latents.shape[1:]), 0, 0, draw.noise)
+    for trial, spec in enumerate(result.rankings[0].specs):
+        sigma = 0.02 * (80 / 0.02) ** ((spec.timestep + 0.5) / 1000)
+        noisy = clean + sigma * trial_noise(tuple(latents.shape[1:]), 0, 0, spec.noise)
         predicted = 0.3 * noisy / math.hypot(sigma, scale) + 0.1
         target = edm_target(sampling, noisy, clean, sigma, scale)
         expected = (predicted - target).double().square().mean().item()
@@ -147,9 +147,9 @@ def test_networks_that_give_the_clean_image_are_scored_by_it(monkeypatch):
     with_linear(model, monkeypatch)
     result = classify_latents(model, latents, some_prompts(case), TrialPlan((3,)), silent)
     clean = model.model.process_latent_in(latents)
-    for trial, draw in enumerate(result.rankings[0].draws):
-        sigma = model.model.model_sampling.sigmas[draw.timestep].item()
-        noisy = clean + sigma * trial_noise(tuple(latents.shape[1:]), 0, 0, draw.noise)
+    for trial, spec in enumerate(result.rankings[0].specs):
+        sigma = model.model.model_sampling.sigmas[spec.timestep].item()
+        noisy = clean + sigma * trial_noise(tuple(latents.shape[1:]), 0, 0, spec.noise)
         predicted = 0.3 * noisy / math.hypot(sigma, 1) + 0.1
         expected = (predicted - clean).double().square().mean().item()
         found = result.rankings[0].errors[:, trial].tolist()
@@ -164,9 +164,9 @@ def test_a_rectified_flow_counted_in_edm_units_is_scored_as_a_flow(monkeypatch):
     network = with_linear(model, monkeypatch)
     result = classify_latents(model, latents, some_prompts(case), TrialPlan((3,)), silent)
     clean = model.model.process_latent_in(latents)
-    for trial, draw in enumerate(result.rankings[0].draws):
-        level = (draw.timestep + 0.5) / 1000
-        noise = trial_noise(tuple(latents.shape[1:]), 0, 0, draw.noise)
+    for trial, spec in enumerate(result.rankings[0].specs):
+        level = (spec.timestep + 0.5) / 1000
+        noise = trial_noise(tuple(latents.shape[1:]), 0, 0, spec.noise)
         noisy = (1 - level) * clean + level * noise
         torch.testing.assert_close(network.seen[trial][0][:1], noisy)
         assert network.seen[trial][1][0].item() == pytest.approx(level)
@@ -189,11 +189,11 @@ def test_patches_are_told_every_noise_level_in_falling_order():
     case, seen = NAMED["sd3"], []
     model = case.model.clone()
 
-    def look(apply, arguments):
+    def step(apply, arguments):
         seen.append(arguments["c"]["transformer_options"]["sample_sigmas"])
         return apply(arguments["input"], arguments["timestep"], **arguments["c"])
 
-    model.set_model_unet_function_wrapper(look)
+    model.set_model_unet_function_wrapper(step)
     classify_latents(model, some_latents(case, 1), some_prompts(case), PLAN, silent)
     timesteps = sorted(PLAN.timesteps, reverse=True)
     wanted = [(timestep + 0.5) / 1000 for timestep in timesteps] + [0]
@@ -250,11 +250,11 @@ def test_free_memory_does_not_change_a_result(monkeypatch, name):
     batches = []
     model = case.model.clone()
 
-    def look(apply, arguments):
+    def step(apply, arguments):
         batches.append(len(arguments["input"]))
         return apply(arguments["input"], arguments["timestep"], **arguments["c"])
 
-    model.set_model_unet_function_wrapper(look)
+    model.set_model_unet_function_wrapper(step)
     monkeypatch.setattr(type(model.model), "memory_required", lambda *args, **kw: float("inf"))
     found = classify_latents(model, latents, prompts, PLAN, silent)
     assert set(batches) == {1}
@@ -306,14 +306,14 @@ def test_hundreds_of_prompts_are_prepared_call_by_call(monkeypatch):
 
     monkeypatch.setattr(comfy.samplers, "process_conds", counted)
     prompts, latents = some_prompts(case, 150), some_latents(case, 1)
-    plan = TrialPlan((2, 4), (40, 1), design=SpreadGrid())
+    plan = TrialPlan((2, 4), (40, 1), sampler=SpreadGrid())
     found = classify_latents(case.model, latents, prompts, plan, silent).rankings[0]
     assert max(prepared) <= 32
     assert 150 <= sum(prepared) <= 2 * 150 + 40, "in the end those that are left are kept"
     for k in [0, 40, 149]:
         alone = Prompts(("x",), (prompts.conditionings[k],))
         result = classify_latents(case.model, latents, alone, TrialPlan((2,), (1,),
-                                  design=SpreadGrid()), silent)  # fmt: skip
+                                  sampler=SpreadGrid()), silent)  # fmt: skip
         wanted = result.rankings[0].errors[0].tolist()
         assert found.errors[k, :2].tolist() == pytest.approx(wanted, rel=1e-5)
 
@@ -344,13 +344,13 @@ def test_a_mask_says_where_errors_count():
     mask = torch.zeros(1, 64, 96)
     mask[:, :32] = 1
     masked = classify_latents(case.model, latents, prompts, TrialPlan((1,)), silent, mask=mask)
-    draw = masked.rankings[0].draws[0]
+    spec = masked.rankings[0].specs[0]
     clean = case.model.model.process_latent_in(latents)
-    noise = trial_noise(tuple(latents.shape[1:]), 0, 0, draw.noise)[None]
-    sigma = case.model.model.model_sampling.sigmas[draw.timestep].item()
+    noise = trial_noise(tuple(latents.shape[1:]), 0, 0, spec.noise)[None]
+    sigma = case.model.model.model_sampling.sigmas[spec.timestep].item()
     noisy = (clean + sigma * noise) / math.hypot(1, sigma)
     for k, conditioning in enumerate(prompts.conditionings):
-        error = call(case.model, noisy, draw.timestep, conditioning) - noise
+        error = call(case.model, noisy, spec.timestep, conditioning) - noise
         expected = error[..., :4, :].square().mean().item()
         assert masked.rankings[0].errors[k, 0].item() == pytest.approx(expected, rel=1e-5)
 

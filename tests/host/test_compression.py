@@ -4,17 +4,14 @@ import comfy.model_base
 import comfy.model_patcher
 import pytest
 import torch
-from bigain.bigain_core.comfyui import unet
-from bigain.bigain_core.compression import (
-    Compression,
-    NetworkCall,
-    Rule,
-    RunLog,
-    replaced_forwards,
-)
-from bigain.bigain_core.flops import input_shortened
+from bigain.bigain_core.comfyui.patching import unet
+from bigain.bigain_core.compression.forwards import replaced_forwards
+from bigain.bigain_core.compression.network_call import NetworkCall
+from bigain.bigain_core.compression.rules import Compression, Rule
+from bigain.bigain_core.compression.run_log import RunLog
+from bigain.bigain_core.measure.flops import input_shortened
 from bigain.bigain_core.methods import TokenMerging
-from bigain.bigain_core.schedules import Moment
+from bigain.bigain_core.schedules import DenoisingProgress
 from comfy.patcher_extension import WrappersMP
 
 from tests.host.compressing import merge, pool, report
@@ -53,16 +50,16 @@ def test_compression_changes_the_picture_and_leaves_the_model_alone(models, samp
 @pytest.mark.parametrize("name", ["sd15", "sd2v", "sdxl"])
 def test_identical_tokens_merge_without_loss(models, name):
     network = models[name].model.diffusion_model
-    site, block = unet.sites(network)[0]
+    layer_id, block = unet.attention_layers(network)[0]
     width = block.attn1.to_q.in_features
     tokens = torch.linspace(-1, 1, width).expand(1, 64, width)
     plain = block.attn1(tokens)
     rules = Compression((Rule(TokenMerging(0.7)),))
-    call = NetworkCall(rules, Moment(0.5), RunLog(), layer_flops=input_shortened)
-    with replaced_forwards(unet.replacements(unet.sites(network), call)):
+    call = NetworkCall(rules, DenoisingProgress(0.5), RunLog(), layer_flops=input_shortened)
+    with replaced_forwards(unet.replacements(unet.attention_layers(network), call)):
         block.norm1(tokens)
         merged = block.attn1(tokens, transformer_options={"activations_shape": [1, width, 8, 8]})
-    assert call.log.sites[site].query_tokens == 64 - 44
+    assert call.log.layers[layer_id].query_tokens == 64 - 44
     torch.testing.assert_close(merged, plain, rtol=1e-5, atol=1e-6)
 
 
@@ -172,7 +169,7 @@ def test_odd_sizes_run(models, sample, name, size):
 
 
 def test_a_sample_does_not_depend_on_its_batch(models, sample):
-    """Same noise for picture 0 in both runs: its tokens are matched among themselves only."""
+    """Same noise for image 0 in both runs: its tokens are matched among themselves only."""
     model = merge(models["sd15"])
     alone, both = sample("sd15", model), sample("sd15", model, batch=2)
     torch.testing.assert_close(both[:1], alone, rtol=1e-4, atol=1e-5 * alone.abs().max())

@@ -6,8 +6,8 @@ import comfy_extras.nodes_hooks
 import pytest
 import torch
 from bigain.bigain_core.classification import TrialPlan
-from bigain.bigain_core.comfyui.classifier import classify_latents
-from bigain.bigain_core.comfyui.prompts import Prompts
+from bigain.bigain_core.comfyui.classifying.latent_classifier import classify_latents
+from bigain.bigain_core.comfyui.classifying.prompts import Prompts
 from bigain.bigain_core.methods import SimilarityPruning, TokenMerging
 from comfy.patcher_extension import WrappersMP
 
@@ -36,10 +36,10 @@ def decided(monkeypatch):
     found = []
     for method in (TokenMerging, SimilarityPruning):
 
-        def noted(self, metric, grid, moment, site, plan=method.plan):
+        def noted(self, metric, grid, progress, layer_id, plan=method.plan):
             if not metric.is_meta:
-                found.append((site, metric.shape[0]))
-            return plan(self, metric, grid, moment, site)
+                found.append((layer_id, metric.shape[0]))
+            return plan(self, metric, grid, progress, layer_id)
 
         monkeypatch.setattr(method, "plan", noted)
     return found
@@ -68,14 +68,14 @@ def test_scores_are_those_of_a_plan_for_every_prompt(models, conditioning, decid
     plain = models[name].clone()
     apart(plain)
     each = errors(WAYS[way](plain), name, conditioning)
-    by_row = [rows for site, rows in decided if site == 0]
+    by_row = [rows for layer_id, rows in decided if layer_id == 0]
     decided.clear()
     together = errors(WAYS[way](models[name]), name, conditioning)
     assert torch.equal(together, each)
     if way != "IE-KVD":
         assert by_row == [5, 4, 4]
-        assert [rows for site, rows in decided if site == 0] == [1, 1, 1]
-        assert {rows for site, rows in decided if site} == {5, 4}
+        assert [rows for layer_id, rows in decided if layer_id == 0] == [1, 1, 1]
+        assert {rows for layer_id, rows in decided if layer_id} == {5, 4}
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "IE-KVD"])
@@ -83,8 +83,8 @@ def test_scores_are_those_of_a_plan_for_every_prompt(models, conditioning, decid
 def test_text_and_negative_text_share_the_first_plan_of_a_picture(start, decided, way, batch):
     run = start(batch=batch).with_model(WAYS[way])
     together = run.picture()
-    assert {rows for site, rows in decided if site == 0} == {batch}
-    assert {rows for site, rows in decided if site} == {2 * batch}
+    assert {rows for layer_id, rows in decided if layer_id == 0} == {batch}
+    assert {rows for layer_id, rows in decided if layer_id} == {2 * batch}
     each = on_model(apart)(start(batch=batch)).with_model(WAYS[way]).picture()
     assert torch.equal(together, each)
 
@@ -127,18 +127,18 @@ CASES = {
 def test_rows_decide_for_themselves_where_they_differ(start, decided, case):
     change, rows = CASES[case]
     together = change(start().with_model(merge)).picture()
-    assert {found for site, found in decided if site == 0} == rows
+    assert {found for layer_id, found in decided if layer_id == 0} == rows
     each = change(on_model(apart)(start()).with_model(merge)).picture()
     assert torch.equal(together, each)
 
 
 def test_pooled_text_of_sdxl_tells_prompts_apart_from_the_start(models, conditioning, decided):
     errors(merge(models["sdxl"]), "sdxl", conditioning)
-    assert {rows for site, rows in decided if site == 0} == {5, 4}
+    assert {rows for layer_id, rows in decided if layer_id == 0} == {5, 4}
 
 
 def test_a_transformer_into_which_text_comes_later_shares_as_well(decided):
     case = NAMED["pixart_sigma"]
     sample(case, merge(case.model))
-    assert {rows for site, rows in decided if site == 0} == {1}
-    assert {rows for site, rows in decided if site} == {2}
+    assert {rows for layer_id, rows in decided if layer_id == 0} == {1}
+    assert {rows for layer_id, rows in decided if layer_id} == {2}

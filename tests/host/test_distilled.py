@@ -3,7 +3,7 @@
 import comfy.supported_models
 import comfy_extras.nodes_model_advanced as advanced
 import pytest
-from bigain.bigain_core.comfyui.classifier import warnings_about
+from bigain.bigain_core.comfyui.classifying.latent_classifier import warnings_about
 from comfy.model_sampling import EPS
 
 from tests.host.families import NAMED

@@ -13,15 +13,16 @@ from bigain.bigain_core.classification import (
     PLANS,
     classify,
 )
-from bigain.bigain_core.comfyui.identity import settings, weights_digest
-from bigain.bigain_core.comfyui.prompts import Prompts
+from bigain.bigain_core.comfyui.classifying import folder_evaluation
+from bigain.bigain_core.comfyui.classifying.identity import settings, weights_digest
+from bigain.bigain_core.comfyui.classifying.prompts import Prompts
 from bigain.bigain_core.models.checkpoint import BUNDLED_MODEL, load_dit, read_checkpoint
-from bigain.bigain_core.models.runner import DiTRunner
-from bigain.nodes.dit import BiGainDiTLabels
-from bigain.nodes.evaluation import BiGainEvaluate
+from bigain.nodes.dit_nodes import BiGainDiTLabels
+from bigain.nodes.evaluation_node import BiGainEvaluate
 from PIL import Image
 
 from benchmarks.data import CLASS_NAMES
+from benchmarks.dit_runner import DiTRunner
 from tests.host.compressing import merge
 from tests.host.drawn import COUNT, LABELS
 
@@ -122,12 +123,11 @@ def test_shards_and_interruptions_change_nothing(run, folders):
 
 def test_what_is_finished_is_not_classified_again(run, folders, monkeypatch):
     run()
-    monkeypatch.setattr("bigain.bigain_core.comfyui.evaluation.classify", None)
+    monkeypatch.setattr("bigain.bigain_core.comfyui.classifying.folder_evaluation.classify", None)
     assert "(" in run()[0]
 
 
 def test_a_stopped_run_keeps_what_it_finished(run, folders, monkeypatch):
-    from bigain.bigain_core.comfyui import evaluation
 
     calls = []
 
@@ -138,7 +138,7 @@ def test_a_stopped_run_keeps_what_it_finished(run, folders, monkeypatch):
         return classify(*args, **options)
 
     run(output="runs/whole")
-    monkeypatch.setattr(evaluation, "classify", stops)
+    monkeypatch.setattr(folder_evaluation, "classify", stops)
     with pytest.raises(KeyboardInterrupt):
         run()
     assert len(lines(folders)) == 1 + 2
@@ -183,7 +183,7 @@ def test_a_larger_limit_goes_on(run, folders):
 
 
 def test_patched_weights_are_another_model(bundled, drawn_prompts):
-    """A LoRA, its strength, and whether it is loaded at the moment."""
+    """A LoRA, its strength, and whether it is loaded at the point of the process."""
     key = next(k for k in bundled.model_state_dict() if k.endswith("attn.qkv.weight"))
     shape = bundled.model_state_dict()[key].shape
     digests = [weights_digest(bundled)]

@@ -10,14 +10,14 @@ from bigain.bigain_core.classification import (
     classify,
     trial_noise,
 )
-from bigain.bigain_core.comfyui.classifier import classify_latents, encode_images
-from bigain.bigain_core.comfyui.evidence import find_evidence
+from bigain.bigain_core.comfyui.classifying.latent_classifier import classify_latents, encode_images
+from bigain.bigain_core.comfyui.classifying.latent_evidence import find_evidence
 from bigain.bigain_core.models.checkpoint import BUNDLED_MODEL, load_dit, read_checkpoint
-from bigain.bigain_core.models.runner import DiTRunner
-from bigain.nodes.dit import BiGainDiTLabels
-from bigain.nodes.evidence import BiGainEvidenceMap, BiGainRankImages
+from bigain.nodes.dit_nodes import BiGainDiTLabels
+from bigain.nodes.evidence_nodes import BiGainEvidenceMap, BiGainRankImages
 
 from benchmarks.data import CLASS_NAMES
+from benchmarks.dit_runner import DiTRunner
 from tests.host.drawn import COUNT, LABELS
 
 
@@ -26,16 +26,16 @@ def runner():
     return DiTRunner(load_dit(read_checkpoint(BUNDLED_MODEL)))
 
 
-def direct_evidence(denoiser, latent, image, draws, pair):
+def direct_evidence(denoiser, latent, image, specs, pair):
     """(H, W): what each pixel adds to the difference of the errors, written out."""
     total = torch.zeros(latent.shape, dtype=torch.float64)
-    for draw in draws:
-        noise = trial_noise(tuple(latent.shape), 0, image, draw.noise)
-        trial = Trial(denoiser.schedule.level(draw.timestep), noise)
+    for spec in specs:
+        noise = trial_noise(tuple(latent.shape), 0, image, spec.noise)
+        trial = Trial(denoiser.schedule.level(spec.timestep), noise)
         clean = denoiser(latent, trial, pair)
         squares = ((clean - latent) * trial.level.signal / trial.level.noise).double() ** 2
         total += squares[1] - squares[0]
-    return (total / latent.numel() / len(draws)).sum(0)
+    return (total / latent.numel() / len(specs)).sum(0)
 
 
 def test_the_map_is_what_each_pixel_adds_to_the_margin(
@@ -56,8 +56,8 @@ def test_the_map_is_what_each_pixel_adds_to_the_margin(
     for image, one in enumerate(found):
         latent = (pixels[image] * 2 - 1).movedim(-1, 0)
         ranking = classify(denoiser, latent[None], LABELS[:2], plan, image).rankings[0]
-        assert one.lead.trials == len(ranking.draws)
-        expected = direct_evidence(denoiser, latent, image, ranking.draws, [0, 1])
+        assert one.lead.trials == len(ranking.specs)
+        expected = direct_evidence(denoiser, latent, image, ranking.specs, [0, 1])
         scale = expected.abs().max().item()
         torch.testing.assert_close(one.plane, expected, rtol=1e-3, atol=1e-4 * scale)
         assert one.plane.sum().item() == pytest.approx(one.lead.margin, rel=1e-6)
@@ -119,7 +119,7 @@ def test_images_are_sorted_by_what_the_prompt_gains(bundled, vae, drawings, runn
     images, order, scores, table = result
     empty = len(CLASS_NAMES)
     denoiser = runner.denoiser([CLASS_NAMES.index(wanted), empty])
-    plan = TrialPlan((8,), design=SpreadGrid())
+    plan = TrialPlan((8,), sampler=SpreadGrid())
     expected = []
     for picture in pixels:
         latent = (picture * 2 - 1).movedim(-1, 0)

@@ -10,15 +10,18 @@ from functools import cache, partial
 
 import pytest
 import torch
-from bigain.bigain_core.automatic import STRENGTHS
-from bigain.bigain_core.comfyui.attach import attached_to
-from bigain.bigain_core.comfyui.families import FAMILIES, find_family
-from bigain.bigain_core.comfyui.joint import JointAttention
-from bigain.bigain_core.comfyui.reach import Inputs
-from bigain.bigain_core.compression import Compression, NetworkCall, Rule, RunLog, replaced_forwards
-from bigain.bigain_core.grid import TokenGrid
+from bigain.bigain_core.comfyui.patching.adapter import Inputs
+from bigain.bigain_core.comfyui.patching.attach import compression_state
+from bigain.bigain_core.comfyui.patching.families import FAMILIES, find_family
+from bigain.bigain_core.comfyui.patching.joint_attention import JointAttention
+from bigain.bigain_core.compression.automatic import STRENGTHS
+from bigain.bigain_core.compression.forwards import replaced_forwards
+from bigain.bigain_core.compression.network_call import NetworkCall
+from bigain.bigain_core.compression.rules import Compression, Rule
+from bigain.bigain_core.compression.run_log import RunLog
 from bigain.bigain_core.methods import TokenMerging
-from bigain.bigain_core.schedules import Moment
+from bigain.bigain_core.schedules import DenoisingProgress
+from bigain.bigain_core.tokens.grid import TokenGrid
 from comfy.ldm.modules.attention import CrossAttention
 
 from tests.host.compressing import merge, pool, preset, report
@@ -48,7 +51,7 @@ joint_case = parametrized(
     {
         case.name: (case,)
         for case in COVERED
-        if case.missing or isinstance(family_of(case).reach, JointAttention)
+        if case.missing or isinstance(family_of(case).adapter, JointAttention)
     },
 )
 
@@ -63,7 +66,7 @@ def recorded(request, record_property):
 
 
 class Reference(Watch):
-    """Shortens the picture in the layers that a case declares; a UNet's at its finest level."""
+    """Shortens the image in the layers that a case declares; a UNet's at its finest level."""
 
     def __init__(self, case, size, shorten):
         super().__init__(case.model.model.diffusion_model, case.blind, None)
@@ -140,7 +143,7 @@ def pooled_by_loops(rotary, repeats=1):
 
 
 def merged_by_loops(rotary):
-    """L-GTM on queries, keys and values of one picture, group by group, the values the metric."""
+    """L-GTM on queries, keys and values of one image, group by group, the values the metric."""
 
     def shorten(q, k, v, where):
         start, frames, rows, columns = where
@@ -150,7 +153,7 @@ def merged_by_loops(rotary):
         for frame in range(frames):
             first = start + frame * rows * columns
             metric = v[:, first : first + rows * columns].flatten(2)
-            plan = method.plan(metric, TokenGrid(rows, columns), Moment(0.5), 0)
+            plan = method.plan(metric, TokenGrid(rows, columns), DenoisingProgress(0.5), 0)
             for token, goal in enumerate(plan.target[0].tolist()):
                 target[first + token] = first + goal
         kept = sorted(set(target))
@@ -167,7 +170,7 @@ def merged_by_loops(rotary):
 
 
 def with_reference(case, size, shorten):
-    """One step without guidance, so that each picture is a call of its own, and the hits."""
+    """One step without guidance, so that each image is a call of its own, and the hits."""
     model = case.model.clone()
     with Reference(case, size, shorten) as reference:
         model.model_options["transformer_options"][OVERRIDE] = reference.override
@@ -187,7 +190,7 @@ def test_pooling_equals_a_slow_reference_on_the_hosts_attention(case, size):
     assert hits and (expected - plain).norm() > 1e-3 * plain.norm()
     model = pool(case.model, FACTOR, alpha_start=ALPHA, alpha_end=ALPHA)
     close(sample(case, model, size, steps=1, cfg=1.0), expected)
-    records = attached_to(model).log.sites.values()
+    records = compression_state(model).log.layers.values()
     assert sum(record.compressed for record in records) == hits
     assert f"BiGain on {family_of(case).name}" in report(model)
 
@@ -210,13 +213,13 @@ def test_merging_equals_a_slow_reference_on_the_hosts_attention(case):
     expected, hits = with_reference(case, size, merged_by_loops(rotary))
     model = merge(case.model, RATIO)
     close(sample(case, model, size, steps=1, cfg=1.0), expected)
-    records = attached_to(model).log.sites.values()
+    records = compression_state(model).log.layers.values()
     assert sum(record.compressed for record in records) == hits > 0
 
 
 @cache
 def plain_picture(case):
-    """What most tests compare with, painted once."""
+    """What most tests compare with, generated once."""
     return sample(case, case.model)
 
 
@@ -265,14 +268,14 @@ def test_every_row_of_the_table_has_a_case():
 
 def merged(case, layer, x, size, **rotary):
     """What a self-attention module gives for x (B, N, C) with merging, and the groups (B, N)."""
-    network, reach = case.model.model.diffusion_model, family_of(case).reach
+    network, adapter = case.model.model.diffusion_model, family_of(case).adapter
     rules = Compression((Rule(TokenMerging(RATIO)),))
-    call = NetworkCall(rules, Moment(0.5), RunLog(), reach.layer_flops)
+    call = NetworkCall(rules, DenoisingProgress(0.5), RunLog(), adapter.layer_flops)
     inputs = Inputs(torch.empty(len(x), 4, *(2 * length for length in size)), None, {}, {})
-    found = reach.intercept(network, reach.layers(network)[:1], call, inputs)
+    found = adapter.intercept(network, adapter.layers(network)[:1], call, inputs)
     with replaced_forwards(found.replacements):
         out = layer(x, **rotary)
-    plan = TokenMerging(RATIO).plan(x, TokenGrid(*size), Moment(0.5), 0)
+    plan = TokenMerging(RATIO).plan(x, TokenGrid(*size), DenoisingProgress(0.5), 0)
     return out, plan.target
 
 
@@ -288,7 +291,7 @@ def group_means(x, goals):
 def test_merging_before_projection_equals_attention_among_the_group_means(name, monkeypatch):
     """All rows are projected and turned at their own places, then only kept ones take part."""
     case, size = NAMED[name], (4, 6)
-    layer = family_of(case).reach.layers(case.model.model.diffusion_model)[0][1]
+    layer = family_of(case).adapter.layers(case.model.model.diffusion_model)[0][1]
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(2, 24, 96 if name == "pixart_sigma" else 64, generator=generator)
     angles = torch.randn(24, 16, generator=generator).repeat_interleave(2, 1)
@@ -361,4 +364,4 @@ def test_a_motion_module_in_a_unet_sees_whole_frames(ours):
 @covered_case
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_auto_has_a_rule_for_every_family(case, strength):
-    assert attached_to(preset(case.model, strength)).compression.rules
+    assert compression_state(preset(case.model, strength)).compression.rules

@@ -36,7 +36,7 @@ def first_network_call(case, size, experiment):
 
         if not results:
             results.append(experiment(run))
-        return x  # nobody looks at the picture
+        return x  # nobody looks at the image
 
     model = case.model.clone()
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "watch", network_call)
@@ -46,7 +46,7 @@ def first_network_call(case, size, experiment):
 
 @cache
 def first_calls(case):
-    """Attention calls of the first network call, and of the same with another picture."""
+    """Attention calls of the first network call, and of the same with another image."""
     return first_network_call(case, None, lambda run: (run()[1], run(changing("x"))[1]))
 
 
@@ -65,8 +65,8 @@ def changing(*names):
 
 
 def distance(call, after):
-    """How far each key has moved, in the picture where it moved most: (N,)."""
-    assert call.site == after.site
+    """How far each key has moved, in the image where it moved most: (N,)."""
+    assert call.layer_id == after.layer_id
     return (call.keys - after.keys).abs().sum(dim=2).amax(dim=0)
 
 
@@ -135,7 +135,7 @@ def test_keys_are_of_the_kinds_that_the_case_declares(case, size):
                 for position, word in enumerate(words)
                 if word not in mixed and moved[position] != (word == kind)
             ]
-            assert not wrong, f"{calls[index].site}: {kind} and the keys {wrong}"
+            assert not wrong, f"{calls[index].layer_id}: {kind} and the keys {wrong}"
 
 
 @every_case_and_size
@@ -163,8 +163,8 @@ def test_tokens_of_the_picture_are_in_raster_order(case, size):
             found = token // (rows * columns), token // columns % rows, token % columns
             expected = frames - 1, row // layer.patch, column // layer.patch
             away = max(abs(a - b) for a, b in zip(found, expected, strict=True))
-            assert away <= layer.reach, f"{calls[index].site}: {found}, expected {expected}"
-            if not place and not layer.reach:
+            assert away <= layer.adapter, f"{calls[index].layer_id}: {found}, expected {expected}"
+            if not place and not layer.adapter:
                 assert sum(has_moved(calls[index], later[index])) == 1
 
 
@@ -172,20 +172,22 @@ def test_tokens_of_the_picture_are_in_raster_order(case, size):
 def test_no_other_attention_layer_sees_the_picture(case):
     for call, later in zip(*first_calls(case), strict=True):
         sees = any(has_moved(call, later))
-        named = layer_of(case, call) is not None or re.fullmatch(case.apart, call.site) is not None
-        assert sees == named, call.site
+        named = (
+            layer_of(case, call) is not None or re.fullmatch(case.apart, call.layer_id) is not None
+        )
+        assert sees == named, call.layer_id
 
 
 @every_case
 def test_every_layer_reaches_the_prediction(case):
     def experiment(run):
         plain, calls = run()
-        sites = [call.site for call in calls if layer_of(case, call)]
-        return plain, {site: run(reversed_at=site)[0] for site in sites}
+        layers = [call.layer_id for call in calls if layer_of(case, call)]
+        return plain, {layer_id: run(reversed_at=layer_id)[0] for layer_id in layers}
 
     plain, after = first_network_call(case, None, experiment)
-    for site in after:
-        assert (plain - after[site]).norm() > 1e-3 * plain.norm(), site
+    for layer_id in after:
+        assert (plain - after[layer_id]).norm() > 1e-3 * plain.norm(), layer_id
 
 
 @every_case

@@ -4,7 +4,7 @@ import gc
 
 import pytest
 import torch
-from bigain.bigain_core.comfyui.attach import attached_to
+from bigain.bigain_core.comfyui.patching.attach import compression_state
 from comfy.patcher_extension import WrappersMP
 
 from tests.host.compressing import merge, pool
@@ -53,7 +53,7 @@ def test_the_log_is_as_long_after_twelve_steps_as_after_three(name, ours):
     model = ours(case.model)
     for steps in (3, 12):
         sample(case, model, steps=steps)
-        attached = attached_to(model)
-        parts = attached.log.sites, attached.log.left_alone, attached.log.networks
-        sizes.append([*map(len, (*parts, attached.log.slower)), len(attached.networks)])
+        state = compression_state(model)
+        parts = state.log.layers, state.log.skipped, state.log.networks
+        sizes.append([*map(len, (*parts, state.log.slower)), len(state.networks)])
     assert sizes[0] == sizes[1]

@@ -11,7 +11,7 @@ import comfy.model_management
 import numpy as np
 import pytest
 import torch
-from bigain.nodes.merging import BiGainTokenMerging
+from bigain.nodes.merging_node import BiGainTokenMerging
 from comfy.patcher_extension import WrappersMP
 
 from tests.host.compressing import merge, pool, report
@@ -106,7 +106,7 @@ def test_the_picture_depends_on_the_free_memory(start, monkeypatch, way):
 
 @pytest.mark.parametrize("size", [(12, 16), (16, 12), (8, 24)])
 def test_pixels_attend_to_strips_instead_of_neighbourhoods(start, size):
-    """HyperTile's tiles attend to strips of rows, and it swaps the sides of a picture.
+    """HyperTile's tiles attend to strips of rows, and it swaps the sides of a image.
 
     Where every square of 2 x 2 tokens is of one colour, pooling by 2 loses nothing. It would with
     keys from anywhere else, as every square has a colour of its own.
@@ -217,7 +217,7 @@ def test_an_argument_of_a_newer_host_is_not_expected(start, ours):
 def test_state_shared_with_a_call_within_the_call(start, ours):
     """ComfyUI ToMe keeps what it has to undo in one variable for all layers and calls.
 
-    Reference packs run the network on another picture in the middle of a call.
+    Reference packs run the network on another image in the middle of a call.
     """
     run = start().with_model(OURS[ours].on)
     expected = run.picture()

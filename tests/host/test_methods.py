@@ -4,16 +4,19 @@ from functools import partial
 
 import pytest
 import torch
-from bigain.bigain_core import gate
-from bigain.bigain_core.automatic import STRENGTHS
-from bigain.bigain_core.comfyui import unet
-from bigain.bigain_core.compression import Compression, NetworkCall, Rule, RunLog, replaced_forwards
-from bigain.bigain_core.flops import input_shortened
+from bigain.bigain_core.comfyui.patching import unet
+from bigain.bigain_core.compression import break_even
+from bigain.bigain_core.compression.automatic import STRENGTHS
+from bigain.bigain_core.compression.forwards import replaced_forwards
+from bigain.bigain_core.compression.network_call import NetworkCall
+from bigain.bigain_core.compression.rules import Compression, Rule
+from bigain.bigain_core.compression.run_log import RunLog
+from bigain.bigain_core.measure.flops import input_shortened
 from bigain.bigain_core.methods import TokenMerging
-from bigain.bigain_core.schedules import Moment
-from bigain.nodes.compression import PAPER
-from bigain.nodes.keys_and_values import FIXED_ALPHA, SELECTING, SELECTING_IN_CELLS
-from bigain.nodes.merging import BLOCKS, CACHED, DESTINATIONS, SITO
+from bigain.bigain_core.schedules import DenoisingProgress
+from bigain.nodes.compression_nodes import PAPER
+from bigain.nodes.kv_nodes import FIXED_ALPHA, SELECTING, SELECTING_IN_CELLS
+from bigain.nodes.merging_node import BLOCKS, CACHED, DESTINATIONS, SITO
 
 from tests.host.compressing import alpha_curve, merge, pool, preset, report
 
@@ -126,7 +129,7 @@ def test_the_metric_can_be_the_normed_state(models, sample):
 def test_proportional_attention_is_exact_where_merged_tokens_are_equal(models, name):
     """Four different tokens, 16 times each: merging them loses nothing if keys carry weights."""
     network = models[name].model.diffusion_model
-    _, block = unet.sites(network)[0]
+    _, block = unet.attention_layers(network)[0]
     width = block.attn1.to_q.in_features
     kinds = torch.randn(1, 4, width, generator=torch.Generator().manual_seed(1))
     tokens = kinds.repeat(1, 16, 1)
@@ -134,8 +137,10 @@ def test_proportional_attention_is_exact_where_merged_tokens_are_equal(models, n
     outcomes = []
     for proportional in (True, False):
         method = TokenMerging(0.5, "random", proportional=proportional)
-        call = NetworkCall(Compression((Rule(method),)), Moment(0.5), RunLog(), input_shortened)
-        with replaced_forwards(unet.replacements(unet.sites(network), call)):
+        call = NetworkCall(
+            Compression((Rule(method),)), DenoisingProgress(0.5), RunLog(), input_shortened
+        )
+        with replaced_forwards(unet.replacements(unet.layers(network), call)):
             block.norm1(tokens)
             options = {"activations_shape": [1, width, 8, 8]}
             outcomes.append(block.attn1(tokens, transformer_options=options))
@@ -170,9 +175,9 @@ def test_auto_leaves_small_pictures_alone(models, sample, name, strength):
 
 @pytest.fixture
 def everything_pays(monkeypatch):
-    """As if pictures were large: the threshold is in operations, so a small one stands for them."""
-    methods = dict.fromkeys(gate.PAYS_FROM["cpu"], 0)
-    monkeypatch.setattr(gate, "PAYS_FROM", {"cpu": methods})
+    """As if images were large: the threshold is in operations, so a small one stands for them."""
+    methods = dict.fromkeys(break_even.PAYS_FROM["cpu"], 0)
+    monkeypatch.setattr(break_even, "PAYS_FROM", {"cpu": methods})
 
 
 @pytest.mark.parametrize(

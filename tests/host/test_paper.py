@@ -22,6 +22,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 
 from benchmarks.data import CLASS_NAMES, held_out_shapes
 from benchmarks.demo_host import Loaded, batched
+from benchmarks.dit_runner import DiTRunner
 from benchmarks.paper import models, words
 from benchmarks.paper.data import SETS, small_contest
 from benchmarks.paper.data import pets as pets_set
@@ -41,21 +42,20 @@ from benchmarks.paper.tables import OFF, ROWS, Row, chosen, translated
 from benchmarks.paper.timesteps import APART
 from benchmarks.paper.work import Wanted, Work
 from bigain_core.classification import TrialPlan, classify, trial_noise
-from bigain_core.classification.evaluation import Job
-from bigain_core.classification.imagenet import imagenet_labels
-from bigain_core.classification.result_files import ResultFile
-from bigain_core.compression import Compression, Rule
+from bigain_core.classification.datasets.evaluation import Job
+from bigain_core.classification.datasets.imagenet import imagenet_labels
+from bigain_core.classification.datasets.result_files import ResultFile
+from bigain_core.compression.rules import Compression, Rule
 from bigain_core.methods import TokenMerging
 from bigain_core.models.checkpoint import BUNDLED_MODEL, load_dit, read_checkpoint
 from bigain_core.models.dit import DiT, DiTConfig
-from bigain_core.models.runner import DiTRunner
 from tests.host.families import NAMED
 from tests.host.families.case import TEXT, WIDTH
 from tests.host.families.models import fill
 
 PACK = Path(__file__).resolve().parents[2]
 L_GTM = "L-GTM 0.7"
-PIXELS = 64  # of a made-up picture that a published model sees
+PIXELS = 64  # of a made-up image that a published model sees
 
 
 # The small DiT
@@ -63,7 +63,7 @@ PIXELS = 64  # of a made-up picture that a published model sees
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """Everything of three rows for four pictures, in this process."""
+    """Everything of three rows for four images, in this process."""
     out = tmp_path_factory.mktemp("small")
     tables = chosen(["3", "10"], ["off", "L-GTM 0.7"])
     wanted = Wanted(tables, out, images=4, pictures=3)

@@ -3,11 +3,11 @@
 import comfy.utils
 import pytest
 import torch
-from bigain.bigain_core.classification.imagenet import imagenet_labels
-from bigain.bigain_core.classification.labels import label_set
-from bigain.bigain_core.comfyui.prompts import encode_prompts
-from bigain.nodes.classification import BiGainPrompts
-from bigain.nodes.dit import BiGainDiTLabels
+from bigain.bigain_core.classification.datasets.imagenet import imagenet_labels
+from bigain.bigain_core.classification.datasets.labels import label_set
+from bigain.bigain_core.comfyui.classifying.prompts import encode_prompts
+from bigain.nodes.classification_nodes import BiGainPrompts
+from bigain.nodes.dit_nodes import BiGainDiTLabels
 from torchvision.models import ResNet18_Weights
 
 from tests.host.families.models import own_dit

@@ -7,7 +7,7 @@ import torch
 from bigain.bigain_core.classification import (
     NoiseSchedule,
     Screening,
-    Standing,
+    Snapshot,
     TrialPlan,
     alphas_cumprod,
     classify,
@@ -52,30 +52,30 @@ def read(messages):
     return [json.loads(message, parse_constant=pytest.fail) for message in messages]
 
 
-def standing(image=0, trials=1, alive=range(PROMPTS)):
+def snapshot(image=0, trials=1, alive=range(PROMPTS)):
     errors = torch.rand(PROMPTS, trials, generator=torch.Generator().manual_seed(0)).double()
     gone = [prompt for prompt in range(PROMPTS) if prompt not in alive]
     errors[gone] = torch.nan
-    draws = tuple(PLAN.design.draw(PLAN.trials, _Progress(n)) for n in range(trials))
-    return Standing(image, tuple(alive), errors, draws, PLAN)
+    specs = tuple(PLAN.sampler.draw(PLAN.trials, _Progress(n)) for n in range(trials))
+    return Snapshot(image, tuple(alive), errors, specs, PLAN)
 
 
 class _Progress:
     def __init__(self, count):
-        self.draws = (None,) * count
+        self.specs = (None,) * count
 
 
 def test_messages_keep_their_distance(clock, told):
     race = Race(LABELS, 1, PLAN.calls(PROMPTS), PLAN.calls(PROMPTS))
     for step in range(9):
         clock[0] = 100 + step * SECONDS_BETWEEN / 2
-        race.tell(standing())
+        race.tell(snapshot())
     assert len(told) == 5
 
 
 def test_a_message_is_short_and_valid(clock, told):
     race = Race(LABELS, 1, PLAN.calls(PROMPTS), None)
-    race.tell(standing(alive=range(3)))
+    race.tell(snapshot(alive=range(3)))
     (message,) = read(told)
     assert len(message["rows"]) == MOST_ROWS
     assert (message["prompts"], message["alive"]) == (PROMPTS, 3)
@@ -87,10 +87,10 @@ def test_the_pace_leaves_out_the_first_evaluations(clock, told):
     race = Race(LABELS, 1, PLAN.calls(PROMPTS), PLAN.calls(PROMPTS))
     clock[0] = 160  # a minute of loading
     race.count(30)
-    race.tell(standing())
+    race.tell(snapshot())
     clock[0] = 170
     race.count(20)
-    race.tell(standing())
+    race.tell(snapshot())
     first, second = read(told)
     assert (first["timed"], first["used"]) == (0, 30)
     assert (second["timed"], second["seconds"], second["used"]) == (20, 10, 50)
@@ -100,14 +100,14 @@ def test_what_is_left_counts_the_images_to_come(clock, told):
     each = PLAN.calls(PROMPTS)
     race = Race(LABELS, 3, 3 * each, each)
     race.count(each)
-    race.tell(standing(image=1, trials=2, alive=range(5)))
+    race.tell(snapshot(image=1, trials=2, alive=range(5)))
     assert read(told)[0]["left"] == 2 * 5 + each
 
 
 def test_with_a_screening_model_the_announced_number_bounds_what_is_left(clock, told):
     race = Race(LABELS, 3, 500, None)
     race.count(120)
-    race.tell(standing())
+    race.tell(snapshot())
     assert read(told)[0]["left"] == 380
 
 

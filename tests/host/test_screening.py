@@ -3,27 +3,27 @@
 import pytest
 import torch
 from bigain.bigain_core.classification import Budget, SpreadGrid, TrialPlan
-from bigain.bigain_core.comfyui.classifier import Screener, classify_latents
+from bigain.bigain_core.comfyui.classifying.latent_classifier import Screener, classify_latents
 
 from tests.host.compressing import merge
 from tests.host.families import NAMED
 from tests.host.ranking import silent, some_latents, some_prompts
 
-PLAN = TrialPlan((1, 3), (3, 1), design=SpreadGrid())
+PLAN = TrialPlan((1, 3), (3, 1), sampler=SpreadGrid())
 
 
 def test_a_screening_model_rules_out_and_the_model_decides():
     case = NAMED["sd15"]
     latents, prompts, calls = some_latents(case), some_prompts(case, 6), []
     quick = merge(case.model)
-    plan = TrialPlan((2, 4), (2, 1), design=SpreadGrid())
+    plan = TrialPlan((2, 4), (2, 1), sampler=SpreadGrid())
     result = classify_latents(
         case.model, latents, prompts, plan, calls.append, screener=Screener(quick, 3, 2)
     )
-    cheap_plan = TrialPlan((3,), (1,), design=SpreadGrid())
+    cheap_plan = TrialPlan((3,), (1,), sampler=SpreadGrid())
     cheap = classify_latents(quick, latents, prompts, cheap_plan, silent)
     plain = classify_latents(case.model, latents, prompts, TrialPlan((4,), (1,),
-                             design=SpreadGrid()), silent)  # fmt: skip
+                             sampler=SpreadGrid()), silent)  # fmt: skip
     for ranking, first, second in zip(result.rankings, cheap.rankings, plain.rankings, strict=True):
         left = sorted(first.ranked()[:2])
         assert torch.equal(ranking.screening.errors, first.errors)
@@ -36,7 +36,7 @@ def test_a_screening_model_rules_out_and_the_model_decides():
 
 def test_screening_by_time_leaves_the_first_trial_to_the_model():
     case = NAMED["sd15"]
-    plan = TrialPlan((2, 4), (2, 1), design=SpreadGrid(), budget=Budget(seconds=1e-6))
+    plan = TrialPlan((2, 4), (2, 1), sampler=SpreadGrid(), budget=Budget(seconds=1e-6))
     result = classify_latents(
         case.model, some_latents(case), some_prompts(case, 4), plan, silent,
         screener=Screener(merge(case.model), 2, 2),
@@ -60,7 +60,7 @@ def test_going_on_from_a_result_costs_the_new_trials_only(screened):
     case = NAMED["sd15"]
     latents, prompts, calls = some_latents(case), some_prompts(case, 5), []
     screener = Screener(merge(case.model), 2, 3) if screened else None
-    short, long = (TrialPlan((n,), (1,), design=SpreadGrid()) for n in (2, 5))
+    short, long = (TrialPlan((n,), (1,), sampler=SpreadGrid()) for n in (2, 5))
     begun = classify_latents(case.model, latents, prompts, short, silent, screener=screener)
     went_on = classify_latents(
         case.model, latents, prompts, long, calls.append, screener=screener, previous=begun
@@ -84,5 +84,5 @@ def test_a_result_of_something_else_is_no_beginning(screened):
     with pytest.raises(ValueError, match="previous result of the same images"):
         classify_latents(case.model, latents + 1, prompts, PLAN, silent, **options)
     with pytest.raises(ValueError, match="got seed, loss, weighting"):
-        other = TrialPlan((1, 3), (3, 1), seed=1, design=SpreadGrid())
+        other = TrialPlan((1, 3), (3, 1), seed=1, sampler=SpreadGrid())
         classify_latents(case.model, latents, prompts, other, silent, **options)

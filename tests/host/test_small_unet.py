@@ -4,9 +4,9 @@ import argparse
 
 import pytest
 import torch
-from bigain.bigain_core.comfyui.classifier import classify_latents
-from bigain.bigain_core.comfyui.prompts import Prompts
-from bigain.bigain_core.comfyui.unet import sites
+from bigain.bigain_core.comfyui.classifying.latent_classifier import classify_latents
+from bigain.bigain_core.comfyui.classifying.prompts import Prompts
+from bigain.bigain_core.comfyui.patching.unet import attention_layers
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from safetensors import safe_open
 
@@ -15,7 +15,7 @@ from benchmarks.small_unet import CONFIG, WEIGHTS, WORD_TABLE, WORD_WIDTH, WORDS
 from benchmarks.train_unet import RECIPE, STAGES, export, fresh_model
 from benchmarks.training import NO_PROMPT, batch_loss
 from bigain_core.classification import TrialPlan
-from bigain_core.classification.noise import alphas_cumprod
+from bigain_core.classification.trials.noise import alphas_cumprod
 
 TOY = {
     **CONFIG,
@@ -52,7 +52,7 @@ def test_the_file_is_small_and_has_the_words(small):
 def test_it_is_the_hosts_unet_with_fine_self_attention_in_encoder_and_decoder(small):
     network = small[0].model.diffusion_model
     assert type(network) is UNetModel
-    finest = [site.stage for site, _ in sites(network) if site.level == 1]
+    finest = [layer_id.stage for layer_id, _ in attention_layers(network) if layer_id.level == 1]
     assert finest == ["encoder", "decoder", "decoder"]
 
 

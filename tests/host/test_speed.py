@@ -8,8 +8,8 @@ import torch
 from benchmarks import networks
 from benchmarks.dry_run import dry_run
 from benchmarks.speed import settings
-from bigain_core.flops import matching_flops, projections_shortened
-from bigain_core.grid import TokenGrid
+from bigain_core.measure.flops import matching_flops, projections_shortened
+from bigain_core.tokens.grid import TokenGrid
 
 WIDTH = 64
 DIT = replace(networks.DIT_XL_2, input_size=24, hidden_size=WIDTH, depth=3, num_heads=2)

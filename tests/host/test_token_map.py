@@ -3,13 +3,13 @@
 import comfy.sd
 import pytest
 import torch
-from bigain.bigain_core.comfyui.token_map import FIRST, map_tokens
-from bigain.bigain_core.grid import TokenGrid
+from bigain.bigain_core.comfyui.model_token_map import FIRST, map_tokens
+from bigain.bigain_core.compression.token_map import stand_ins
 from bigain.bigain_core.methods import KVDownsampling, TokenMerging
-from bigain.bigain_core.schedules import Moment
-from bigain.bigain_core.token_map import stand_ins
-from bigain.nodes.dit import BiGainDiTLabels
-from bigain.nodes.token_map import BiGainTokenMap
+from bigain.bigain_core.schedules import DenoisingProgress
+from bigain.bigain_core.tokens.grid import TokenGrid
+from bigain.nodes.dit_nodes import BiGainDiTLabels
+from bigain.nodes.token_map_node import BiGainTokenMap
 
 from tests.host.compressing import merge, pool, report
 
@@ -43,10 +43,10 @@ def test_groups_are_those_of_the_method_on_what_the_layer_gets(unet, entering):
     model, latents, prompt, norm = unet
     seen = entering(norm)
     maps = map_tokens(merge(model, 0.5), latents, prompt, FIRST, TIMESTEP, 0)
-    moment = Moment.at_timestep(TIMESTEP)
+    progress = DenoisingProgress.at_timestep(TIMESTEP)
     assert len(maps) == len(seen) == 2
     for one, x in zip(maps, seen, strict=True):
-        plan = TokenMerging(0.5).plan(x, TokenGrid(16, 16), moment, 0)
+        plan = TokenMerging(0.5).plan(x, TokenGrid(16, 16), progress, 0)
         assert torch.equal(one.stand_in, plan.target[0])
         assert one.grid == TokenGrid(16, 16) and one.merges
     assert not torch.equal(maps[0].stand_in, maps[1].stand_in)
@@ -55,7 +55,9 @@ def test_groups_are_those_of_the_method_on_what_the_layer_gets(unet, entering):
 def test_pooled_keys_are_shown_as_windows(unet):
     model, latents, prompt, _ = unet
     one, _ = map_tokens(pool(model), latents, prompt, FIRST, TIMESTEP, 0)
-    plan = KVDownsampling().plan(latents, TokenGrid(16, 16), Moment.at_timestep(TIMESTEP), 0)
+    plan = KVDownsampling().plan(
+        latents, TokenGrid(16, 16), DenoisingProgress.at_timestep(TIMESTEP), 0
+    )
     assert torch.equal(one.stand_in, stand_ins(plan, TokenGrid(16, 16))[0])
     assert not one.merges and one.scores is None
 
@@ -67,7 +69,7 @@ def test_a_layer_is_chosen_by_its_number_in_the_report(unet, sample):
     number = int(report(merged).splitlines()[-1].split()[1])
     assert number > 0
     one, _ = map_tokens(merged, latents, prompt, number, TIMESTEP, 0)
-    assert one.site.number == number
+    assert one.layer_id.number == number
 
 
 def test_the_report_of_the_last_run_stays(unet, sample):

@@ -28,7 +28,7 @@ pytestmark = [  # of the host's unCLIP
     pytest.mark.filterwarnings("ignore:To copy construct"),
     pytest.mark.filterwarnings("ignore:__array_wrap__"),
 ]
-HEIGHT, WIDTH = 96, 128  # of the picture: 12 x 16 in the latent
+HEIGHT, WIDTH = 96, 128  # of the image: 12 x 16 in the latent
 
 
 def random(*shape, seed):
@@ -55,7 +55,7 @@ def another_text(run):
 
 
 def beside_another_text(change):
-    """The positive text changed, and another one for the whole picture."""
+    """The positive text changed, and another one for the whole image."""
 
     def add(run):
         texts = change(run).positive, another_text(run)
@@ -113,7 +113,7 @@ def controlled_by(control, end=1.0):
 
 
 def regions(run):
-    """A text for the left of the picture and one for the right, each with its mask."""
+    """A text for the left of the image and one for the right, each with its mask."""
     left = outputs(nodes.ConditioningSetMask, run.positive, left_part(), "default", 1.0)[0]
     other = another_text(run)
     right = outputs(nodes.ConditioningSetMask, other, 1 - left_part(), "default", 1.0)[0]

@@ -65,7 +65,7 @@ def comfy_todo(model):
 
 
 def style_aligned(model):
-    """Every picture also attends to the first one, as StyleAligned does it: 2 N keys."""
+    """Every image also attends to the first one, as StyleAligned does it: 2 N keys."""
 
     def with_the_first(n, context, value, options):
         context, value = (torch.cat((t, t[:1].expand_as(t)), dim=1) for t in (context, value))
@@ -75,7 +75,7 @@ def style_aligned(model):
 
 
 def windowed_attention(model):
-    """Attention within four quarters of the picture, as MSW-MSA of HiDiffusion does it."""
+    """Attention within four quarters of the image, as MSW-MSA of HiDiffusion does it."""
 
     def split(tokens, options):
         image = tokens.unflatten(1, tuple(options["activations_shape"][-2:]))
@@ -161,7 +161,7 @@ DEEP_SHRINK = patched_by(
 
 
 def context_windows(run):
-    """Two overlapping windows along the width of the picture."""
+    """Two overlapping windows along the width of the image."""
     windows = comfy_extras.nodes_context_windows.ContextWindowsManualNode
     kinds = {
         "context_schedule": ContextSchedules.STATIC_STANDARD,

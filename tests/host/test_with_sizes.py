@@ -11,7 +11,7 @@ from tests.host.side_by_side import (
     through_the_hosts_patches,
 )
 
-# Picture sizes and latents a quarter as large, which halve to odd sides as theirs do.
+# Image sizes and latents a quarter as large, which halve to odd sides as theirs do.
 PICTURES = {
     "512 x 776": (16, 25),
     "1000 x 1000": (31, 31),

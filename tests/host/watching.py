@@ -13,18 +13,18 @@ OVERRIDE = "optimized_attention_override"
 class Attention:
     """One call of the host's attention.
 
-    `site` is the module that owns it, with ":2" behind it if it is the second one there. `mask` is
+    `layer` is the module that owns it, with ":2" behind it if it is the second one there. `mask` is
     of any shape with the keys last, `options` tells if the transformer options were passed to it.
     """
 
-    site: str
+    layer_id: str
     keys: Tensor  # (B, N, C)
     mask: Tensor | None
     options: bool
 
 
 class Watch:
-    """Records the attention calls of a network; one site may be given its keys in reverse."""
+    """Records the attention calls of a network; one layer may be given its keys in reverse."""
 
     def __init__(self, network, blind, reversed_at):
         self.network = network
@@ -66,24 +66,24 @@ class Watch:
     def note(self, function, args, kwargs, options):
         self.running[-1][1] += 1
         name, number = self.running[-1]
-        site = name if number == 1 else f"{name}:{number}"
+        layer_id = name if number == 1 else f"{name}:{number}"
         queries, keys, *others = args
         tokens = 2 if kwargs.get("skip_reshape") else 1  # (B, H, N, D) or (B, N, H * D)
         mask = others[2] if len(others) > 2 else kwargs.get("mask")
         recorded = keys.movedim(tokens, 1).flatten(2).clone()  # (B, N, H * D)
-        self.calls.append(Attention(site, recorded, mask, options))
-        if site == self.reversed_at:
+        self.calls.append(Attention(layer_id, recorded, mask, options))
+        if layer_id == self.reversed_at:
             keys = keys.flip(tokens)
         return function(queries, keys, *others, **kwargs)
 
 
 def layer_of(case, call):
     """The layer of the case that declares this attention call, None if there is none."""
-    layers = [layer for layer in case.layers if re.fullmatch(layer.modules, call.site)]
-    assert len(layers) <= 1, f"{call.site} is in several layers of the case"
+    layers = [layer for layer in case.layers if re.fullmatch(layer.modules, call.layer_id)]
+    assert len(layers) <= 1, f"{call.layer_id} is in several layers of the case"
     return layers[0] if layers else None
 
 
 def grid(case, layer, size):
-    """(frames, rows, columns) of the picture's tokens."""
+    """(frames, rows, columns) of the image's tokens."""
     return (case.frames or 1, *(-(-length // layer.patch) for length in size))

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.demo_images import CLASSES
-from bigain_core.classification.imagenet import imagenet_labels
+from bigain_core.classification.datasets.imagenet import imagenet_labels
 from bigain_core.models.dit import DiT, DiTConfig
 from tests.server.conftest import EXAMPLES, local
 
@@ -51,7 +51,7 @@ def randomised(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def photo(comfyui, server):
-    """The picture that every ComfyUI comes with."""
+    """The image that every ComfyUI comes with."""
     shutil.copy(comfyui / "input" / "example.png", server.folder / "input")
 
 

@@ -36,7 +36,7 @@ class Expected:
 
     name: str
     layers: int
-    text: int  # tokens beside those of the picture
+    text: int  # tokens beside those of the image
     latent: tuple[int, ...]
     tokens: int
     merged: int

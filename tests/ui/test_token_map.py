@@ -13,7 +13,7 @@ PROMPT = {
         "inputs": {"model": ["2", 0], "positive": ["3", 0], "image": ["4", 0], "vae": ["5", 0]},
     },
 }
-# The classic renderer draws pictures on its canvas, the other one puts them into the page.
+# The classic renderer draws images on its canvas, the other one puts them into the page.
 PICTURE = """classic => {
     const node = app.graph.nodes.find((node) => node.type === "BiGainTokenMap");
     const inNode = document.querySelectorAll(`[data-node-id="${node.id}"] img`);

@@ -17,14 +17,14 @@ WIDTH = 24  # channels of a prompt's tokens
 
 @dataclass(frozen=True)
 class Layer:
-    """Where the keys of the picture lie in some attention layers.
+    """Where the keys of the image lie in some attention layers.
 
     `modules` is a regular expression for the names of the modules that own them; ":2" follows a
     name for the second attention that the same module computes. The keys are those of `before`,
-    then frames x rows x columns of the picture, each token a square of `patch`, then those of
-    `after`; both list kinds of tokens with their number. Where the picture is padded, its tokens
+    then frames x rows x columns of the image, each token a square of `patch`, then those of
+    `after`; both list kinds of tokens with their number. Where the image is padded, its tokens
     are a multiple of `multiple`. Earlier layers have mixed tokens of the kinds `mixed`, and
-    convolutions may carry a change `reach` tokens away.
+    convolutions may carry a change `adapter` tokens away.
     """
 
     modules: str
@@ -33,16 +33,16 @@ class Layer:
     patch: int = 2
     multiple: int = 1
     mixed: tuple[str, ...] = ()
-    reach: int = 0
+    adapter: int = 0
 
 
 @dataclass(frozen=True)
 class Case:
     """A model with conditioning as a user meets them, and what is true of its attention.
 
-    `apart` are layers whose keys depend on the picture, but are no tokens of one picture. `blind`
+    `apart` are layers whose keys depend on the image, but are no tokens of one image. `blind`
     is the host's module that computes attention without passing the transformer options. A mask
-    may hide tokens of the picture from some queries.
+    may hide tokens of the image from some queries.
     """
 
     name: str

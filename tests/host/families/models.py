@@ -5,7 +5,7 @@ import dataclasses
 import comfy.model_patcher
 import comfy.supported_models
 import torch
-from bigain.bigain_core.comfyui.dit import DiTModel, DiTModelConfig
+from bigain.bigain_core.comfyui.dit_model import DiTModel, DiTModelConfig
 from bigain.bigain_core.models.dit import DiTConfig
 
 CPU = torch.device("cpu")

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from bigain.bigain_core.comfyui.dit import label_conditioning
+from bigain.bigain_core.comfyui.dit_model import label_conditioning
 from comfy.ldm.cosmos.predict2 import MiniTrainDIT
 
 from .case import EVEN, POOLED, SMALL, TEXT, WIDTH, Case, Layer, padded_prompt, picture, prompt
@@ -187,7 +187,7 @@ SELF_ATTENTION = (
         prompt(reference_latents=[picture(1, 16, 1, 12, 20)]),
         (Layer(r"blocks\.\d+\.self_attn", before=(("reference", 6 * 10),)),),
         frames=3,
-        sizes=EVEN,  # the reference has the size of the picture
+        sizes=EVEN,  # the reference has the size of the image
         references=("reference_latent",),
     ),
     Case(

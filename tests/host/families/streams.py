@@ -109,7 +109,7 @@ HUNYUAN_IMAGE = {
     "guidance_embed": False,
 }
 STREAMS = r"(double|single)_blocks\.\d+"
-# Hosts before February 2026 put the picture in front of the text.
+# Hosts before February 2026 put the image in front of the text.
 HUNYUAN_FLIPPED = (
     "flipped_img_txt" in inspect.signature(comfy.ldm.flux.layers.DoubleStreamBlock).parameters
 )

@@ -68,12 +68,12 @@ UNET_COARSE = r"(input_blocks\.3|middle_block|output_blocks\.[01])\.1\.transform
 XL_FINE = r"(input_blocks\.3|output_blocks\.[23])\.1\.transformer_blocks\.0\.attn1"
 XL_COARSE = r"(input_blocks\.5|middle_block|output_blocks\.[01])\.1\.transformer_blocks\.0\.attn1"
 UNET_LAYERS = (
-    Layer(UNET_FINE, patch=1, reach=1),
-    Layer(UNET_COARSE, patch=2, mixed=("text", "picture"), reach=1),
+    Layer(UNET_FINE, patch=1, adapter=1),
+    Layer(UNET_COARSE, patch=2, mixed=("text", "picture"), adapter=1),
 )
 XL_LAYERS = (
-    Layer(XL_FINE, patch=2, reach=1),
-    Layer(XL_COARSE, patch=4, mixed=("text", "picture"), reach=1),
+    Layer(XL_FINE, patch=2, adapter=1),
+    Layer(XL_COARSE, patch=4, mixed=("text", "picture"), adapter=1),
 )
 
 UNETS = (
@@ -156,7 +156,7 @@ UNETS = (
                 r"(down|up)_blocks\.\d+\.\d+\.attention\.attn",
                 after=(*PROMPT, ("text", 4), ("text", 4)),  # prompt as a whole, image prompt
                 patch=1,
-                reach=1,
+                adapter=1,
             ),
         ),
         text=("clip_text", "clip_text_pooled", "clip_img"),

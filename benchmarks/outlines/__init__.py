@@ -1,0 +1,1 @@
+"""Operations of whole networks, without running them."""

@@ -1,0 +1,1 @@
+"""Folders of images, labels, and results on disk."""

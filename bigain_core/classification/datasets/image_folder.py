@@ -1,0 +1,192 @@
+"""Folders of images with labels, and which files may be touched at all."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path, PureWindowsPath
+
+from .imagenet import imagenet_labels
+
+PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+
+
+def below(root: Path, *names: str) -> Path:
+    """The path of `names` in `root`, links resolved.
+
+    Raises ValueError for an absolute path, for one with .. and for links that lead out of `root`:
+    a workflow of someone else reaches nothing else on the disk.
+    """
+    for name in names:
+        parts = PureWindowsPath(name)  # knows / and \ and drives, whatever the system
+        if not name.strip() or "\0" in name or parts.drive or parts.root or ".." in parts.parts:
+            raise ValueError(
+                f"BiGain: expected a name below {root.name}, without drive, leading / or .., got "
+                f"{name!r}. Move the files there."
+            )
+    root = root.resolve()
+    path = root.joinpath(*names).resolve()
+    if path == root or root not in path.parents:
+        raise ValueError(
+            f"BiGain: expected a file or folder that lies below {root.name}, got "
+            f"{'/'.join(names)!r}, which leads elsewhere. Links out of {root.name} are not "
+            "followed; move the files there."
+        )
+    return path
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """`number` is the place in the whole set, `file` is relative to its folder, with /."""
+
+    number: int
+    file: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """Images in the order of their file names. `root` holds all that may be read.
+
+    Either all of them have labels or none has.
+    """
+
+    root: Path
+    folder: str
+    images: tuple[LabelledImage, ...]
+    empty: tuple[str, ...] = ()  # class folders without images
+
+    def path(self, image: LabelledImage) -> Path:
+        return below(self.root, self.folder, image.file)
+
+    @property
+    def digest(self) -> str:
+        """Tells sets apart by files and labels."""
+        lines = ("\t".join((image.file, *image.labels)) for image in self.images)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+    @property
+    def is_labelled(self) -> bool:
+        return any(image.labels for image in self.images)
+
+    def chosen(self, limit: int = 0) -> tuple[LabelledImage, ...]:
+        """`limit` images, evenly spread over the set; all for 0."""
+        count = len(self.images)
+        if not limit or limit >= count:
+            return self.images
+        return tuple(self.images[k * count // limit] for k in range(limit))
+
+
+def read_folder(root: Path, folder: str, table: str = "") -> LabelledSet:
+    """The images of a folder below `root`, with their labels.
+
+    Without a table each folder in it is a class; images beside no such folder have no labels. A
+    table is a CSV file in the folder with a file name and a label, or several with ; between
+    them, in each row; a first row "file,label" is skipped.
+
+    Raises ValueError for what lies elsewhere, for a folder without images and for a bad table.
+    """
+    top = below(root, folder)
+    if not top.is_dir():
+        raise ValueError(
+            f"BiGain: expected a folder of images in {root.name}, got {folder!r}, which is none."
+        )
+    if table:
+        found, empty = _listed(below(root, folder, table)), ()
+    else:
+        found, empty = _by_class(top)
+    if not found:
+        raise ValueError(
+            f"BiGain: expected images in {folder!r}, got none. Put them into one folder per class, "
+            "or give the name of a CSV file with their labels, or put them there without labels."
+        )
+    ordered = sorted(found.items())
+    images = (LabelledImage(n, file, labels) for n, (file, labels) in enumerate(ordered))
+    found_set = LabelledSet(root, folder, tuple(images), empty)
+    for image in found_set.images:
+        found_set.path(image)  # refuses links that lead out before anything is read
+    return found_set
+
+
+def _by_class(top: Path) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
+    """{file: its class}, classes without files. Linked folders inside a class are not entered."""
+    loose = sorted(path.name for path in top.iterdir() if _is_picture(path))
+    found: dict[str, tuple[str, ...]] = {}
+    empty = []
+    classes = (path for path in top.iterdir() if path.is_dir() and not path.name.startswith("."))
+    for folder in sorted(classes):
+        files = [path for path in folder.rglob("*") if _is_picture(path)]
+        found.update({path.relative_to(top).as_posix(): (folder.name,) for path in files})
+        if not files:
+            empty.append(folder.name)
+    if loose and found:
+        raise ValueError(
+            f"BiGain: expected images in folders that are named after their class, got {loose[0]} "
+            f"and {len(loose) - 1} more outside of any. Move them, give a CSV file, or put all "
+            "images into one folder without classes to have them tagged."
+        )
+    return (dict.fromkeys(loose, ()), ()) if loose else (found, tuple(empty))
+
+
+def _is_picture(path: Path) -> bool:
+    hidden = path.name.startswith(".")
+    return path.suffix.lower() in PICTURES and not hidden and not path.is_dir()
+
+
+def _listed(table: Path) -> dict[str, tuple[str, ...]]:
+    try:
+        text = table.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"BiGain: expected a CSV file in UTF-8, got {table.name}: {error}."
+        ) from error
+    found: dict[str, tuple[str, ...]] = {}
+    for line, row in enumerate(csv.reader(text.splitlines()), 1):
+        cells = [cell.strip() for cell in row]
+        if not any(cells) or (line == 1 and cells[0].lower() == "file"):
+            continue
+        labels = _labels(cells[1]) if len(cells) == 2 else ()
+        if not cells[0] or not labels:
+            raise ValueError(
+                "BiGain: expected rows of a file and its label, or several labels with ; between "
+                f"them, got {','.join(row)!r} in row {line} of {table.name}."
+            )
+        file = cells[0].replace("\\", "/")
+        if file in found:
+            raise ValueError(
+                f"BiGain: expected every image once, got {file!r} again in row {line} of "
+                f"{table.name}. Put all of its labels into one row, with ; between them."
+            )
+        found[file] = labels
+    return found
+
+
+def _labels(cell: str) -> tuple[str, ...]:
+    """Different labels in the order given."""
+    labels = (label.strip() for label in cell.split(";"))
+    return tuple(dict.fromkeys(label for label in labels if label))
+
+
+def resolve_wordnet_ids(images: LabelledSet, prompts: Collection[str]) -> LabelledSet:
+    """The set with the labels of ImageNet in place of WordNet ids, as its folders are named.
+
+    Only where the label is among the prompts and the id is not.
+    """
+    words = {
+        wnid: label
+        for wnid, label in imagenet_labels().items()
+        if label in prompts and wnid not in prompts
+    }
+
+    def spelled(labels: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(words.get(label, label) for label in labels))
+
+    named = (LabelledImage(i.number, i.file, spelled(i.labels)) for i in images.images)
+    return replace(images, images=tuple(named), empty=spelled(images.empty))
+
+
+def known_labels(image: LabelledImage, prompts: Collection[str]) -> tuple[str, ...]:
+    """Those of an image that are among the prompts."""
+    return tuple(label for label in image.labels if label in prompts)

@@ -1,0 +1,94 @@
+"""Labels from text, and those of published data sets."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .imagenet import SUBSETS, imagenet_labels
+
+NAMED = 5  # labels or files that a sentence names
+CLASS_COLUMNS = ("class", "classname")
+
+# Names as the data sets' own lists have them, spelled out where those abbreviate by underscores:
+# batches.meta of CIFAR-10 (Krizhevsky 2009), class_names.txt of STL-10 (Coates et al. 2011),
+# list.txt of Oxford-IIIT Pets (Parkhi et al. 2012, CC BY-SA 4.0) and the categories of the COCO
+# annotations (Lin et al. 2014, CC BY 4.0). The order is that of the class numbers.
+SHORT_LISTS = {
+    "CIFAR-10": "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck",
+    "STL-10": "airplane, bird, car, cat, deer, dog, horse, monkey, ship, truck",
+    "Oxford-IIIT Pets": "Abyssinian, American Bulldog, American Pit Bull Terrier, Basset Hound, "
+    "Beagle, Bengal, Birman, Bombay, Boxer, British Shorthair, Chihuahua, Egyptian Mau, "
+    "English Cocker Spaniel, English Setter, German Shorthaired, Great Pyrenees, Havanese, "
+    "Japanese Chin, Keeshond, Leonberger, Maine Coon, Miniature Pinscher, Newfoundland, Persian, "
+    "Pomeranian, Pug, Ragdoll, Russian Blue, Saint Bernard, Samoyed, Scottish Terrier, Shiba Inu, "
+    "Siamese, Sphynx, Staffordshire Bull Terrier, Wheaten Terrier, Yorkshire Terrier",
+    "COCO": "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, "
+    "fire hydrant, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, "
+    "bear, zebra, giraffe, backpack, umbrella, handbag, tie, suitcase, frisbee, skis, snowboard, "
+    "sports ball, kite, baseball bat, baseball glove, skateboard, surfboard, tennis racket, "
+    "bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange, broccoli, "
+    "carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, "
+    "tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, "
+    "refrigerator, book, clock, vase, scissors, teddy bear, hair drier, toothbrush",
+}
+LABEL_SETS = (*SHORT_LISTS, *SUBSETS)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What to tell apart; `classes` has the class of each label where several share one.
+
+    `whole` says that the labels are prompts as they stand and go into no template.
+    """
+
+    labels: tuple[str, ...]
+    classes: tuple[str, ...] = ()
+    whole: bool = False
+
+
+def abbreviate(names: Sequence[str]) -> str:
+    """The first few of them, and how many more there are."""
+    rest = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def class_numbers(classes: Sequence[str]) -> list[int]:
+    """The number of each class, counted in the order in which they first appear."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(classes))}
+    return [numbers[name] for name in classes]
+
+
+def label_set(name: str) -> Labels:
+    """Those of one of LABEL_SETS."""
+    if name in SUBSETS:
+        return Labels(tuple(imagenet_labels(name).values()))
+    return Labels(tuple(SHORT_LISTS[name].split(", ")))
+
+
+def read_labels(text: str) -> Labels:
+    """One label per line, or CSV whose first line names a column "prompt" and a column "class".
+
+    In CSV several prompts may share a class. Blank lines before and after do not count, and one
+    between labels stays, to be complained about.
+    """
+    lines = [line.strip() for line in text.strip().splitlines()]
+    header = next(csv.reader(lines[:1], skipinitialspace=True), [])
+    columns = [cell.strip().lower() for cell in header]
+    named = [columns.index(name) for name in CLASS_COLUMNS if name in columns]
+    if "prompt" not in columns or not named:
+        return Labels(tuple(lines))
+    rows = list(csv.reader(lines[1:], skipinitialspace=True))
+    return _from_rows(rows, columns.index("prompt"), named[0], len(columns))
+
+
+def _from_rows(rows: Sequence[list[str]], prompt: int, group: int, columns: int) -> Labels:
+    for number, row in enumerate(rows, 2):
+        if len(row) != columns or not row[prompt].strip() or not row[group].strip():
+            raise ValueError(
+                f"BiGain: expected {columns} cells with a prompt and its class on every line of "
+                f"the CSV, got {row} on line {number}. Put a prompt with commas into quotes."
+            )
+    cells = [(row[prompt].strip(), row[group].strip()) for row in rows]
+    return Labels(tuple(cell[0] for cell in cells), tuple(cell[1] for cell in cells), whole=True)

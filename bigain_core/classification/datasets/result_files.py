@@ -1,0 +1,204 @@
+"""Results on the disk, one line per image, that no interruption damages.
+
+A file is a line of JSON with the settings and then one line of JSON for each finished image. Only a
+line that ends counts: what a killed run left behind it is cut off when the run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import isclose
+from pathlib import Path
+from typing import BinaryIO
+
+SUFFIX = ".jsonl"
+KEY = "bigain_evaluation"
+START = f'{{"{KEY}": '.encode()
+MEASURED = 0.01  # by how much measured settings may differ between machines
+
+
+@dataclass(frozen=True)
+class Results:
+    """Settings, and records by the number of their image."""
+
+    settings: dict
+    records: dict[int, dict]
+
+    @property
+    def text(self) -> str:
+        """As a file has it."""
+        lines = [_header(self.settings), *self.records.values()]
+        return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file that is there whole or, if that fails, as it was before."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.unlink(missing_ok=True)
+        with part.open("x", encoding="utf-8") as file:
+            file.write(text)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ValueError(
+            f"BiGain: expected to write {path.name}, got {error.strerror}. Make room on the disk "
+            "or make the folder writable, and queue again."
+        ) from error
+
+
+def shard_name(name: str, shard: int, shards: int) -> str:
+    """File of a shard (from 0); of the whole set if it is the only one."""
+    return f"{name}{SUFFIX}" if shards == 1 else f"{name}.{shard + 1}-of-{shards}{SUFFIX}"
+
+
+def read_results(path: Path) -> Results:
+    """What a file holds but for a torn last line.
+
+    Raises ValueError for a file that is none of results, or damaged elsewhere.
+    """
+    try:
+        return _parsed(path, path.read_bytes())[0]
+    except OSError as error:
+        raise ValueError(
+            f"BiGain: expected results in {path.name}, got {error.strerror}."
+        ) from error
+
+
+def merged(parts: Sequence[Results]) -> Results:
+    """All records of several files; of an image that several have, the first.
+
+    Raises ValueError if their settings differ.
+    """
+    records: dict[int, dict] = {}
+    for part in parts:
+        _check_settings("the other files", part.settings, parts[0].settings)
+        for number, record in part.records.items():
+            records.setdefault(number, record)
+    return Results(parts[0].settings, dict(sorted(records.items())))
+
+
+@dataclass
+class ResultFile:
+    """Results that are being added to; a context that closes the file.
+
+    Every record is handed to the system whole before the next image begins, without a buffer here.
+    """
+
+    path: Path
+    settings: dict
+    records: dict[int, dict] = field(init=False)
+    _file: BinaryIO = field(init=False, repr=False)
+
+    def __post_init__(self):
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a+b", buffering=0)
+        except OSError as error:
+            raise ValueError(
+                f"BiGain: expected to write results to {self.path.name}, got {error.strerror}. "
+                "Choose another name or make the folder writable."
+            ) from error
+        try:
+            self.records = self._taken_up()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> ResultFile:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._file.close()
+
+    def add(self, record: dict) -> None:
+        """Append the record of an image. Raises ValueError if it cannot be written whole."""
+        self._append(record)
+        self.records[record["image"]] = record
+
+    def _taken_up(self) -> dict[int, dict]:
+        self._file.seek(0)
+        content = self._file.read()
+        if b"\n" not in content:
+            if not (content.startswith(START) or START.startswith(content)):
+                raise _not_ours(self.path)
+            self._cut(0)
+            self._append(_header(self.settings))
+            return {}
+        found, length = _parsed(self.path, content)
+        _check_settings(self.path.name, found.settings, self.settings)
+        if length < len(content):
+            self._cut(length)
+        return found.records
+
+    def _append(self, line: dict) -> None:
+        data = json.dumps(line).encode() + b"\n"
+        end = self._file.seek(0, 2)
+        reason = "not all of it was taken"
+        try:
+            if self._file.write(data) == len(data):
+                return
+        except OSError as error:
+            reason = error.strerror
+        self._cut(end)
+        raise ValueError(
+            f"BiGain: expected to write a result to {self.path.name}, got: {reason}. All that was "
+            "finished before is in the file. Make room on the disk and queue again to go on."
+        )
+
+    def _cut(self, length: int) -> None:
+        self._file.truncate(length)
+
+
+def _header(settings: dict) -> dict:
+    return {KEY: 1, "settings": settings}
+
+
+def _parsed(path: Path, content: bytes) -> tuple[Results, int]:
+    """Results and the length of what counts."""
+    length = content.rfind(b"\n") + 1
+    lines = content[:length].splitlines()
+    if not lines or not lines[0].startswith(START):
+        raise _not_ours(path)
+    parsed = []
+    for number, line in enumerate(lines, 1):
+        try:
+            parsed.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(
+                f"BiGain: expected JSON on every line of {path.name}, got something else on line "
+                f"{number}. The file was changed or the disk is damaged; remove that line."
+            ) from error
+    header, *records = parsed
+    return Results(header["settings"], {record["image"]: record for record in records}), length
+
+
+def _not_ours(path: Path) -> ValueError:
+    return ValueError(
+        f"BiGain: expected results of an evaluation in {path.name}, got a file of another kind, "
+        "which is left alone. Choose another name."
+    )
+
+
+def _check_settings(name: str, found: dict, wanted: dict) -> None:
+    keys = [key for key in {**wanted, **found} if not _same(found.get(key), wanted.get(key))]
+    if keys:
+        key = keys[0]
+        raise ValueError(
+            f"BiGain: expected {name} to hold results of the same {' and '.join(keys)}, got "
+            f"{_short(found.get(key))} for {_short(wanted.get(key))}. Choose another name for "
+            "these results, or remove the old ones."
+        )
+
+
+def _same(one, other) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return isclose(one, other, rel_tol=MEASURED, abs_tol=MEASURED)
+    return one == other
+
+
+def _short(value) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 100 else text[:97] + "..."

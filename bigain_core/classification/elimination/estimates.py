@@ -1,0 +1,85 @@
+"""By how much a prompt is worse than another, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..trials.samplers import TrialSampler, TrialSpec
+from .student_t import student_tail
+
+PRIOR_DOF = 8
+CROWD = 8  # differences from which on their scatter can be told
+
+
+@dataclass(frozen=True, eq=False)
+class Differences:
+    """Mean errors (P,) less those of a leader over the same trials, and their variances (P,).
+
+    `dof` is how many degrees of freedom the variances have; 0 stands for unknown variances.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    dof: int
+
+    def tail(self, against: float = 0.0) -> Tensor:
+        """(P,) probability that the true difference is below `against`, as far as one can tell."""
+        gap = self.mean - against
+        if not self.dof:
+            return torch.full_like(gap, 0.5)
+        t = gap / self.variance.sqrt()
+        t = torch.where(gap == 0, 0.0, t)  # 0 / 0: as likely better as worse
+        return student_tail(t, self.dof)
+
+
+def paired_differences(
+    errors: Tensor,
+    specs: Sequence[TrialSpec],
+    leader: int,
+    sampler: TrialSampler,
+    prior_dof: int = PRIOR_DOF,
+) -> Differences:
+    """How errors (P, n) compare with those of `leader`.
+
+    The few trials of one prompt say little about its variance, but all prompts share one scale of
+    noise: each variance is moderated by the median of all as if that rested on `prior_dof` trials.
+    """
+    differences = errors - errors[leader]
+    mean = sampler.score(differences, specs)
+    units = sampler.units(specs)
+    if units < 2 or len(errors) < 2:
+        return Differences(mean, torch.zeros_like(mean), 0)
+    variance = sampler.variance(differences, specs)
+    others = torch.arange(len(errors)) != leader
+    prior = variance[others].median()
+    own = units - 1
+    moderated = (prior_dof * prior + own * variance) / (prior_dof + own)
+    moderated[leader] = 0.0
+    return Differences(mean, moderated, own + prior_dof)
+
+
+def shrunken_tail(found: Differences, leader: int, share: float) -> Tensor:
+    """(P,) as `found.tail()`, every prompt judged as one of a crowd (empirical Bayes).
+
+    A difference has the noise of two prompts. Half of it is the other prompt's and no more than all
+    differences scatter; the rest of that scatter is one of true differences. Each is drawn to their
+    mean, the noisier the more: of forty prompts a few look good after few trials by luck alone. The
+    leader's half is in all differences alike. These trials are but a `share` of those that the
+    leader had in the end, which bore it out, and so much of its noise is left.
+
+    With fewer than eight others nothing changes.
+    """
+    others = torch.arange(len(found.mean)) != leader
+    means = found.mean[others]
+    if len(means) < CROWD or not found.dof:
+        return found.tail()
+    scatter = means.var()
+    noise = torch.minimum(found.variance[others].mean() / 2, scatter)
+    trust = 1 - noise / scatter.clamp(min=torch.finfo(means.dtype).tiny)
+    drawn = means.mean() + trust * (found.mean - means.mean())
+    variance = (trust + share) * noise
+    return Differences(drawn, variance.expand_as(drawn), found.dof + len(means)).tail()

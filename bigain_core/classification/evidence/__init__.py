@@ -1,0 +1,1 @@
+"""Why a prompt wins, and which image a prompt fits best."""

@@ -1,0 +1,73 @@
+"""Which of several images a prompt describes best."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..classifier import Denoiser, classify
+from ..elimination.trial_plan import TrialPlan
+from ..trials.samplers import TrialSampler, TrialSpec
+
+PROMPT, EMPTY = 0, 1
+
+
+@dataclass(frozen=True, eq=False)
+class ImageRanking:
+    """gains (N, T): by how much the prompt lowers the error of each image in each trial.
+
+    An image that is easy to denoise has small errors under any prompt; what counts is the error
+    under the prompt against that under an empty one (Krojer et al. 2023).
+    """
+
+    gains: Tensor
+    specs: tuple[TrialSpec, ...]
+    sampler: TrialSampler
+
+    @property
+    def scores(self) -> Tensor:
+        """(N,) mean gain; the best image has the largest."""
+        return self.sampler.score(self.gains, self.specs)
+
+    @property
+    def order(self) -> list[int]:
+        """Images best first; equal ones stay in order."""
+        return self.scores.argsort(descending=True, stable=True).tolist()
+
+    def behind_best(self) -> tuple[Tensor, Tensor]:
+        """(N,) by how much each image is behind the best, and the standard errors."""
+        behind = self.gains[self.order[0]] - self.gains
+        if len(self.specs) < 2:
+            return self.sampler.score(behind, self.specs), torch.full((len(behind),), torch.nan)
+        variance = self.sampler.variance(behind, self.specs)
+        return self.sampler.score(behind, self.specs), variance.sqrt()
+
+    def table(self) -> str:
+        """CSV with a row per image, best first."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["rank", "image", "score", "behind_best", "standard_error"])
+        scores, (behind, errors) = self.scores, self.behind_best()
+        for rank, image in enumerate(self.order, 1):
+            values = (scores[image], behind[image], errors[image])
+            writer.writerow([rank, image, *(f"{value.item():.4g}" for value in values)])
+        return text.getvalue()
+
+
+def rank_images(
+    denoiser: Denoiser, latents: Tensor, plan: TrialPlan, model: str = ""
+) -> ImageRanking:
+    """Rank latents (N, C, ...) for prompt 0 of the denoiser, whose prompt 1 is empty.
+
+    All images see the same noise at the same timesteps, so what they have in common with it falls
+    out of their differences. `plan` has one stage: nothing is dropped. `model` is its name.
+    """
+    labels = ("prompt", "empty prompt")
+    found = [classify(denoiser, latent[None], labels, plan, model=model) for latent in latents]
+    rankings = [result.rankings[0] for result in found]
+    gains = torch.stack([r.errors[EMPTY] - r.errors[PROMPT] for r in rankings])
+    return ImageRanking(gains, rankings[0].specs, plan.sampler)

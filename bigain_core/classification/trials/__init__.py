@@ -1,0 +1,1 @@
+"""Which trials there are: timesteps, noise, and what an error counts."""

@@ -1,0 +1,1 @@
+"""Classifying with the models of the host."""

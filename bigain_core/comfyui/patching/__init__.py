@@ -1,0 +1,1 @@
+"""Compressing the network calls of a loaded model."""

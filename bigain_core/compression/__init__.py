@@ -1,0 +1,1 @@
+"""Which layers are compressed, when, how far, and what that did in a run."""

@@ -1,0 +1,84 @@
+"""What BiGain (Auto) does to a network, by the kind of its self-attention and by how much may go.
+
+UNets. The paper's Tables 7 and 9 (Pets; accuracy, FID): off 81.0 and 35.0, IE-KVD factor 2 81.5 and
+32.2 (that FID with alpha 0.8 to 1.2, which was not tried for recognition, so alpha stays 0.9),
+factor 4 78.0, L-GTM 0.7 74.6 and 37.7. Factor 4 is also faster than L-GTM (docs/results.md, "Speed
+of one block"), so UNets are pooled. These figures are of 4096 tokens in the finest level, of which
+1024 or 256 keys were left. Judgement: that so many keys are enough elsewhere, too, in the next
+coarser level and in larger pictures, and that the coarser level stands factor 2.
+
+Merged before projection (DiT, PixArt, HunyuanDiT). There merging saves most (README: 1.44x against
+1.11x). Of the bundled model L-GTM 0.7 costs one or two points, within chance, at the depth that the
+paper compresses, and half of the accuracy in every block (docs/results.md): so the depth stays,
+also where speed is all. The assignment is shared as in the published scripts.
+
+Shortened after projection (all others). Nobody has published or measured what their pictures lose.
+Pooling is fastest there for what it keeps; the depth is that of the paper's DiT for those who are
+careful. That all blocks but the first stand it is judgement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..measure.flops import LayerFlops, attention_shortened, input_shortened, projections_shortened
+from ..methods import KVDownsampling, Method, Sharing, TokenMerging
+from ..placement import PLACEMENTS, Placement
+from .rules import Rule
+
+AUTO, QUALITY, BALANCED, FAST = STRENGTHS = ("auto", "quality", "balanced", "fast")
+PUBLISHED_BLOCKS, PUBLISHED_DEPTH = PLACEMENTS["blocks 1-5 and 7-11 (published)"][1], 28
+
+Where = Callable[[int], Placement]  # from the number of layers that there are
+
+
+def finest(blocks: int) -> Placement:
+    return Placement()
+
+
+def two_finest(blocks: int) -> Placement:
+    return Placement(levels=2)
+
+
+def as_deep_as_published(blocks: int) -> Placement:
+    """Blocks where the paper's lie in DiT-XL/2; of a network too shallow for one, the last."""
+    numbers = (n for n in range(blocks) if n * PUBLISHED_DEPTH // blocks in PUBLISHED_BLOCKS)
+    return Placement(numbers=tuple(numbers) or (blocks - 1,))
+
+
+def all_but_the_first(blocks: int) -> Placement:
+    return Placement(numbers=tuple(range(1, blocks)) or (0,))
+
+
+POOLED = KVDownsampling(2)
+TO_1024_KEYS, TO_256_KEYS = (KVDownsampling(4, keys=keys) for keys in (1024, 256))
+
+CHOICES: dict[LayerFlops, dict[str, tuple[Method, Where]]] = {  # by what shortening saves
+    input_shortened: {
+        AUTO: (TO_1024_KEYS, two_finest),
+        QUALITY: (POOLED, finest),
+        BALANCED: (POOLED, two_finest),
+        FAST: (TO_256_KEYS, two_finest),
+    },
+    projections_shortened: {
+        AUTO: (TokenMerging(0.7), as_deep_as_published),
+        QUALITY: (TokenMerging(0.5), as_deep_as_published),
+        BALANCED: (TokenMerging(0.7), as_deep_as_published),
+        FAST: (TokenMerging(0.7, sharing=Sharing("interval")), as_deep_as_published),
+    },
+    attention_shortened: {
+        AUTO: (POOLED, as_deep_as_published),
+        QUALITY: (POOLED, as_deep_as_published),
+        BALANCED: (POOLED, all_but_the_first),
+        FAST: (TO_256_KEYS, all_but_the_first),
+    },
+}
+
+
+def automatic_rule(strength: str, layer_flops: LayerFlops, blocks: int) -> Rule:
+    """One of STRENGTHS for a network of so many self-attention layers, where it is faster.
+
+    "auto" is the most that published or measured figures bear out for such a network.
+    """
+    method, where = CHOICES[layer_flops][strength]
+    return Rule(method, where(blocks), only_where_faster=True)

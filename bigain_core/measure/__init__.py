@@ -1,0 +1,1 @@
+"""Operations, times and how settings compare."""

@@ -1,0 +1,1 @@
+"""What can be done with image tokens: place, score, select, match, pool, and plan."""

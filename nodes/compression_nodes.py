@@ -1,0 +1,93 @@
+"""Nodes about the compression of a model as a whole: presets and the report."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io, ui
+
+from ..bigain_core.comfyui.patching.attach import attach, compression_state, resolve
+from ..bigain_core.compression.automatic import AUTO, STRENGTHS, automatic_rule
+from ..bigain_core.compression.presets import PRESETS
+from ..bigain_core.compression.report import report, report_data
+from ._host import CATEGORY, announce, schema
+
+PAPER = "paper: "
+
+
+class BiGainAuto(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="BiGainAuto",
+            display_name="BiGain (Auto)",
+            category=CATEGORY,
+            description="Makes a model faster in one click: knows its kind, chooses method, layers "
+            "and strength, and leaves layers alone that are too small to gain.",
+            search_aliases=["preset", "paper", "hybrid", "speed up", "acceleration"],
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="The model to accelerate; it is not changed itself."
+                ),
+                io.Combo.Input(
+                    "preset",
+                    options=["off", *STRENGTHS, *(PAPER + name for name in PRESETS)],
+                    default=AUTO,
+                    tooltip="auto does as much as published or measured figures bear out for such "
+                    "a model and size; quality, balanced and fast cost more detail in this order. "
+                    "Rows of Tables 3 and 6 to 9 are for Stable Diffusion, those named DiT for a "
+                    "DiT of at least 12 blocks; they act at any size.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with the settings of that preset.")],
+        )
+
+    @classmethod
+    def execute(cls, model, preset) -> io.NodeOutput:
+        if preset in STRENGTHS:
+            model = _automatic(model, preset)
+        elif preset != "off":
+            for rule in PRESETS[preset.removeprefix(PAPER)].rules:
+                model = attach(model, rule)
+        return io.NodeOutput(model)
+
+
+def _automatic(model, strength):
+    """The model with the rule for its kind; says which, as the size is not known before a run."""
+    family, layers = resolve(model)
+    rule = automatic_rule(strength, family.adapter.layer_flops, len(layers))
+    covered = sum(rule.placement.covers(layer_id) for layer_id in layers)
+    announce(
+        f"BiGain {strength} on {family.name}: {rule.method.name}, in {covered} of {len(layers)} "
+        "self-attention layers where they are large enough. What a run can gain at most, and its "
+        "ceiling, are in the log after it and in BiGain Report."
+    )
+    return attach(model, rule)
+
+
+class BiGainReport(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="BiGainReport",
+            display_name="BiGain Report",
+            category=CATEGORY,
+            description="Says what BiGain did in the last run of a model: layers, tokens before "
+            "and after, work saved, and what was left alone and why.",
+            search_aliases=["statistics", "flops"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The model that the sampler used."),
+                io.AnyType.Input(
+                    "after",
+                    tooltip="Any output of the sampler or classifier, so that the report comes "
+                    "after.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="report", tooltip="The report as text.")],
+        )
+
+    @classmethod
+    def execute(cls, model, after) -> io.NodeOutput:
+        state = compression_state(model)
+        text = report(state.log) if state else "BiGain: no compression on this model."
+        data = report_data(state.log) if state else {"summary": text}
+        return io.NodeOutput(text, ui=ui.PreviewText(text).as_dict() | {"bigain_report": [data]})

@@ -1,0 +1,194 @@
+"""The node that takes a folder through a classifier: measures it by labels, or tags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+from comfy.utils import ProgressBar
+from comfy_api.latest import io, ui
+
+from ..bigain_core.classification import PLANS
+from ..bigain_core.classification.datasets.evaluation import Job, comparison
+from ..bigain_core.classification.datasets.image_folder import (
+    below,
+    read_folder,
+    resolve_wordnet_ids,
+)
+from ..bigain_core.classification.datasets.result_files import (
+    SUFFIX,
+    ResultFile,
+    merged,
+    read_results,
+    shard_name,
+    write_atomic,
+)
+from ..bigain_core.comfyui.classifying.folder_evaluation import evaluate
+from ..bigain_core.comfyui.classifying.identity import settings
+from ._host import CATEGORY, Prompts, advanced, announce, schema
+
+
+class BiGainEvaluate(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="BiGainEvaluate",
+            display_name="BiGain Evaluate",
+            category=CATEGORY,
+            description="Classifies a labelled folder and says how often the classifier is right. "
+            "Results are kept image by image: a run that was stopped goes on where it was.",
+            search_aliases=["accuracy", "mAP", "McNemar", "data set", "tag", "caption", "folder"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The model that classifies, compressed or not."),
+                Prompts.Input(
+                    "prompts",
+                    tooltip="From BiGain Prompts or BiGain DiT Labels. Labels of the images must "
+                    "be spelled like the labels of the prompts, or be WordNet ids of ImageNet.",
+                ),
+                io.Vae.Input("vae", tooltip="The VAE of the model."),
+                io.String.Input(
+                    "folder",
+                    default="",
+                    placeholder="a folder in ComfyUI/input",
+                    tooltip="A folder below ComfyUI's input folder with one folder per class, or "
+                    "with a CSV file, or with pictures alone to have them tagged. Nothing outside "
+                    "of the input folder is read.",
+                ),
+                io.String.Input(
+                    "csv",
+                    default="",
+                    placeholder="empty: one folder per class",
+                    tooltip="A CSV file in that folder with rows of a file and its label, or "
+                    "several labels with ; between them. Empty: folders are named after classes.",
+                ),
+                io.String.Input(
+                    "output",
+                    default="bigain/evaluation",
+                    tooltip="Name of the results below ComfyUI's output folder. The same name with "
+                    "the same settings goes on; other settings need another name.",
+                ),
+                io.Combo.Input(
+                    "preset",
+                    options=list(PLANS),
+                    default="balanced",
+                    tooltip="How trials are chosen and prompts dropped. The paper takes [5, 20] "
+                    "for few classes and [5, 20, 100] for a thousand.",
+                ),
+                io.Int.Input(
+                    "size",
+                    default=512,
+                    min=16,
+                    max=4096,
+                    tooltip="Side of the square that is classified: the short side is resized to "
+                    "it and the long one cut, as in the paper. 32 for the bundled model.",
+                ),
+                io.Int.Input(
+                    "limit",
+                    default=0,
+                    min=0,
+                    max=10_000_000,
+                    tooltip="Only so many images, evenly spread over the folder; 0 for all.",
+                ),
+                advanced(
+                    io.Int,
+                    "shard",
+                    default=1,
+                    min=1,
+                    max=10_000,
+                    tooltip="Which part of the images this run does, from 1. Several machines can "
+                    "do one part each.",
+                ),
+                advanced(
+                    io.Int,
+                    "shards",
+                    default=1,
+                    min=1,
+                    max=10_000,
+                    tooltip="How many parts there are. The summary covers the parts whose results "
+                    "are in the output folder.",
+                ),
+                advanced(
+                    io.String,
+                    "compare_with",
+                    default="",
+                    tooltip="Name of other results of the same images below the output folder, for "
+                    "McNemar's test against these.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="summary",
+                    tooltip="Accuracy with its interval, cost, mAP, and what was left out.",
+                ),
+                io.Float.Output(
+                    display_name="accuracy",
+                    tooltip="Share of images whose best prompt is one of their labels.",
+                ),
+                io.String.Output(
+                    display_name="table",
+                    tooltip="CSV: one row per class; where images have no labels, one per image.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs):
+        return float("nan")  # the folder may have changed: never answered from the cache
+
+    @classmethod
+    def execute(
+        cls, model, prompts, vae, folder, csv, output, preset, size, limit, shard, shards,
+        compare_with,
+    ) -> io.NodeOutput:  # fmt: skip
+        labels = tuple(dict.fromkeys(prompts.classes))
+        images = read_folder(Path(folder_paths.get_input_directory()), folder, csv)
+        job = Job(resolve_wordnet_ids(images, labels), labels, limit, shard - 1, shards)
+        plan = PLANS[preset]
+        classes = list(prompts.classes)
+        found = settings(model, prompts)
+        made = job.settings(prompts.labels, plan, size, classes=classes, **found)
+        paths = [_output(output, shard_name("", k, shards)) for k in range(shards)]
+        whole, exported = _output(output, SUFFIX), _output(output, ".csv")
+        others = read_results(_output(compare_with, SUFFIX)) if compare_with.strip() else None
+        with ResultFile(paths[shard - 1], made) as results:
+            pending = job.pending(results.records)
+            progress = _Progress(len(pending), plan.calls(len(prompts.labels)))
+            announce(
+                f"BiGain: {len(pending)} of {len(job.own)} images to classify, at most "
+                f"{progress.total} network evaluations"
+            )
+            evaluate(model, vae, prompts, pending, job, plan, size, results, progress)
+        found = merged([read_results(path) for path in paths if path.exists()])
+        summary = job.summary(found)
+        if summary.is_complete:
+            write_atomic(exported, summary.image_table())
+            if shards > 1:
+                write_atomic(whole, found.text)
+        text = str(summary)
+        if others:
+            text += f"\nagainst {compare_with}: {comparison(found, others)}"
+        table = summary.table()
+        return io.NodeOutput(text, summary.accuracy, table, ui=ui.PreviewText(text))
+
+
+def _output(name: str, ending: str) -> Path:
+    """A file of the results with this name, which may be given with or without its ending."""
+    root, name = Path(folder_paths.get_output_directory()), name.strip().removesuffix(SUFFIX)
+    below(root, name)
+    return below(root, name + ending)
+
+
+class _Progress:
+    """The bar under the node; images whose prompts were dropped early count as whole ones."""
+
+    def __init__(self, images: int, calls_per_image: int):
+        self.total, self.step, self.images = images * calls_per_image, calls_per_image, 0
+        self.bar = ProgressBar(self.total)
+
+    def on_calls(self, calls: int) -> None:
+        self.bar.update(calls)
+
+    def on_image(self) -> None:
+        self.images += 1
+        self.bar.update_absolute(self.images * self.step)

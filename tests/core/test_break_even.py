@@ -1,0 +1,164 @@
+"""Layers in which a method takes more time than it saves are told, and spared where asked for."""
+
+import pytest
+
+from bigain_core.compression import break_even
+from bigain_core.compression.break_even import least_tokens, saved_flops, why_slower
+from bigain_core.compression.network_call import NetworkCall
+from bigain_core.compression.report import summary
+from bigain_core.compression.rules import Compression, Rule
+from bigain_core.compression.run_log import RunLog
+from bigain_core.measure.flops import attention_shortened, input_shortened
+from bigain_core.methods import KVDownsampling, TokenMerging
+from bigain_core.placement import LayerId, Placement
+from bigain_core.schedules import DenoisingProgress
+from bigain_core.tokens.grid import TokenGrid
+from bigain_core.tokens.plans import IdentityPlan, PoolPlan
+
+SITE, POOLING = LayerId(0, "encoder"), KVDownsampling(2)
+WIDTH = 16
+
+
+def saved_by_pooling(tokens, width=WIDTH):
+    """3/4 of keys and values: attention, and their two projections."""
+    return 3 * tokens**2 * width + 3 * tokens * width**2
+
+
+@pytest.fixture
+def pays_from(monkeypatch):
+    """Sets the threshold of pooling on the CPU; of nothing else is anything known."""
+
+    def fix(threshold):
+        monkeypatch.setattr(break_even, "PAYS_FROM", {"cpu": {KVDownsampling: threshold}})
+
+    return fix
+
+
+def call_of(x, grid, *, rule=Rule(POOLING), log=None):  # noqa: B008
+    call = NetworkCall(
+        Compression((rule,)),
+        DenoisingProgress(0.5),
+        RunLog() if log is None else log,
+        input_shortened,
+    )
+    return call.plan(SITE, x, grid), call.log
+
+
+@pytest.mark.parametrize("side", [4, 8, 20])
+def test_savings_are_those_of_the_closed_form(side):
+    found = saved_flops(POOLING, TokenGrid(side, side), WIDTH, input_shortened)
+    assert found == saved_by_pooling(side**2)
+
+
+def test_merging_pays_for_its_decision():
+    saved = saved_flops(TokenMerging(0.5), TokenGrid(8, 8), WIDTH, input_shortened)
+    plain = 4 * 64**2 * WIDTH + 8 * 64 * WIDTH**2
+    left = 4 * 32**2 * WIDTH + 8 * 32 * WIDTH**2 + 2 * 48 * 16 * WIDTH + 18 * 64 * WIDTH
+    assert saved == plain - left
+
+
+def test_text_and_frames_count():
+    """Text is attended to by the image and keeps its own keys; frames are compressed one by one."""
+    grid = TokenGrid(4, 4, frames=2, before=5)
+    found = saved_flops(POOLING, grid, WIDTH, attention_shortened)
+    keys_saved = 2 * (16 - 4)
+    assert found == 4 * 37 * keys_saved * WIDTH
+
+
+@pytest.mark.parametrize(("above", "slower"), [(-1, False), (0, False), (1, True)])
+def test_the_threshold_itself_pays(pays_from, above, slower):
+    pays_from(saved_by_pooling(64) + above)
+    reason = why_slower(POOLING, TokenGrid(8, 8), WIDTH, input_shortened, "cpu")
+    assert bool(reason) == slower
+
+
+def test_the_reason_names_a_size_that_pays(pays_from):
+    pays_from(saved_by_pooling(24**2))
+    reason = why_slower(POOLING, TokenGrid(8, 8), WIDTH, input_shortened, "cpu")
+    assert reason == (
+        "64 tokens of 16 channels: IE-KVD factor 2, alpha 0.9 pays from about 576 on at this "
+        "width on cpu"
+    )
+    assert not why_slower(POOLING, TokenGrid(24, 24), WIDTH, input_shortened, "cpu")
+    assert why_slower(POOLING, TokenGrid(23, 23), WIDTH, input_shortened, "cpu")
+
+
+def test_what_pays_at_no_size_is_called_so():
+    assert least_tokens(POOLING, WIDTH, input_shortened, 10**15) is None
+
+
+@pytest.mark.parametrize(("method", "device"), [(TokenMerging(0.5), "cpu"), (POOLING, "cuda")])
+def test_what_nobody_has_measured_is_not_judged(pays_from, method, device):
+    pays_from(10**15)
+    assert why_slower(method, TokenGrid(8, 8), WIDTH, input_shortened, device) is None
+
+
+def test_without_the_gate_a_small_layer_is_compressed_and_the_log_says_why_not_to(pays_from, randn):
+    pays_from(10**15)
+    plan, log = call_of(randn(1, 64, WIDTH), TokenGrid(8, 8))
+    assert isinstance(plan, PoolPlan)
+    assert "SLOWER than off in 1 of 1 layers is to be expected: 64 tokens" in summary(log)
+    assert "pays at no size at this width on cpu" in summary(log)
+
+
+def test_with_the_gate_it_is_left_alone_with_the_reason(pays_from, randn):
+    pays_from(10**15)
+    rule = Rule(POOLING, only_where_faster=True)
+    plan, log = call_of(randn(1, 64, WIDTH), TokenGrid(8, 8), rule=rule)
+    assert isinstance(plan, IdentityPlan)
+    (reason,) = log.skipped
+    assert reason.startswith("64 tokens of 16 channels") and reason in summary(log)
+    assert log.flops_saved == 0
+
+
+@pytest.mark.parametrize("only_where_faster", [False, True])
+def test_a_large_layer_is_compressed_alike(pays_from, randn, only_where_faster):
+    pays_from(1)
+    rule = Rule(POOLING, only_where_faster=only_where_faster)
+    plan, log = call_of(randn(1, 64, WIDTH), TokenGrid(8, 8), rule=rule)
+    assert isinstance(plan, PoolPlan)
+    assert summary(log).endswith("Each of these layers pays on cpu.")
+
+
+def test_unmeasured_devices_are_named_and_nothing_is_spared(monkeypatch, randn):
+    monkeypatch.setattr(break_even, "PAYS_FROM", {})
+    rule = Rule(POOLING, only_where_faster=True)
+    plan, log = call_of(randn(1, 64, WIDTH), TokenGrid(8, 8), rule=rule)
+    assert isinstance(plan, PoolPlan)
+    assert summary(log).endswith("Whether that pays on cpu was not measured.")
+
+
+def test_one_small_layer_among_large_ones_is_told(pays_from, randn):
+    pays_from(saved_by_pooling(144))
+    log = RunLog()
+    for number, side in enumerate((16, 8, 12)):
+        call = NetworkCall(
+            Compression((Rule(POOLING),)), DenoisingProgress(0.5), log, input_shortened
+        )
+        call.plan(LayerId(number, "encoder"), randn(1, side**2, WIDTH), TokenGrid(side, side))
+    assert "SLOWER than off in 1 of 3 layers is to be expected: 64 tokens" in summary(log)
+    log.clear()
+    assert log == RunLog()
+
+
+def test_a_placement_still_decides_first(randn):
+    rule = Rule(POOLING, Placement(min_tokens=65), only_where_faster=True)
+    _, log = call_of(randn(1, 64, WIDTH), TokenGrid(8, 8), rule=rule)
+    assert list(log.skipped) == ["64 tokens, fewer than the 65 asked for"]
+
+
+def test_every_method_was_measured_on_the_processor():
+    import bigain_core.methods as methods
+
+    kinds = {kind for kind in vars(methods).values() if isinstance(kind, type)}
+    concrete = {k for k in kinds if issubclass(k, methods.Method) and k is not methods.Method}
+    assert set(break_even.PAYS_FROM["cpu"]) == concrete
+
+
+def test_the_expectation_is_cheap_to_ask_for_again():
+    """It is asked for in every layer of every step: the plan is made once for each shape."""
+    grid, method = TokenGrid(32, 32), TokenMerging(0.31)
+    first = why_slower(method, grid, 64, input_shortened, "cpu")
+    before = saved_flops.cache_info().misses
+    assert why_slower(method, grid, 64, input_shortened, "cpu") == first
+    assert saved_flops.cache_info().misses == before
