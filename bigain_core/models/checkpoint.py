@@ -28,21 +28,24 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read safetensors, or a pickled file restricted to tensors; nothing in the file is executed.
 
     Training runs save their weights under "ema" or "model", which is unwrapped. Class names are the
-    lines of "class_names" in the safetensors metadata.
+    lines of "class_names" in the safetensors metadata. Keys, shapes, dtypes and finiteness are
+    checked before a network is built.
 
-    Raises ValueError when the file is not a class-conditional DiT or the names do not fit it.
+    Raises ValueError when the file cannot be read, is not a class-conditional DiT or lacks a part
+    of one, holds weights that are no finite floating-point numbers, or names another number of
+    classes.
     """
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}
-    else:
-        metadata = {}
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        for key in ("ema", "model"):
-            if isinstance(state.get(key), Mapping):
-                state = state[key]
+    try:
+        state, metadata = _read_file(path)
+    except Exception as error:  # readers raise nearly anything on broken files
+        reason = " ".join(str(error).split(". ")[0].split())
+        raise ValueError(
+            f"BiGain: expected a DiT checkpoint in safetensors or PyTorch format, got {path.name}, "
+            f"which cannot be read ({type(error).__name__}: {reason}). Download it again, or save "
+            "it as safetensors."
+        ) from error
     config = DiTConfig.from_state_dict(state)
+    _check_weights(path.name, state, config)
     names = tuple(metadata.get("class_names", "").splitlines())
     if names and len(names) != config.num_classes:
         raise ValueError(
@@ -50,6 +53,40 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"one per class, got {len(names)}. Save the file again with one name per line."
         )
     return Checkpoint(state, config, names)
+
+
+def _read_file(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, str]]:
+    """(weights, metadata)"""
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, Mapping):
+        raise TypeError(f"a {type(state).__name__} instead of weights by name")
+    wrapped = (state[key] for key in ("ema", "model") if isinstance(state.get(key), Mapping))
+    return next(wrapped, state), {}
+
+
+def _check_weights(file: str, state: Mapping[str, Tensor], config: DiTConfig) -> None:
+    """Raise ValueError unless the weights are those of such a network."""
+    expected = DiT(config, device="meta").state_dict()
+    wrong = [f"{key!r} is missing" for key in expected if key not in state]
+    wrong += [f"{key!r} belongs to another kind of network" for key in state if key not in expected]
+    for key in (key for key in expected if key in state):
+        wanted, found = tuple(expected[key].shape), tuple(state[key].shape)
+        if wanted != found:
+            wrong.append(f"{key!r} has shape {found} instead of {wanted}")
+        elif not state[key].is_floating_point():
+            wrong.append(f"{key!r} holds {state[key].dtype} instead of floating-point numbers")
+        elif not state[key].float().isfinite().all():
+            wrong.append(f"{key!r} holds NaN or infinity")
+    if wrong:
+        rest = f" and {len(wrong) - 1} more faults" if len(wrong) > 1 else ""
+        raise ValueError(
+            f"BiGain: expected all finite weights of a DiT of {config.depth} blocks and width "
+            f"{config.hidden_size} in {file}, got a file in which {wrong[0]}{rest}. Download or "
+            "save it again."
+        )
 
 
 def load_dit(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> DiT:

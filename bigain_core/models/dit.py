@@ -55,30 +55,39 @@ class DiTConfig:
 
         Raises ValueError when the checkpoint is not a class-conditional DiT.
         """
-        needed = (
-            "x_embedder.proj.weight",
-            "pos_embed",
-            "y_embedder.embedding_table.weight",
-            "blocks.0.attn.qkv.weight",
-            "final_layer.linear.weight",
-        )
-        missing = [key for key in needed if key not in state]
-        if missing:
+        dimensions = {
+            "x_embedder.proj.weight": 4,
+            "pos_embed": 3,
+            "y_embedder.embedding_table.weight": 2,
+            "blocks.0.attn.qkv.weight": 2,
+            "final_layer.linear.weight": 2,
+        }
+        for key, count in dimensions.items():
+            found = getattr(state.get(key), "ndim", None)
+            if found == count:
+                continue
+            what = "is missing" if found is None else f"has {found} dimensions instead of {count}"
             raise ValueError(
                 "BiGain: expected a class-conditional DiT checkpoint (published DiT key layout), "
-                f"but {missing[0]!r} is missing; the file starts with {sorted(state)[:3]}. "
+                f"but {key!r} {what}; the file starts with {sorted(map(str, state))[:3]}. "
                 "Load Stable Diffusion and other models with ComfyUI's own loaders."
             )
         hidden_size, in_channels, patch_size, _ = state["x_embedder.proj.weight"].shape
-        blocks = {int(key.split(".")[1]) for key in state if key.startswith("blocks.")}
+        depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
+        num_heads = 16 if hidden_size == 1152 else max(1, hidden_size // 64)
+        if hidden_size % num_heads:
+            raise ValueError(
+                "BiGain: expected a DiT whose width is a multiple of 64, the channels of a head, "
+                f"got width {hidden_size}. The number of its heads is not in the file."
+            )
         out_channels = state["final_layer.linear.weight"].shape[0] // patch_size**2
         return cls(
             input_size=math.isqrt(state["pos_embed"].shape[1]) * patch_size,
             patch_size=patch_size,
             in_channels=in_channels,
             hidden_size=hidden_size,
-            depth=max(blocks) + 1,
-            num_heads=16 if hidden_size == 1152 else max(1, hidden_size // 64),
+            depth=depth,
+            num_heads=num_heads,
             num_classes=state["y_embedder.embedding_table.weight"].shape[0] - 1,
             learn_sigma=out_channels == 2 * in_channels,
         )
