@@ -6,6 +6,9 @@ import re
 from dataclasses import dataclass
 
 
+LAST_LAYER = 9999  # far beyond any model: a longer range would only fill memory
+
+
 @dataclass(frozen=True)
 class LayerId:
     """Where a self-attention layer sits: its number in execution order, its stage and its level.
@@ -60,7 +63,7 @@ def named_placement(
 def parse_blocks(text: str) -> tuple[int, ...]:
     """Numbers and ranges, both ends included: "1-3, 7" -> (1, 2, 3, 7); empty text -> ().
 
-    Raises ValueError for anything else.
+    Raises ValueError for anything else, and for a number above LAST_LAYER.
     """
     numbers: set[int] = set()
     for part in filter(None, re.split(r"[,\s]+", text)):
@@ -69,6 +72,11 @@ def parse_blocks(text: str) -> tuple[int, ...]:
             raise ValueError(
                 "BiGain: expected attention layers as numbers and ascending ranges such as 1-5, "
                 f"7-11, got {part!r} in {text!r}."
+            )
+        if int(found[2] or found[1]) > LAST_LAYER:
+            raise ValueError(
+                f"BiGain: expected attention layers up to {LAST_LAYER}, got {part!r} in {text!r}. "
+                "BiGain Report numbers the layers of a model."
             )
         numbers.update(range(int(found[1]), int(found[2] or found[1]) + 1))
     return tuple(sorted(numbers))

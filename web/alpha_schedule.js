@@ -114,7 +114,7 @@ class CurveEditor {
   }
 
   add(timestep) {
-    this.set(addPoint(this.points, timestep));
+    if (this.points) this.set(addPoint(this.points, timestep)); // else the text is no curve
   }
 
   grab(event, index) {
@@ -126,8 +126,8 @@ class CurveEditor {
   }
 
   drag(event) {
-    if (!this.dragged) return;
-    const { index, scale } = this.dragged;
+    const { index, scale } = this.dragged ?? {};
+    if (!this.points?.[index]) return; // no point is held, or the text has changed since
     this.set(movePoint(this.points, index, this.under(event, scale)));
     this.focus(index);
   }

@@ -112,6 +112,13 @@ def test_blocks_of_another_form_are_refused(text, part):
     assert f"got {part!r} in {text!r}" in str(error.value)
 
 
+@pytest.mark.parametrize("text", ["0-999999999", "99999999999999999999", "1, 10000", "9999-10000"])
+def test_layers_beyond_any_model_are_refused_at_once(text):
+    assert parse_blocks("9998-9999") == (9998, 9999)
+    with pytest.raises(ValueError, match=r"expected attention layers up to 9999, got '.*' in '.*'"):
+        parse_blocks(text)
+
+
 @pytest.mark.parametrize(
     ("name", "blocks", "numbers"),
     [

@@ -57,6 +57,7 @@ def test_typing_moves_the_points(editor, front_end):
 def test_text_that_is_no_curve_stays_as_it_is(editor, front_end):
     write(front_end, "999: x")
     editor.get_by_text("This text is no curve").wait_for()
+    editor.locator("svg").dblclick()
     assert front_end.widget(KIND, "curve") == "999: x"
     editor.get_by_role("combobox").select_option("0.5 to 1")
     assert front_end.widget(KIND, "curve") == "999: 0.5\n0: 1"
