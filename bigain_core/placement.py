@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-
 LAST_LAYER = 9999  # far beyond any model: a longer range would only fill memory
 
 

@@ -1,0 +1,31 @@
+"""Where in the denoising process a noise level of the host lies."""
+
+import comfy.model_sampling as host
+import pytest
+from bigain.bigain_core.comfyui.patching.progress import progress_at_sigma
+
+KINDS = (
+    host.ModelSamplingDiscrete,
+    host.ModelSamplingContinuousEDM,
+    host.ModelSamplingContinuousV,
+    host.ModelSamplingDiscreteFlow,
+    host.ModelSamplingFlux,
+    host.StableCascadeSampling,
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_progress_is_the_percent_of_a_sigma_and_never_waits_for_the_models_device(kind):
+    asked = []
+
+    class Sampling(kind):
+        def percent_to_sigma(self, percent):
+            asked.append(self)
+            return super().percent_to_sigma(percent)
+
+    sampling = Sampling()
+    for percent in (0.0, 0.05, 0.2, 0.25, 0.5, 0.777, 0.95, 1.0):
+        sigma = float(sampling.percent_to_sigma(percent))
+        asked.clear()
+        assert progress_at_sigma(sampling, sigma).fraction == pytest.approx(percent, abs=2e-6)
+        assert asked and sampling not in asked
