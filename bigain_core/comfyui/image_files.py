@@ -12,26 +12,46 @@ from torch import Tensor
 from ..classification.datasets.evaluation import UnreadableImageError
 
 
+THIN = 16  # sides whose ratio is larger are never resized as a whole: 1 x 60000 pixels grow to GB
+
+
 def read_image(path: Path, size: int) -> Tensor:
-    """The middle square of a image: (1, size, size, 3) in [0, 1].
+    """The middle square of an image: (1, size, size, 3) in [0, 1].
 
     As in the paper: the short side is resized to `size` with a bicubic filter, then the long side
-    is cut. Raises UnreadableImageError for whatever is no image.
+    is cut; of a very long one the middle is taken first. Raises UnreadableImageError for whatever
+    is no image.
     """
+    if not path.is_file():  # a pipe would never end
+        raise UnreadableImageError("not a file")
     try:
         with Image.open(path) as file:
-            picture = _in_colours(ImageOps.exif_transpose(file))
+            return _middle_square(_in_colours(_upright(file)), size)
     except Exception as error:  # decoders raise nearly anything on broken files
         raise UnreadableImageError(f"{type(error).__name__}: {error}") from error
-    short = min(picture.size)
-    sides = [int(size * side / short) for side in picture.size]
-    picture = picture.resize(sides, Image.Resampling.BICUBIC)
+
+
+def _middle_square(image: Image.Image, size: int) -> Tensor:
+    short, long = sorted(image.size)
+    if long > THIN * short:
+        left, top = ((side - min(side, THIN * short)) // 2 for side in image.size)
+        image = image.crop((left, top, image.width - left, image.height - top))
+    sides = [int(size * side / short) for side in image.size]
+    image = image.resize(sides, Image.Resampling.BICUBIC)
     left, top = (round((side - size) / 2) for side in sides)
-    square = picture.crop((left, top, left + size, top + size))
+    square = image.crop((left, top, left + size, top + size))
     return torch.from_numpy(np.array(square, dtype=np.float32) / 255)[None]
 
 
-def _in_colours(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):  # 16 bits, which the library would clip to 8
-        return Image.fromarray((np.asarray(picture) // 256).astype(np.uint8)).convert("RGB")
-    return picture.convert("RGB")
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its metadata say; as it is where they make no sense."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # broken metadata raise nearly anything, of a good image
+        return image
+
+
+def _in_colours(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits, which the library would clip to 8
+        return Image.fromarray((np.asarray(image) // 256).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")

@@ -10,7 +10,10 @@ from pathlib import Path, PureWindowsPath
 
 from .imagenet import imagenet_labels
 
-PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(  # the last three are often unreadable, but must not be overlooked
+    ".apng .avif .bmp .gif .ico .jfif .jp2 .jpe .jpeg .jpg .pgm .png .ppm .qoi .tga .tif .tiff "
+    ".webp .heic .heif .jxl".split()
+)
 
 
 def below(root: Path, *names: str) -> Path:
@@ -112,12 +115,12 @@ def read_folder(root: Path, folder: str, table: str = "") -> LabelledSet:
 
 def _by_class(top: Path) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
     """{file: its class}, classes without files. Linked folders inside a class are not entered."""
-    loose = sorted(path.name for path in top.iterdir() if _is_picture(path))
+    loose = sorted(path.name for path in top.iterdir() if _is_image(path))
     found: dict[str, tuple[str, ...]] = {}
     empty = []
     classes = (path for path in top.iterdir() if path.is_dir() and not path.name.startswith("."))
     for folder in sorted(classes):
-        files = [path for path in folder.rglob("*") if _is_picture(path)]
+        files = [path for path in folder.rglob("*") if _is_image(path)]
         found.update({path.relative_to(top).as_posix(): (folder.name,) for path in files})
         if not files:
             empty.append(folder.name)
@@ -130,9 +133,9 @@ def _by_class(top: Path) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
     return (dict.fromkeys(loose, ()), ()) if loose else (found, tuple(empty))
 
 
-def _is_picture(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     hidden = path.name.startswith(".")
-    return path.suffix.lower() in PICTURES and not hidden and not path.is_dir()
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and not path.is_dir()
 
 
 def _listed(table: Path) -> dict[str, tuple[str, ...]]:
