@@ -33,7 +33,7 @@ def advanced(kind, *args, **options) -> io.Input:
 
 def lines(text: str) -> list[str]:
     """One label per line; blank lines before and after do not count, one between labels stays."""
-    return [line.strip() for line in text.strip().splitlines()]
+    return [line.strip() for line in text.lstrip("\ufeff").strip().splitlines()]
 
 
 class Messenger:

@@ -9,8 +9,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..classification.datasets.evaluation import UnreadableImageError
-
+from ..classification.datasets.image_folder import UnreadableImageError
 
 THIN = 16  # sides whose ratio is larger are never resized as a whole: 1 x 60000 pixels grow to GB
 

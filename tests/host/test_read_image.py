@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from bigain.bigain_core.classification.datasets.evaluation import UnreadableImageError
+from bigain.bigain_core.classification.datasets.image_folder import UnreadableImageError
 from bigain.bigain_core.comfyui.image_files import read_image
 from PIL import Image
 from torchvision.transforms import v2

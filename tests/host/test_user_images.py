@@ -5,8 +5,10 @@ import os
 import numpy as np
 import pytest
 import torch
-from bigain.bigain_core.classification.datasets.evaluation import UnreadableImageError
-from bigain.bigain_core.classification.datasets.image_folder import IMAGE_SUFFIXES
+from bigain.bigain_core.classification.datasets.image_folder import (
+    IMAGE_SUFFIXES,
+    UnreadableImageError,
+)
 from bigain.bigain_core.comfyui.image_files import read_image
 from PIL import Image, features
 

@@ -17,10 +17,6 @@ from .metrics import average_precision, mcnemar, wilson_interval
 from .result_files import Results
 
 
-class UnreadableImageError(ValueError):
-    """An image file that does not hold an image."""
-
-
 @dataclass(frozen=True)
 class Job:
     """The images of a set that are to be classified among `labels`, which are all different.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
+from unicodedata import normalize
 
 from .imagenet import imagenet_labels
 
@@ -16,12 +19,41 @@ IMAGE_SUFFIXES = frozenset(  # the last three are often unreadable, but must not
 )
 
 
+# What people call the first column of a list of files.
+FILE_HEADERS = frozenset(
+    "file files filename filepath file_name file_path image images image_name image_path name "
+    "path photo".split()
+)
+
+
+class UnreadableImageError(ValueError):
+    """An image file that does not hold an image."""
+
+
 def below(root: Path, *names: str) -> Path:
     """The path of `names` in `root`, links resolved.
 
-    Raises ValueError for an absolute path, for one with .. and for links that lead out of `root`:
-    a workflow of someone else reaches nothing else on the disk.
+    Raises ValueError for an absolute path, for one with .. and for links that lead out of `root` or
+    nowhere: a workflow of someone else reaches nothing else on the disk.
     """
+    check_names(root, *names)
+    try:
+        root = root.resolve()
+        path = root.joinpath(*names).resolve()
+        inside = path != root and root in path.parents
+    except (OSError, RuntimeError):  # links that lead to themselves
+        inside = False
+    if not inside:
+        raise ValueError(
+            f"BiGain: expected a file or folder that lies below {root.name}, got "
+            f"{'/'.join(names)!r}, which leads elsewhere. Links out of {root.name} are not "
+            "followed; move the files there."
+        )
+    return path
+
+
+def check_names(root: Path, *names: str) -> None:
+    """Raise ValueError for an absolute path and for one with .., without a look at the disk."""
     for name in names:
         parts = PureWindowsPath(name)  # knows / and \ and drives, whatever the system
         if not name.strip() or "\0" in name or parts.drive or parts.root or ".." in parts.parts:
@@ -29,15 +61,6 @@ def below(root: Path, *names: str) -> Path:
                 f"BiGain: expected a name below {root.name}, without drive, leading / or .., got "
                 f"{name!r}. Move the files there."
             )
-    root = root.resolve()
-    path = root.joinpath(*names).resolve()
-    if path == root or root not in path.parents:
-        raise ValueError(
-            f"BiGain: expected a file or folder that lies below {root.name}, got "
-            f"{'/'.join(names)!r}, which leads elsewhere. Links out of {root.name} are not "
-            "followed; move the files there."
-        )
-    return path
 
 
 @dataclass(frozen=True)
@@ -62,13 +85,17 @@ class LabelledSet:
     empty: tuple[str, ...] = ()  # class folders without images
 
     def path(self, image: LabelledImage) -> Path:
-        return below(self.root, self.folder, image.file)
+        """Raises UnreadableImageError for a link that leads out of `root`."""
+        try:
+            return below(self.root, self.folder, image.file)
+        except ValueError as error:
+            raise UnreadableImageError("a link that leads elsewhere") from error
 
     @property
     def digest(self) -> str:
         """Tells sets apart by files and labels."""
         lines = ("\t".join((image.file, *image.labels)) for image in self.images)
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+        return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()[:16]
 
     @property
     def is_labelled(self) -> bool:
@@ -87,7 +114,8 @@ def read_folder(root: Path, folder: str, table: str = "") -> LabelledSet:
 
     Without a table each folder in it is a class; images beside no such folder have no labels. A
     table is a CSV file in the folder with a file name and a label, or several with ; between
-    them, in each row; a first row "file,label" is skipped.
+    them, in each row; a first row such as "file,label" is skipped. Labels are in composed Unicode
+    (NFC), however folders and tables spell them.
 
     Raises ValueError for what lies elsewhere, for a folder without images and for a bad table.
     """
@@ -98,6 +126,8 @@ def read_folder(root: Path, folder: str, table: str = "") -> LabelledSet:
         )
     if table:
         found, empty = _listed(below(root, folder, table)), ()
+        check_names(root, *found)
+        found = _spelled_as_on_disk(top, found)
     else:
         found, empty = _by_class(top)
     if not found:
@@ -107,10 +137,7 @@ def read_folder(root: Path, folder: str, table: str = "") -> LabelledSet:
         )
     ordered = sorted(found.items())
     images = (LabelledImage(n, file, labels) for n, (file, labels) in enumerate(ordered))
-    found_set = LabelledSet(root, folder, tuple(images), empty)
-    for image in found_set.images:
-        found_set.path(image)  # refuses links that lead out before anything is read
-    return found_set
+    return LabelledSet(root, folder, tuple(images), empty)
 
 
 def _by_class(top: Path) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
@@ -121,9 +148,10 @@ def _by_class(top: Path) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
     classes = (path for path in top.iterdir() if path.is_dir() and not path.name.startswith("."))
     for folder in sorted(classes):
         files = [path for path in folder.rglob("*") if _is_image(path)]
-        found.update({path.relative_to(top).as_posix(): (folder.name,) for path in files})
+        label = normalize("NFC", folder.name)
+        found.update({path.relative_to(top).as_posix(): (label,) for path in files})
         if not files:
-            empty.append(folder.name)
+            empty.append(label)
     if loose and found:
         raise ValueError(
             f"BiGain: expected images in folders that are named after their class, got {loose[0]} "
@@ -138,37 +166,83 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and not path.is_dir()
 
 
+def _spelled_as_on_disk(top: Path, found: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """File names as the disk has them, where a table composes letters in another way."""
+    if all((top / file).exists() for file in found):
+        return found
+    names = (path.relative_to(top).as_posix() for path in top.rglob("*"))
+    on_disk = {normalize("NFC", name): name for name in names}
+    return {on_disk.get(normalize("NFC", file), file): found[file] for file in found}
+
+
 def _listed(table: Path) -> dict[str, tuple[str, ...]]:
-    try:
-        text = table.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"BiGain: expected a CSV file in UTF-8, got {table.name}: {error}."
-        ) from error
     found: dict[str, tuple[str, ...]] = {}
-    for line, row in enumerate(csv.reader(text.splitlines()), 1):
-        cells = [cell.strip() for cell in row]
-        if not any(cells) or (line == 1 and cells[0].lower() == "file"):
-            continue
+    for number, cells in _rows(table):
         labels = _labels(cells[1]) if len(cells) == 2 else ()
+        if not found and cells[0].lower().replace(" ", "_") in FILE_HEADERS:
+            continue
         if not cells[0] or not labels:
             raise ValueError(
                 "BiGain: expected rows of a file and its label, or several labels with ; between "
-                f"them, got {','.join(row)!r} in row {line} of {table.name}."
+                f"them, got {','.join(cells)[:100]!r} in row {number} of {table.name}."
             )
         file = cells[0].replace("\\", "/")
         if file in found:
             raise ValueError(
-                f"BiGain: expected every image once, got {file!r} again in row {line} of "
+                f"BiGain: expected every image once, got {file!r} again in row {number} of "
                 f"{table.name}. Put all of its labels into one row, with ; between them."
             )
         found[file] = labels
     return found
 
 
+def _rows(table: Path) -> list[tuple[int, list[str]]]:
+    """(number, cells) without blank ones; separated by whatever makes two cells of every row."""
+    text, separators = _text(table), ",;\t"
+    if named := re.match(r"sep=(.)\r?\n", text):  # what Excel writes
+        text, separators = text[named.end() :], named[1]
+    tables = [_split(table.name, text, separator) for separator in separators]
+    return next((rows for rows in tables if all(len(c) == 2 for _, c in rows)), tables[0])
+
+
+def _split(name: str, text: str, separator: str) -> list[tuple[int, list[str]]]:
+    reader, rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator), []
+    try:
+        for number, row in enumerate(reader, 1):
+            cells = [cell.strip() for cell in row]
+            while cells and not cells[-1]:  # spreadsheets fill rows up
+                cells.pop()
+            if cells:
+                rows.append((number, cells))
+    except csv.Error as error:
+        raise ValueError(
+            f"BiGain: expected rows of a file and its label in {name}, got something else in line "
+            f"{reader.line_num} ({error}). Is a quotation mark missing?"
+        ) from error
+    return rows
+
+
+def _text(table: Path) -> str:
+    """UTF-8 with or without a byte order mark, or UTF-16 with one."""
+    try:
+        data = table.read_bytes()
+        utf_16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+        return data.decode("utf-16" if utf_16 else "utf-8-sig")
+    except OSError as error:
+        raise ValueError(
+            f"BiGain: expected a CSV file, got {table.name}: {error.strerror}. Put it into the "
+            "folder of the images."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"BiGain: expected a CSV file in UTF-8, got {table.name} in another encoding. Save it "
+            "as CSV UTF-8."
+        ) from error
+
+
 def _labels(cell: str) -> tuple[str, ...]:
     """Different labels in the order given."""
-    labels = (label.strip() for label in cell.split(";"))
+    labels = (label.strip() for label in normalize("NFC", cell).split(";"))
     return tuple(dict.fromkeys(label for label in labels if label))
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from unicodedata import normalize
 
 from .imagenet import SUBSETS, imagenet_labels
 
 NAMED = 5  # labels or files that a sentence names
-CLASS_COLUMNS = ("class", "classname")
+CLASS_COLUMNS = ("class", "classname", "class_name", "class name")
 
 # Names as the data sets' own lists have them, spelled out where those abbreviate by underscores:
 # batches.meta of CIFAR-10 (Krizhevsky 2009), class_names.txt of STL-10 (Coates et al. 2011),
@@ -70,17 +71,21 @@ def label_set(name: str) -> Labels:
 def read_labels(text: str) -> Labels:
     """One label per line, or CSV whose first line names a column "prompt" and a column "class".
 
-    In CSV several prompts may share a class. Blank lines before and after do not count, and one
-    between labels stays, to be complained about.
+    In CSV, with commas, semicolons or tabs, several prompts may share a class. Blank lines before
+    and after do not count, and one between labels stays, to be complained about. Letters are
+    composed (NFC), and a byte order mark is dropped.
     """
-    lines = [line.strip() for line in text.strip().splitlines()]
-    header = next(csv.reader(lines[:1], skipinitialspace=True), [])
-    columns = [cell.strip().lower() for cell in header]
-    named = [columns.index(name) for name in CLASS_COLUMNS if name in columns]
-    if "prompt" not in columns or not named:
-        return Labels(tuple(lines))
-    rows = list(csv.reader(lines[1:], skipinitialspace=True))
-    return _from_rows(rows, columns.index("prompt"), named[0], len(columns))
+    text = normalize("NFC", text.lstrip("\ufeff")).strip()
+    lines = [line.strip() for line in text.splitlines()]
+    for separator in ",;\t":
+        form = {"delimiter": separator, "skipinitialspace": True}
+        header = next(csv.reader(lines[:1], **form), [])
+        columns = [cell.strip().lower() for cell in header]
+        named = [columns.index(name) for name in CLASS_COLUMNS if name in columns]
+        if "prompt" in columns and named:
+            rows = list(csv.reader(lines[1:], **form))
+            return _from_rows(rows, columns.index("prompt"), named[0], len(columns))
+    return Labels(tuple(lines))
 
 
 def _from_rows(rows: Sequence[list[str]], prompt: int, group: int, columns: int) -> Labels:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 SUFFIX = ".jsonl"
-KEY = "bigain_evaluation"
+KEY, VERSION = "bigain_evaluation", 1
 START = f'{{"{KEY}": '.encode()
 MEASURED = 0.01  # by how much measured settings may differ between machines
 
@@ -38,7 +38,7 @@ def write_atomic(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     try:
         part.unlink(missing_ok=True)
-        with part.open("x", encoding="utf-8") as file:
+        with part.open("x", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
         part.replace(path)
     except OSError as error:
@@ -153,7 +153,7 @@ class ResultFile:
 
 
 def _header(settings: dict) -> dict:
-    return {KEY: 1, "settings": settings}
+    return {KEY: VERSION, "settings": settings}
 
 
 def _parsed(path: Path, content: bytes) -> tuple[Results, int]:
@@ -172,6 +172,17 @@ def _parsed(path: Path, content: bytes) -> tuple[Results, int]:
                 f"{number}. The file was changed or the disk is damaged; remove that line."
             ) from error
     header, *records = parsed
+    if header[KEY] != VERSION:
+        raise ValueError(
+            f"BiGain: expected results of version {VERSION} in {path.name}, got version "
+            f"{header[KEY]!r} of another BiGain. Choose another name, or use that BiGain."
+        )
+    for number, record in enumerate(records, 2):
+        if not isinstance(record, dict) or not isinstance(record.get("image"), int):
+            raise ValueError(
+                f"BiGain: expected the result of an image on every line of {path.name}, got "
+                f"something else on line {number}. The file was changed; remove that line."
+            )
     return Results(header["settings"], {record["image"]: record for record in records}), length
 
 

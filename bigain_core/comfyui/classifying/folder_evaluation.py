@@ -12,11 +12,10 @@ from torch import Tensor
 from ...classification import Denoiser, TrialPlan, classify
 from ...classification.datasets.evaluation import (
     Job,
-    UnreadableImageError,
     record,
     unreadable_record,
 )
-from ...classification.datasets.image_folder import LabelledImage
+from ...classification.datasets.image_folder import LabelledImage, UnreadableImageError
 from ...classification.datasets.result_files import ResultFile
 from ..image_files import read_image
 from .denoiser import with_denoiser

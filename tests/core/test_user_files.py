@@ -1,0 +1,148 @@
+"""Lists, labels and results as spreadsheets, editors and other systems write them."""
+
+import csv
+import io
+import json
+import os
+import sys
+from unicodedata import normalize
+
+import pytest
+
+from bigain_core.classification.datasets.image_folder import (
+    FILE_HEADERS,
+    UnreadableImageError,
+    read_folder,
+)
+from bigain_core.classification.datasets.labels import read_labels
+from bigain_core.classification.datasets.result_files import KEY, ResultFile, read_results
+
+EXPECTED = [("a, b.png", ("red fox",)), ("caf\u00e9.png", ("chat", "b\u00eate"))]
+ROWS = [(file, ";".join(labels)) for file, labels in EXPECTED]
+
+
+def written(rows, separator=",", line_end="\r\n"):
+    text = io.StringIO()
+    csv.writer(text, delimiter=separator, lineterminator=line_end).writerows(rows)
+    return text.getvalue()
+
+
+TABLES = {
+    "plain": written(ROWS).encode(),
+    "byte order mark": b"\xef\xbb\xbf" + written([("file", "label"), *ROWS]).encode(),
+    "UTF-16 of a spreadsheet": written([("File name", "Label"), *ROWS], "\t").encode("utf-16"),
+    "UTF-16, big-endian": b"\xfe\xff" + written(ROWS).encode("utf-16-be"),
+    "semicolons": written(ROWS, ";").encode(),
+    "tabs": written(ROWS, "\t").encode(),
+    "sep line": b"sep=;\r\n" + written([("image", "class"), *ROWS], ";").encode(),
+    "old Mac line ends": written(ROWS, line_end="\r").encode(),
+    "filled up rows": written([(*row, "", "") for row in ROWS] + [("", "", "", "")]).encode(),
+    "decomposed letters": normalize("NFD", written(ROWS)).encode(),
+    "backslashes and blank lines": b"\r\n" + written(ROWS).encode() + b"\r\n\r\n",
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "set").mkdir()
+    for file, _ in EXPECTED:
+        (tmp_path / "set" / file).touch()
+    return tmp_path / "set"
+
+
+def labelled(found):
+    return sorted((image.file, image.labels) for image in found.images)
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_table_is_read_however_it_was_saved(folder, kind):
+    (folder / "labels.csv").write_bytes(TABLES[kind])
+    assert labelled(read_folder(folder.parent, "set", "labels.csv")) == EXPECTED
+
+
+@pytest.mark.parametrize("header", sorted(FILE_HEADERS))
+def test_a_header_is_no_image(folder, header):
+    spelled = header.upper().replace("_", " ")
+    (folder / "labels.csv").write_text(written([(spelled, "label"), *ROWS]), "utf-8")
+    assert labelled(read_folder(folder.parent, "set", "labels.csv")) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("caf\u00e9.png,chat".encode("cp1252"), "in UTF-8, got labels.csv in another encoding"),
+        (b'a.png,"cat\n' + b"b.png,dog\n" * 20000, "line .*Is a quotation mark missing"),
+        (b"a.png,cat\nb.png\n", r"got 'b.png' in row 2 of labels.csv"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_explained(folder, content, message):
+    (folder / "labels.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=f"BiGain: expected .*{message}"):
+        read_folder(folder.parent, "set", "labels.csv")
+
+
+def test_a_missing_table_is_named_without_the_paths_of_the_machine(folder):
+    with pytest.raises(ValueError, match="expected a CSV file, got none.csv") as error:
+        read_folder(folder.parent, "set", "none.csv")
+    assert str(folder) not in str(error.value)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_folders_and_labels_match_however_their_letters_are_composed(tmp_path, form):
+    name = normalize(form, "b\u00eate \u304c")
+    (tmp_path / "set" / name).mkdir(parents=True)
+    (tmp_path / "set" / name / "1.JFIF").touch()
+    (image,) = read_folder(tmp_path, "set").images
+    for other in ("NFC", "NFD"):
+        assert read_labels(normalize(other, name)).labels == image.labels
+    assert (tmp_path / "set" / image.file).is_file()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are any bytes on Linux alone")
+def test_a_name_that_is_no_text_is_read_and_kept(tmp_path):
+    (tmp_path / "set").mkdir()
+    path = os.fsencode(tmp_path / "set") + b"/caf\xe9.png"
+    os.close(os.open(path, os.O_CREAT))
+    found = read_folder(tmp_path, "set")
+    (image,) = found.images
+    assert os.fsencode(found.path(image)) == path and found.digest
+    with ResultFile(tmp_path / "r.jsonl", {}) as results:
+        results.add({"image": 0, "file": image.file})
+    assert read_results(tmp_path / "r.jsonl").records[0]["file"] == image.file
+
+
+def test_links_that_lead_nowhere_are_unreadable_and_take_nothing_along(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "good.png").touch()
+    (tmp_path / "set" / "loop.png").symlink_to(tmp_path / "set" / "loop.png")
+    found = read_folder(tmp_path, "set")
+    good, loop = found.images
+    assert found.path(good).name == "good.png"
+    with pytest.raises(UnreadableImageError):
+        found.path(loop)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_prompts_and_classes_are_read_however_they_were_saved(separator, mark):
+    rows = [("Prompt", "Class Name"), ("a cat, asleep", "cat"), ("a dog", "dog")]
+    found = read_labels(mark + written(rows, separator))
+    assert (found.labels, found.classes) == (("a cat, asleep", "a dog"), ("cat", "dog"))
+    assert read_labels(mark + "cat\ndog").labels == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([{KEY: 2, "settings": {}}], "version 1 in r.jsonl, got version 2"),
+        ([{KEY: 1, "settings": {}}, [1]], "something else on line 2"),
+        ([{KEY: 1, "settings": {}}, {"image": 0}, {"file": "x"}], "something else on line 3"),
+    ],
+)
+def test_results_of_another_shape_are_refused_by_their_line(tmp_path, lines, message):
+    path = tmp_path / "r.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    with pytest.raises(ValueError, match=message):
+        read_results(path)
+    with pytest.raises(ValueError, match=message):
+        ResultFile(path, {})
