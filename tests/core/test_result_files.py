@@ -212,11 +212,23 @@ def test_an_image_that_became_readable_counts_once(tmp_path):
     assert read_results(path).records == {0: entry(0)}
 
 
-def test_two_processes_may_append_to_one_file(tmp_path):
-    """Nobody should, but lines stay whole."""
+def test_a_second_writer_of_one_file_is_refused_until_the_first_is_through(tmp_path):
     path = tmp_path / "run.jsonl"
-    first, second = ResultFile(path, SETTINGS), ResultFile(path, SETTINGS)
-    for number in range(0, 6, 2):
-        first.add(entry(number))
-        second.add(entry(number + 1))
-    assert sorted(read_results(path).records) == list(range(6))
+    code = f"""
+import pathlib, time
+from bigain_core.classification.datasets.result_files import ResultFile
+with ResultFile(pathlib.Path({str(path)!r}), {SETTINGS!r}) as file:
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=PACK, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "writing\n"
+        with pytest.raises(ValueError, match="run.jsonl alone, got a file that another evaluation"):
+            ResultFile(path, SETTINGS)
+        other.kill()
+    with ResultFile(path, SETTINGS) as file:
+        file.add(entry(0))
+        with pytest.raises(ValueError, match="another evaluation is writing"):
+            ResultFile(path, SETTINGS)
+    assert read_results(path).records == {0: entry(0)}

@@ -13,6 +13,8 @@ from math import isclose
 from pathlib import Path
 from typing import BinaryIO
 
+from .file_lock import try_lock
+
 SUFFIX = ".jsonl"
 KEY, VERSION = "bigain_evaluation", 1
 START = f'{{"{KEY}": '.encode()
@@ -82,7 +84,7 @@ def merged(parts: Sequence[Results]) -> Results:
 
 @dataclass
 class ResultFile:
-    """Results that are being added to; a context that closes the file.
+    """Results that are being added to; a context that closes the file. One writer at a time.
 
     Every record is handed to the system whole before the next image begins, without a buffer here.
     """
@@ -102,6 +104,12 @@ class ResultFile:
                 "Choose another name or make the folder writable."
             ) from error
         try:
+            if not try_lock(self._file):
+                raise ValueError(
+                    f"BiGain: expected to write {self.path.name} alone, got a file that another "
+                    "evaluation is writing. Wait for it, choose another name, or give each its "
+                    "own shard."
+                )
             self.records = self._taken_up()
         except BaseException:
             self._file.close()
