@@ -1,4 +1,4 @@
-"""One writer of a file at a time. The system frees a lock when its process ends, however it ends."""
+"""One writer of a file at a time; the system frees the lock when its process ends."""
 
 from __future__ import annotations
 
