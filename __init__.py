@@ -1,4 +1,4 @@
-"""BiGain: faster pictures that keep detail, and zero-shot classification with the same model."""
+"""BiGain: faster image generation that keeps detail, and zero-shot classification."""
 
 WEB_DIRECTORY = "./web"
 

@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -27,8 +28,9 @@ REPO = Path(__file__).resolve().parent
 VENV = REPO / ".venv"
 INSTALLED = VENV / "bigain-installed.txt"
 HOST_FAILED = VENV / "bigain-host-failed.txt"
-
+BROWSER_FAILED = VENV / "bigain-browser-failed.txt"
 FRONT_ENDS = VENV / "front-ends"
+BROWSER = Path("tests", "ui", "browser.py")
 
 HOST_PARTS = ("main.py", "comfy", "comfyui_version.py", "requirements.txt")
 HOST_VERSION = "0.33.0"
@@ -212,8 +214,6 @@ def install_front_ends(hosts: Sequence[Host]) -> None:
 
     The newest host's own one is among the packages already.
     """
-    if not hosts:
-        return
     newest = max(hosts, key=version_key)
     texts = (host.requirements.read_text("utf-8") for host in hosts if host != newest)
     pinned = [
@@ -274,23 +274,71 @@ def provide_host(home: Path) -> tuple[list[Host], str]:
     return [read_host(target, "comfy-cli")], ""
 
 
+def linux_distribution() -> str:
+    """The ID in /etc/os-release, empty on other systems."""
+    try:
+        return platform.freedesktop_os_release()["ID"]
+    except OSError:
+        return ""
+
+
+def browser_problem() -> str:
+    """Why no browser starts from here; empty if one does."""
+    command = [str(venv_python(VENV)), str(BROWSER)]
+    kept = {"capture_output": True, "text": True, "errors": "replace"}
+    done = subprocess.run(command, cwd=REPO, check=False, **kept)
+    said = done.stderr.strip().splitlines() or [f"{BROWSER} ended with {done.returncode}"]
+    return said[-1] if done.returncode else ""
+
+
+def browser_commands(distribution: str, root: bool) -> list[list[str]]:
+    """What may bring a browser, in this order."""
+    commands = [module_command("playwright", "install", "chromium")]
+    if root and distribution == "debian":
+        install = ["apt-get", "install", "--yes", "--no-install-recommends", "chromium"]
+        commands += [["apt-get", "update"], install]
+    if root and distribution == "ubuntu":  # its own Chromium is a snap; this one lacks libraries
+        commands.append(module_command("playwright", "install-deps", "chromium"))
+    return commands
+
+
+def provide_browser(distribution: str, root: bool) -> str:
+    """Install a browser where none starts: why that failed, empty if one starts now.
+
+    A failure is remembered, so that the next start does not wait for it again.
+    """
+    if not browser_problem():
+        return ""
+    if BROWSER_FAILED.is_file():
+        return BROWSER_FAILED.read_text(encoding="utf-8")
+    environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    problems = []
+    for command in browser_commands(distribution, root):
+        say(f"found no browser; running {' '.join(command)}")
+        code = subprocess.call(command, cwd=REPO, env=environ, stdin=subprocess.DEVNULL)
+        if not (problem := browser_problem()):
+            return ""
+        problems += [f"exit code {code} of {' '.join(command)}"] if code else []
+    found = "; ".join(problems) or problem
+    BROWSER_FAILED.write_text(found, encoding="utf-8")
+    return found
+
+
 # Running
 
 
-def left_out_line(command: str, problem: str) -> str:
-    stamp = HOST_FAILED.relative_to(REPO).as_posix()
+def left_out_line(what: str, problem: str, instead: str, stamp: Path) -> str:
     return (
-        f"Left out: everything that needs ComfyUI (none found; installing it failed: {problem}). "
-        f"To include it: python dev.py {command} --host PATH_TO_COMFYUI, "
-        f"or delete {stamp} to have the installation tried again."
+        f"LEFT OUT: {what} (none found; installing it failed: {problem}). To include it: "
+        f"{instead}, or delete {stamp.relative_to(REPO).as_posix()} to have the installation "
+        "tried again."
     )
 
 
-def environment(host: Host | None, left_out: str = "") -> dict[str, str]:
-    """The environment of a run: COMFYUI_PATH and BIGAIN_LEFT_OUT say what it runs with."""
-    chosen = {"COMFYUI_PATH": str(host.path) if host else "", "BIGAIN_LEFT_OUT": left_out}
-    environ = {name: value for name, value in os.environ.items() if name not in chosen}
-    return environ | {name: value for name, value in chosen.items() if value}
+def environment(host: Host | None) -> dict[str, str]:
+    """The environment of a run: COMFYUI_PATH names its host."""
+    environ = {name: value for name, value in os.environ.items() if name != "COMFYUI_PATH"}
+    return environ | {"COMFYUI_PATH": str(host.path)} if host else environ
 
 
 def module_command(module: str, *arguments: str) -> list[str]:
@@ -313,27 +361,34 @@ def run_demo(hosts: Sequence[Host], extra: Sequence[str], left_out: str) -> int:
 
 
 def run_tests(hosts: Sequence[Host], extra: Sequence[str], left_out: str) -> int:
-    """All tests with the last host and beside it, one by one, the host tests with the others.
+    """The host tests with the first host and, beside them, all others, one run after the other.
 
-    A test uses one core, and the first host, the newest unless they were named, has most of them.
-    What the others say comes when the last host is through.
+    Two runs at a time, as a test uses one core and the newest host, which comes first unless hosts
+    were named, has half of the work. Further hosts do not repeat what no host changes (`once`).
     """
-    *others, host = hosts or [None]
-    heading = f"all tests with {host}" if host else "all tests that need no ComfyUI"
-    with ThreadPoolExecutor(1) as beside:
-        runs = [(other, beside.submit(host_tests, other, extra)) for other in others]
-        codes = [run_module(heading, environment(host, left_out), "pytest", *extra)]
-        for other, run in runs:
-            say(f"== host tests with {other}\n{run.result().stdout}")
-            # The chosen tests need not include host tests; the full run answers for them.
-            code = run.result().returncode
-            codes.append(0 if code == PYTEST_NOTHING_SELECTED else code)
+    if not hosts:
+        codes = [run_module("all tests that need no ComfyUI", environment(None), "pytest", *extra)]
+    else:
+        first, *others = hosts
+        beside = {"tests that need no ComfyUI": (None, "not host")}
+        beside |= {f"host tests with {other}": (other, "host and not once") for other in others}
+        with ThreadPoolExecutor(1) as pool:
+            runs = {name: pool.submit(run_beside, *run, extra) for name, run in beside.items()}
+            marked = ("pytest", "-m", "host", *extra)
+            codes = [run_module(f"host tests with {first}", environment(first), *marked)]
+            for name, run in runs.items():
+                say(f"== {name}\n{run.result().stdout}")
+                codes.append(run.result().returncode)
+    if left_out:
+        say(left_out)
+    # The tests that were chosen need not be in every run.
+    codes = [code for code in codes if code != PYTEST_NOTHING_SELECTED] or codes
     return next((code for code in codes if code), 0)
 
 
-def host_tests(host: Host, extra: Sequence[str]) -> subprocess.CompletedProcess:
-    """Run with a host; what they say is in `stdout`."""
-    command = module_command("pytest", "-m", "host", *extra)
+def run_beside(host: Host | None, marked: str, extra: Sequence[str]) -> subprocess.CompletedProcess:
+    """Tests by their marks; what they print is in `stdout`."""
+    command = module_command("pytest", "-m", marked, *extra)
     kept = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     environ = environment(host)
     return subprocess.run(command, cwd=REPO, env=environ, errors="replace", check=False, **kept)
@@ -354,17 +409,24 @@ def parse(arguments: Sequence[str]) -> tuple[str, list[str], list[str]]:
 def main(arguments: Sequence[str]) -> int:
     command, given, extra = parse(arguments)
     try:
-        hosts, problem = find_hosts(given, os.environ, REPO, Path.home()), ""
+        hosts, left_out = find_hosts(given, os.environ, REPO, Path.home()), ""
         make_venv(VENV)
         if not hosts:
             hosts, problem = provide_host(Path.home())
+            instead = f"python dev.py {command} --host PATH_TO_COMFYUI"
+            left_out = problem and left_out_line(
+                "everything that needs ComfyUI", problem, instead, HOST_FAILED
+            )
         install_packages(hosts)
-        if command == "test":
+        if command == "test" and hosts:
             install_front_ends(hosts)
+            root = hasattr(os, "geteuid") and os.geteuid() == 0
+            if problem := provide_browser(linux_distribution(), root):
+                instead = "install Chromium or Chrome"
+                left_out = left_out_line("all tests in a browser", problem, instead, BROWSER_FAILED)
     except DevError as error:
         print(f"dev.py: {error}", file=sys.stderr)
         return 2
-    left_out = "" if hosts else left_out_line(command, problem)
     run = run_demo if command == "demo" else run_tests
     return run(hosts, extra, left_out)
 

@@ -25,10 +25,10 @@ from benchmarks.data import (
     held_out_digits,
     held_out_shapes,
 )
-from benchmarks.dit_runner import DiTRunner
+from benchmarks.dit_runner import DiTRunner, load_dit
 from benchmarks.methods import BUNDLED_PLACEMENT, OFF, methods
 from bigain_core.classification import TrialPlan, classify, wilson_interval
-from bigain_core.models.checkpoint import BUNDLED_MODEL, load_dit, read_checkpoint
+from bigain_core.models.checkpoint import BUNDLED_MODEL, read_checkpoint
 from bigain_core.placement import Placement
 
 IMAGES_PER_JOB = 4

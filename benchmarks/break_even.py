@@ -1,8 +1,8 @@
-"""From where on each method pays: the thresholds of `bigain_core.gate`.
+"""Where each method breaks even: the thresholds of `bigain_core.compression.break_even`.
 
     python -m benchmarks.break_even [--device cuda]
 
-One self-attention layer of several sizes, widths and strengths for one picture, plain and
+One self-attention layer of several sizes, widths and strengths for one image, plain and
 compressed in turn. A point is how many operations a setting saves, and how many times as fast it
 is; the threshold of a method is the least of its points above which none is slower. One thread, as
 what else runs on a machine delays steps on several, and with it the setting that has more steps.
@@ -97,7 +97,7 @@ def main() -> None:
     print(f"{machine(device)}, {str(dtype).removeprefix('torch.')}, {options.rounds} rounds\n")
     for kind in dict.fromkeys(type(point.method) for point in found):
         mine = [point for point in found if type(point.method) is kind]
-        print(f"{kind.__name__} pays from {threshold(mine)} operations on\n")
+        print(f"{kind.__name__} breaks even at {threshold(mine)} operations\n")
         rows = [
             [p.method.name, f"{p.tokens}", f"{p.width}", f"{p.saved / 1e6:.1f}", gain(p.gain)]
             for p in sorted(mine, key=lambda point: point.saved)

@@ -21,22 +21,21 @@ from torch import Tensor
 
 from benchmarks.classifier_bundled import effect, run_bundled
 from benchmarks.mirrored_pairs import MirroredPairs
+from benchmarks.noise_schedules import alphas_cumprod, variance_preserving
 from benchmarks.oracle import GaussianWorld, OracleDenoiser
 from bigain_core.classification import (
     PLANS,
     AdaptiveTimes,
     Classification,
-    NoiseSchedule,
     SpreadGrid,
     TrialPlan,
     UniformTimes,
-    alphas_cumprod,
     average_precision,
     classify,
     wilson_interval,
 )
 
-SCHEDULE = NoiseSchedule.variance_preserving(alphas_cumprod("scaled-linear"))
+SCHEDULE = variance_preserving(alphas_cumprod("scaled-linear"))
 PAPER = "paper [5, 20]"
 RULES = ("sequential", "balanced")
 # prompts: shifts of the classes and images of each; an easier and a harder world

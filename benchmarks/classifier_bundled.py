@@ -15,7 +15,7 @@ from tqdm import tqdm
 from benchmarks.accuracy import held_out
 from benchmarks.data import CLASS_NAMES, TEXTURES
 from benchmarks.demo_backend import CallFlops
-from benchmarks.dit_runner import DiTRunner
+from benchmarks.dit_runner import DiTRunner, load_dit
 from benchmarks.frequency_bands import band_differences
 from benchmarks.methods import BUNDLED_PLACEMENT, OFF, methods
 from benchmarks.outlines.dit_outline import dit_outline
@@ -29,18 +29,20 @@ from bigain_core.classification import (
     SpreadGrid,
     Trial,
     TrialPlan,
+    TrialSpec,
+    TrialTable,
     classify,
     mcnemar,
     wilson_interval,
 )
 from bigain_core.compression.rules import Compression, Rule
 from bigain_core.methods import TokenMerging
-from bigain_core.models.checkpoint import BUNDLED_MODEL, load_dit, read_checkpoint
+from bigain_core.models.checkpoint import BUNDLED_MODEL, read_checkpoint
 
 PAPER = "paper [5, 20]"
 PLAIN_PLANS = (PAPER, "sequential", "balanced", "fast")
 TWO_STAGE = "two-stage"
-SCREENING = {"trials": 5, "keep": 10}
+SCREENING_TRIALS, KEPT = 5, 10
 SCREENED_BY = Compression((Rule(TokenMerging(0.7)),))  # L-GTM in every block
 METHODS = (*PLAIN_PLANS, TWO_STAGE)
 EFFECT_IMAGES = 30
@@ -92,10 +94,12 @@ def classify_image(dit, share: float, classes: range, pixels: Tensor, image: int
     found = {}
     for method in METHODS:
         plan = PLANS["balanced" if method == TWO_STAGE else method]
-        screening = Screening(cheap, cost=share, **SCREENING) if method == TWO_STAGE else None
-        if screening and screening.keep >= len(names):
+        if method == TWO_STAGE and KEPT >= len(names):
             continue
-        inside, start = plain.seconds + cheap.seconds, perf_counter()
+        inside, start, screening = plain.seconds + cheap.seconds, perf_counter(), None
+        if method == TWO_STAGE:
+            quick = classify(cheap, pixels, names, plan.screening(SCREENING_TRIALS), image)
+            screening = Screening(quick, KEPT, share)
         result = classify(plain, pixels, names, plan, image, screening=screening)
         outside = perf_counter() - start - (plain.seconds + cheap.seconds - inside)
         ranking = result.rankings[0]
@@ -105,8 +109,8 @@ def classify_image(dit, share: float, classes: range, pixels: Tensor, image: int
             "spent": ranking.spent,
             "sure": lead.margin >= 2 * lead.standard_error,
             "outside": outside,
-            "timesteps": ranking.timesteps.tolist(),
-            "errors": [_rounded(row) for row in ranking.errors.tolist()],
+            "timesteps": [spec.timestep for spec in ranking.table.specs],
+            "errors": [_rounded(row) for row in ranking.table.errors.tolist()],
         }
     seconds = plain.seconds / max(plain.rows, 1)
     return {"rows": plain.rows, "cheap_rows": cheap.rows, "row_seconds": seconds, "found": found}
@@ -208,12 +212,13 @@ def _calibration_rows(rows: list[dict]) -> list[list[str]]:
 
 def _kept_ranking(found: dict) -> Ranking:
     """From the errors that a line keeps, of the plan balanced."""
-    rows, times = found["errors"], torch.tensor(found["timesteps"])
+    rows, times = found["errors"], found["timesteps"]
     errors = torch.full((len(rows), len(times)), torch.nan, dtype=torch.float64)
     for row, kept in zip(errors, rows, strict=True):
         row[: len(kept)] = torch.tensor(kept, dtype=torch.float64)
     trials = torch.tensor([len(kept) for kept in rows])
-    return Ranking(errors, trials, times, sampler=PLANS["balanced"].sampler)
+    specs = tuple(TrialSpec(time, number) for number, time in enumerate(times))
+    return Ranking(TrialTable(errors, specs, PLANS["balanced"].sampler), trials)
 
 
 def effect(markdown: Markdown) -> None:

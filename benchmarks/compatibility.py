@@ -65,19 +65,19 @@ with small random models of its own classes. A cell says *yes* where all of its 
 passed, *no* where one failed, and is empty where this ComfyUI has no such model or node.
 
 Random weights show that the right layers are found and shortened exactly as intended, and that
-nothing else changes. They say nothing about the quality of pictures.
+nothing else changes. They say nothing about the quality of images.
 
 ## Models
 
 *IE-KVD*: sampling equals a slow reference that shortens keys and values by loops on the host's own
-attention. *L-GTM*: the picture changes, the same way each time, and the plain model is afterwards
+attention. *L-GTM*: the image changes, the same way each time, and the plain model is afterwards
 what it was; for models with joint attention it equals such a reference too. *off*: ratio 0, factor
 1 and a node outside its range are bit-identical to the plain model.
 """
 NEXT_TO = """
 ## Next to other nodes
 
-On Stable Diffusion 1.5, parts of it on SDXL and Flux as well. The picture with both equals one
+On Stable Diffusion 1.5, parts of it on SDXL and Flux as well. The image with both equals one
 whose compression was done by the host's own patches instead of ours, in either order of the nodes.
 """
 
@@ -120,20 +120,20 @@ def cell(verdicts: Iterable[str]) -> str:
 
 
 def family_rows(by_host: dict[Host, list[Outcome]]) -> Iterator[list[str]]:
-    """Words, then a cell for each host and column, in the order in which cases come."""
-    words: dict[str, str] = {}
+    """The title, then a cell for each host and column, in the order in which cases come."""
+    titles: dict[str, str] = {}
     verdicts = defaultdict(list)
     for host, results in by_host.items():
         for result in results:
             if "case" in result.recorded:
-                words.setdefault(result.recorded["case"], result.recorded["words"])
+                titles.setdefault(result.recorded["case"], result.recorded["title"])
             for column, functions in COLUMNS.items():
                 if result.function in functions and "case" in result.recorded:
                     verdicts[result.recorded["case"], host, column].append(result.verdict)
-    for case, text in words.items():
+    for case, title in titles.items():
         cells = [cell(verdicts[case, host, column]) for host in by_host for column in COLUMNS]
         if any(cells):
-            yield [text, *cells]
+            yield [title, *cells]
 
 
 def row_name(result: Outcome) -> str:

@@ -95,7 +95,7 @@ def colours(count: int, gap: float, generator: torch.Generator) -> tuple[Tensor,
     return back + torch.where(swap, light, dark), front + torch.where(swap, dark, light)
 
 
-def paint(masks: Tensor, detail: Tensor, gap: float, generator: torch.Generator) -> Tensor:
+def generate(masks: Tensor, detail: Tensor, gap: float, generator: torch.Generator) -> Tensor:
     """Masks and foreground detail (B, 32, 32) -> noisy colour images (B, 3, 32, 32) in [-1, 1]."""
     count = len(masks)
     back, front = colours(count, gap, generator)
@@ -115,7 +115,7 @@ def shape_images(
     masks = shape_masks(labels // len(TEXTURES), generator)
     contrast = uniform(len(labels), *contrast, generator)
     waves = texture_waves(labels % len(TEXTURES), generator)
-    return paint(masks, contrast * waves, 0.25, generator)
+    return generate(masks, contrast * waves, 0.25, generator)
 
 
 @cache
@@ -140,7 +140,7 @@ def digit_images(indices: Tensor, generator: torch.Generator) -> Tensor:
     masks = functional.grid_sample(
         scans[:, None], torch.stack([x, y], -1), mode="bicubic", align_corners=False
     )[:, 0].clamp(0, 1)
-    return paint(masks, torch.zeros_like(masks), 0.45, generator)
+    return generate(masks, torch.zeros_like(masks), 0.45, generator)
 
 
 def training_batch(

@@ -1,8 +1,8 @@
-"""Paint and rank with compression off, with L-GTM and with IE-KVD: `python -m benchmarks.demo`.
+"""Generate and rank with compression off, with L-GTM and with IE-KVD: `python -m benchmarks.demo`.
 
-Writes pictures side by side, the ranking of prompts for images as a table and a chart, and times
-beside the floating point operations. Without arguments the bundled model paints and ranks shapes,
-textures and digits; --checkpoint, --image and --prompts together do it with your own model.
+Writes images side by side, the ranking of prompts for images as a table and a chart, and times
+beside the floating point operations. Without arguments the bundled model generates and ranks
+shapes, textures and digits; --checkpoint, --image and --prompts together do it with your own model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from bigain_core.models.checkpoint import BUNDLED_MODEL, class_indices, read_che
 Images = Mapping[Path, Image.Image]
 
 IMAGES = Path(__file__).parent / "images"
-PAINTED = (
+GENERATED = (
     "plain ring",
     "checkered disc",
     "row-striped triangle",
@@ -54,11 +54,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--prompts",
         nargs="+",
         metavar="TEXT",
-        help="what to paint and to rank; class names of the bundled model without --checkpoint",
+        help="what to generate and to rank; class names of the bundled model without --checkpoint",
     )
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rounds", type=int, default=3, help="how often painting is timed")
+    parser.add_argument("--rounds", type=int, default=3, help="how often sampling is timed")
     parser.add_argument("--out", type=Path, default=Path("demo_output"), metavar="FOLDER")
     return parser.parse_args(arguments)
 
@@ -125,11 +125,11 @@ def own_questions(images: Images, prompts: Sequence[str], size: int) -> list[Que
 
 
 def bundled_prompts(given: Sequence[str] | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Class names of the bundled model: those to paint and those to rank among."""
+    """Class names of the bundled model: those to generate and those to rank among."""
     checkpoint = read_checkpoint(BUNDLED_MODEL)
     names = checkpoint.class_names
     if given is None:
-        return PAINTED, names
+        return GENERATED, names
     chosen = tuple(names[k] for k in class_indices(given, checkpoint.config, names))
     return chosen, chosen
 
@@ -137,9 +137,9 @@ def bundled_prompts(given: Sequence[str] | None) -> tuple[tuple[str, ...], tuple
 def prepare(args: argparse.Namespace) -> tuple[Backend, Job]:
     """The loaded model and what to do with it; raises ValueError for what the user can solve."""
     check(args)
-    painted = ranked = args.prompts
+    generated = ranked = args.prompts
     if args.checkpoint is None:
-        painted, ranked = bundled_prompts(args.prompts)
+        generated, ranked = bundled_prompts(args.prompts)
     check_labels(ranked)
     paths = args.image or sorted(IMAGES.glob("*.png"))
     images = {path: read_image(path) for path in paths}
@@ -148,7 +148,7 @@ def prepare(args: argparse.Namespace) -> tuple[Backend, Job]:
         questions = [question(images, ranked, backend.image_size)]
     else:
         questions = own_questions(images, ranked, backend.image_size)
-    return backend, Job(tuple(painted), tuple(questions), args.steps, args.seed, args.rounds)
+    return backend, Job(tuple(generated), tuple(questions), args.steps, args.seed, args.rounds)
 
 
 def main(arguments: Sequence[str]) -> int:

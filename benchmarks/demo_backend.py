@@ -11,6 +11,7 @@ from torch import Tensor
 from bigain_core.classification import Classification, TrialPlan
 from bigain_core.compression.rules import Compression
 from bigain_core.compression.run_log import RunLog
+from bigain_core.listener import SILENT, Listener
 from bigain_core.placement import Placement
 
 
@@ -87,7 +88,7 @@ class Backend(Protocol):
         """Counts one call of the network and makes it, so that what is timed afterwards is warm."""
         ...
 
-    def pictures(
+    def samples(
         self,
         compression: Compression,
         prompts: Sequence[str],
@@ -108,11 +109,11 @@ class Backend(Protocol):
         images: Tensor,
         prompts: Sequence[str],
         plan: TrialPlan,
-        on_calls: Callable[[int], None],
+        listener: Listener = SILENT,
     ) -> Classification:
         """Rank `prompts` for each of `images` (B, S, S, 3) in [0, 1].
 
-        `on_calls` is called with the number of network evaluations that are newly done; over the
-        run they add up to B * plan.calls(len(prompts)).
+        `listener` hears of network evaluations; over the run they add up to
+        B * plan.calls(len(prompts)).
         """
         ...

@@ -11,18 +11,19 @@ import torch
 from torch import Tensor
 
 from benchmarks.demo_backend import CallFlops
-from benchmarks.dit_runner import DiTRunner
+from benchmarks.dit_runner import DiTRunner, load_dit
 from benchmarks.methods import BUNDLED_PLACEMENT
 from benchmarks.outlines.dit_outline import dit_outline
 from bigain_core.classification import Classification, TrialPlan, classify
 from bigain_core.compression.rules import Compression
-from bigain_core.models.checkpoint import class_indices, load_dit, read_checkpoint
+from bigain_core.listener import SILENT, Listener
+from bigain_core.models.checkpoint import class_indices, read_checkpoint
 
 GUIDANCE = 2.5
 CPU_INFO = Path("/proc/cpuinfo")
 
 
-def processor() -> str:
+def cpu_name() -> str:
     """Name of the CPU and the number of threads in use."""
     name = platform.processor() or platform.machine()
     if CPU_INFO.is_file():
@@ -46,7 +47,7 @@ class BuiltinBackend:
 
     @cached_property
     def device(self) -> str:
-        return processor()
+        return cpu_name()
 
     def classes(self, prompts: Sequence[str]) -> list[int]:
         return class_indices(prompts, self.dit.config, self.class_names)
@@ -58,7 +59,7 @@ class BuiltinBackend:
         runner.predict_noise(torch.zeros(1, config.in_channels, side, side), 500, torch.tensor([0]))
         return CallFlops.from_log(dit_outline(config, side, side).flops, runner.log)
 
-    def pictures(
+    def samples(
         self,
         compression: Compression,
         prompts: Sequence[str],
@@ -76,7 +77,7 @@ class BuiltinBackend:
         images: Tensor,
         prompts: Sequence[str],
         plan: TrialPlan,
-        on_calls: Callable[[int], None],
+        listener: Listener = SILENT,
     ) -> Classification:
-        denoiser = DiTRunner(self.dit, compression).denoiser(self.classes(prompts), on_calls)
+        denoiser = DiTRunner(self.dit, compression).denoiser(self.classes(prompts), listener)
         return classify(denoiser, images.movedim(-1, 1) * 2 - 1, prompts, plan)

@@ -1,4 +1,4 @@
-"""Pictures side by side and the chart of ranked prompts, drawn with Pillow alone."""
+"""Images side by side and the chart of ranked prompts, drawn with Pillow alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ INK, FAINT, GRID, PAPER = "#1f2328", "#656d76", "#d8dee4", "#ffffff"
 TRUE, OTHER = "#1a7f37", "#8c959f"
 MARGIN, GAP = 20, 8
 LEAST_SIDE = 160  # smaller images are enlarged by a whole factor
-MOST_ROWS = 4  # more prompts are split into two blocks side by side
+MAX_ROWS = 4  # more prompts are split into two blocks side by side
 CAPTION_WIDTH = 120
 PANEL_WIDTH, LABEL_WIDTH, BAR_WIDTH, BAR_PITCH = 316, 150, 100, 24
 
@@ -33,29 +33,29 @@ class Bar:
 class Card:
     """An image (S, S, 3) with its name, and the bars of each setting, best first."""
 
-    picture: Tensor
+    sample: Tensor
     name: str
     panels: Mapping[str, Sequence[Bar]]
 
 
-def to_image(picture: Tensor) -> Image.Image:
+def to_image(sample: Tensor) -> Image.Image:
     """(S, S, 3) in [0, 1] -> 8-bit RGB."""
-    return Image.fromarray((picture * 255).round().byte().numpy())
+    return Image.fromarray((sample * 255).round().byte().numpy())
 
 
-def enlarged(picture: Tensor) -> Image.Image:
+def enlarged(sample: Tensor) -> Image.Image:
     """Enlarged by a whole factor to LEAST_SIDE or more, so that pixels stay square and sharp."""
-    factor = -(-LEAST_SIDE // picture.shape[0])
-    image = to_image(picture)
+    factor = -(-LEAST_SIDE // sample.shape[0])
+    image = to_image(sample)
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
-def in_a_row(*pictures: Image.Image) -> Image.Image:
+def in_a_row(*samples: Image.Image) -> Image.Image:
     """Images of one size side by side."""
-    width, height = pictures[0].size
-    row = Image.new("RGB", (len(pictures) * (width + GAP) - GAP, height), PAPER)
-    for number, picture in enumerate(pictures):
-        row.paste(picture, (number * (width + GAP), 0))
+    width, height = samples[0].size
+    row = Image.new("RGB", (len(samples) * (width + GAP) - GAP, height), PAPER)
+    for number, sample in enumerate(samples):
+        row.paste(sample, (number * (width + GAP), 0))
     return row
 
 
@@ -80,19 +80,19 @@ def shortened(text: str, width: int) -> str:
     return text + "..."
 
 
-def picture_grid(pictures: Mapping[str, Tensor], prompts: Sequence[str]) -> Image.Image:
+def sample_grid(samples: Mapping[str, Tensor], prompts: Sequence[str]) -> Image.Image:
     """A row per prompt, a column per setting, images (P, S, S, 3); long lists in two halves."""
-    side = enlarged(next(iter(pictures.values()))[0]).width
+    side = enlarged(next(iter(samples.values()))[0]).width
     heading = 44
-    block_width = CAPTION_WIDTH + len(pictures) * (side + GAP)
-    blocks = 1 if len(prompts) <= MOST_ROWS else 2
+    block_width = CAPTION_WIDTH + len(samples) * (side + GAP)
+    blocks = 1 if len(prompts) <= MAX_ROWS else 2
     rows = -(-len(prompts) // blocks)
     width = 2 * MARGIN + blocks * block_width + (blocks - 1) * 2 * MARGIN - GAP
     sheet = Image.new("RGB", (width, 2 * MARGIN + heading + rows * (side + GAP) - GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
     for block in range(blocks):
         left = MARGIN + block * (block_width + 2 * MARGIN)
-        for column, setting in enumerate(pictures):
+        for column, setting in enumerate(samples):
             x = left + CAPTION_WIDTH + column * (side + GAP) + side / 2
             y = MARGIN + heading - GAP
             name = setting.replace(", ", "\n")
@@ -104,7 +104,7 @@ def picture_grid(pictures: Mapping[str, Tensor], prompts: Sequence[str]) -> Imag
         caption = wrapped(prompt, CAPTION_WIDTH - 12)
         place = (left + CAPTION_WIDTH - 12, y + side / 2)
         draw.text(place, caption, INK, TEXT, anchor="rm", align="right")
-        for column, batch in enumerate(pictures.values()):
+        for column, batch in enumerate(samples.values()):
             x = left + CAPTION_WIDTH + column * (side + GAP)
             sheet.paste(enlarged(batch[number]), (x, y))
     return sheet
@@ -130,24 +130,24 @@ def ranking_chart(cards: Sequence[Card], subtitle: str) -> Image.Image:
     settings = list(cards[0].panels)
     side = LEAST_SIDE
     heading, pitch = 76, side + 44
-    picture_width = side + 2 * MARGIN
-    width = 2 * MARGIN + picture_width + len(settings) * PANEL_WIDTH
+    sample_width = side + 2 * MARGIN
+    width = 2 * MARGIN + sample_width + len(settings) * PANEL_WIDTH
     sheet = Image.new("RGB", (width, MARGIN + heading + len(cards) * pitch), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, MARGIN), subtitle, FAINT, TEXT)
     for column, setting in enumerate(settings):
-        x = MARGIN + picture_width + column * PANEL_WIDTH + LABEL_WIDTH
+        x = MARGIN + sample_width + column * PANEL_WIDTH + LABEL_WIDTH
         draw.text((x, MARGIN + heading - 26), setting, INK, TEXT, anchor="lm")
     for number, card in enumerate(cards):
         y = MARGIN + heading + number * pitch
         draw.line((MARGIN, y - 11, width - MARGIN, y - 11), GRID)
-        image = enlarged(card.picture)
+        image = enlarged(card.sample)
         sheet.paste(image.resize((side, side), Image.Resampling.LANCZOS), (MARGIN, y))
         name = shortened(card.name, side)
         draw.text((MARGIN + side / 2, y + side + 5), name, INK, SMALL, anchor="ma")
         longest = max(bar.excess for bars in card.panels.values() for bar in bars) or 1.0
         for column, bars in enumerate(card.panels.values()):
             top = y + (side - len(bars) * BAR_PITCH) // 2
-            x = MARGIN + picture_width + column * PANEL_WIDTH
+            x = MARGIN + sample_width + column * PANEL_WIDTH
             draw_panel(draw, x, top, bars, longest)
     return sheet

@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.demo_backend import CallFlops
-from benchmarks.demo_builtin import GUIDANCE, processor
+from benchmarks.demo_builtin import GUIDANCE, cpu_name
 from benchmarks.host import enter_host
 from benchmarks.methods import BUNDLED_PLACEMENT
 from bigain_core.classification import Classification, TrialPlan, trial_noise
 from bigain_core.compression.rules import Compression
 from bigain_core.compression.run_log import RunLog
+from bigain_core.listener import SILENT, Listener
 from bigain_core.models.checkpoint import BUNDLED_MODEL
 from bigain_core.placement import Placement
 
@@ -115,7 +116,7 @@ class HostBackend:
     @cached_property
     def device(self) -> str:
         device = self.loaded.patcher.load_device
-        return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
     def flops(self, compression: Compression) -> CallFlops:
         from comfy.patcher_extension import WrappersMP
@@ -153,7 +154,7 @@ class HostBackend:
             network(*inputs, transformer_options=options)
         return counter.get_total_flops()
 
-    def pictures(
+    def samples(
         self,
         compression: Compression,
         prompts: Sequence[str],
@@ -171,14 +172,14 @@ class HostBackend:
         images: Tensor,
         prompts: Sequence[str],
         plan: TrialPlan,
-        on_calls: Callable[[int], None],
+        listener: Listener = SILENT,
     ) -> Classification:
         from bigain_core.comfyui.classifying.latent_classifier import classify_latents
         from bigain_core.comfyui.classifying.prompts import Prompts
 
         ranked = Prompts(tuple(prompts), self.loaded.encode(prompts))
         latents = self.loaded.vae.encode(images)
-        return classify_latents(self._compressed(compression), latents, ranked, plan, on_calls)
+        return classify_latents(self._compressed(compression), latents, ranked, plan, listener)
 
     def _compressed(self, compression: Compression) -> ModelPatcher:
         from bigain_core.comfyui.patching.attach import attach

@@ -1,4 +1,4 @@
-"""What the demo leaves behind: tables, pictures, chart and a summary."""
+"""What the demo leaves behind: tables, images, chart and a summary."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from statistics import median
 import torch
 
 from benchmarks.demo_backend import Backend, CallFlops
-from benchmarks.demo_drawing import Bar, Card, picture_grid, ranking_chart
+from benchmarks.demo_drawing import Bar, Card, ranking_chart, sample_grid
 from benchmarks.demo_run import Job, Outcome, Question
 from benchmarks.methods import OFF
 from bigain_core.classification import Ranking
+from bigain_core.classification.results.result_table import COLUMNS, result_table
+from bigain_core.text import csv_table
 
 BARS = 5
 
@@ -41,19 +43,19 @@ def times_table(outcomes: Outcomes) -> str:
     plain = outcomes[OFF]
     rows = []
     for setting, outcome in outcomes.items():
-        painting, plain_painting = median(outcome.picture_seconds), median(plain.picture_seconds)
+        sampling, plain_sampling = median(outcome.sample_seconds), median(plain.sample_seconds)
         ranking, plain_ranking = sum(outcome.answer_seconds), sum(plain.answer_seconds)
         rows.append(
             [
                 setting,
-                f"{painting:.2f} s",
-                f"{plain_painting / painting:.2f}x",
+                f"{sampling:.2f} s",
+                f"{plain_sampling / sampling:.2f}x",
                 f"{ranking:.2f} s",
                 f"{plain_ranking / ranking:.2f}x",
                 f"{outcome.flops.ceiling:.2f}x",
             ]
         )
-    return table(["setting", "painting", "speed-up", "ranking", "speed-up", "ceiling"], rows)
+    return table(["setting", "sampling", "speed-up", "ranking", "speed-up", "ceiling"], rows)
 
 
 def flops_row(setting: str, flops: CallFlops) -> Row:
@@ -89,20 +91,18 @@ def rankings(job: Job, outcome: Outcome) -> Iterator[tuple[Question, str, int, R
 
 def ranking_csv(job: Job, outcomes: Outcomes) -> str:
     """Every prompt of every image under every setting, best first."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for setting, outcome in outcomes.items():
-        for question, answer in zip(job.questions, outcome.answers, strict=True):
-            head, *rows = csv.reader(io.StringIO(answer.table()))
-            if text.tell() == 0:
-                writer.writerow(["setting", *head])
-            writer.writerows([setting, question.names[int(row[0])], *row[1:]] for row in rows)
-    return text.getvalue()
+    rows = (
+        [setting, question.names[int(image)], *cells]
+        for setting, outcome in outcomes.items()
+        for question, answer in zip(job.questions, outcome.answers, strict=True)
+        for image, *cells in list(csv.reader(io.StringIO(result_table(answer))))[1:]
+    )
+    return csv_table(("setting", *COLUMNS), rows)
 
 
 def verdict(question: Question, name: str, ranking: Ranking) -> str:
     """The best prompt and by how much its error is below the runner-up's."""
-    lead = ranking.margin / ranking.mean_errors[ranking.best].item()
+    lead = ranking.margin / ranking.table.mean_errors[ranking.best].item()
     wrong = name in question.prompts and question.prompts[ranking.best] != name
     return f"{question.prompts[ranking.best]} (by {lead:.2%}{', wrong' if wrong else ''})"
 
@@ -118,8 +118,8 @@ def ranking_table(job: Job, outcomes: Outcomes) -> str:
 
 def bars(question: Question, name: str, ranking: Ranking) -> list[Bar]:
     """The leading prompts, as far as they had the same trials as the best."""
-    trials = torch.isfinite(ranking.errors).sum(1).tolist()
-    means = ranking.mean_errors.tolist()
+    trials = torch.isfinite(ranking.table.errors).sum(1).tolist()
+    means = ranking.table.mean_errors.tolist()
     best = ranking.best
     return [
         Bar(question.prompts[k], means[k] / means[best] - 1, question.prompts[k] == name)
@@ -157,7 +157,7 @@ def summary(backend: Backend, job: Job, outcomes: Outcomes, command: str) -> str
 | device | {backend.device} |
 | versions | torch {torch.__version__}, Python {platform.python_version()} |
 
-![pictures](pictures.png)
+![images](images.png)
 
 The same prompts, {job.steps} steps and starting noise (seed {job.seed}) under each setting.
 
@@ -165,16 +165,16 @@ The same prompts, {job.steps} steps and starting noise (seed {job.seed}) under e
 
 {times_table(outcomes)}
 
-Painting: {len(job.painted)} pictures, median of {rounds} in which the settings took turns. Ranking:
+Sampling: {len(job.generated)} images, median of {rounds} in which the settings took turns. Ranking:
 {job.calls} network evaluations, timed once, settings in turn. Speed-up: time of `{OFF}` divided by
 the setting's; below 1 the setting is slower. Ceiling: the speed-up if time went with the
 floating point operations of the network alone.
 
-## Floating point operations (GFLOP of one network call, one picture)
+## Floating point operations (GFLOP of one network call, one image)
 
 {flops_table(outcomes)}
 
-With {flops.tokens} tokens per picture, the self-attention layers that are compressed (projections
+With {flops.tokens} tokens per image, the self-attention layers that are compressed (projections
 included) are {share:.0%} of a plain call. No saving in them reaches the rest: that sets the
 ceiling, and it rises with the number of tokens. Choosing and moving tokens takes time that no such
 count shows, so with few tokens the measured speed-up can stay below the ceiling, even below 1.
@@ -194,9 +194,9 @@ in [ranking.csv](ranking.csv).
 def write(folder: Path, backend: Backend, job: Job, outcomes: Outcomes, command: str) -> list[Path]:
     """Write the demo's files into `folder` and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / name for name in ("pictures.png", "ranking.png", "ranking.csv", "summary.md")]
-    pictures = {setting: outcome.pictures for setting, outcome in outcomes.items()}
-    picture_grid(pictures, job.painted).save(paths[0])
+    paths = [folder / name for name in ("images.png", "ranking.png", "ranking.csv", "summary.md")]
+    samples = {setting: outcome.samples for setting, outcome in outcomes.items()}
+    sample_grid(samples, job.generated).save(paths[0])
     subtitle = (
         "Error in predicting the image's noise, above that of the best prompt. "
         "Green: the prompt in the file's name."

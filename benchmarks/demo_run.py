@@ -1,7 +1,8 @@
-"""What the demo does: paint and rank under every setting in turn, and time it."""
+"""What the demo does: generate and rank under every setting in turn, and time it."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
@@ -14,6 +15,7 @@ from benchmarks.demo_backend import Backend, CallFlops
 from benchmarks.methods import methods
 from bigain_core.classification import Classification, TrialPlan
 from bigain_core.compression.rules import Compression
+from bigain_core.listener import Listener
 
 Found = TypeVar("Found")
 Settings = Mapping[str, Compression]
@@ -30,9 +32,9 @@ class Question:
 
 @dataclass(frozen=True)
 class Job:
-    """Prompts to paint, questions to answer, and how often the sampling is timed."""
+    """Prompts to generate, questions to answer, and how often the sampling is timed."""
 
-    painted: tuple[str, ...]
+    generated: tuple[str, ...]
     questions: tuple[Question, ...]
     steps: int
     seed: int
@@ -53,8 +55,8 @@ class Outcome:
     """What one setting gave: images (P, S, S, 3), a classification per question, seconds."""
 
     flops: CallFlops
-    pictures: Tensor
-    picture_seconds: list[float]
+    samples: Tensor
+    sample_seconds: list[float]
     answers: list[Classification]
     answer_seconds: list[float]
 
@@ -66,22 +68,36 @@ def timed(action: Callable[..., Found], *arguments) -> tuple[Found, float]:
     return found, perf_counter() - start
 
 
-def paint(
+def stage(name: str, total: int, unit: str) -> tqdm:
+    """A progress bar where a terminal listens; elsewhere a line when the stage begins."""
+    bar = tqdm(total=total, desc=name, unit=unit, disable=None)  # None: disabled without a terminal
+    if bar.disable:
+        print(f"{name}: {total} {unit}s", file=sys.stderr, flush=True)
+    return bar
+
+
+def generate(
     backend: Backend, job: Job, settings: Settings
 ) -> tuple[dict[str, Tensor], dict[str, list[float]]]:
     """Images and seconds per setting; in every round the settings take turns."""
-    pictures = {}
+    samples = {}
     seconds = {setting: [] for setting in settings}
     turns = [setting for _ in range(job.rounds) for setting in settings]
-    with tqdm(total=len(turns) * job.steps, desc="painting", unit="step") as bar:
+    with stage("sampling", len(turns) * job.steps, "step") as bar:
         for setting in turns:
             bar.set_postfix_str(setting)
-            arguments = settings[setting], job.painted, job.steps, job.seed
-            pictures[setting], taken = timed(
-                backend.pictures, *arguments, lambda step: bar.update()
-            )
+            arguments = settings[setting], job.generated, job.steps, job.seed
+            samples[setting], taken = timed(backend.samples, *arguments, lambda step: bar.update())
             seconds[setting].append(taken)
-    return pictures, seconds
+    return samples, seconds
+
+
+@dataclass(frozen=True)
+class _Bar(Listener):
+    bar: tqdm
+
+    def on_calls(self, calls: int) -> None:
+        self.bar.update(calls)
 
 
 def answer(
@@ -91,11 +107,11 @@ def answer(
     answers = {setting: [] for setting in settings}
     seconds = {setting: [] for setting in settings}
     turns = [(question, setting) for question in job.questions for setting in settings]
-    with tqdm(total=len(settings) * job.calls, desc="ranking", unit="call") as bar:
+    with stage("ranking", len(settings) * job.calls, "call") as bar:
         for question, setting in turns:
             bar.set_postfix_str(setting)
             arguments = settings[setting], question.images, question.prompts, job.plan
-            found, taken = timed(backend.classify, *arguments, bar.update)
+            found, taken = timed(backend.classify, *arguments, _Bar(bar))
             answers[setting].append(found)
             seconds[setting].append(taken)
     return answers, seconds
@@ -105,13 +121,13 @@ def run(backend: Backend, job: Job) -> dict[str, Outcome]:
     """Outcomes by setting, "off" first."""
     settings = methods(backend.placement)
     flops = {setting: backend.flops(compression) for setting, compression in settings.items()}
-    pictures, picture_seconds = paint(backend, job, settings)
+    samples, sample_seconds = generate(backend, job, settings)
     answers, answer_seconds = answer(backend, job, settings)
     return {
         setting: Outcome(
             flops[setting],
-            pictures[setting],
-            picture_seconds[setting],
+            samples[setting],
+            sample_seconds[setting],
             answers[setting],
             answer_seconds[setting],
         )

@@ -1,4 +1,4 @@
-"""Run a DiT without a host: pictures by DDIM and noise predictions for the classifier."""
+"""Run a DiT without a host: images by DDIM and noise predictions for the classifier."""
 
 from __future__ import annotations
 
@@ -7,25 +7,55 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from benchmarks.noise_schedules import alphas_cumprod, variance_preserving
 from bigain_core.classification.errors import Trial
 from bigain_core.classification.trials.levels import NoiseSchedule
-from bigain_core.classification.trials.noise import TIMESTEPS, alphas_cumprod
+from bigain_core.classification.trials.noise import TIMESTEPS
 from bigain_core.compression.forwards import replaced_forwards
 from bigain_core.compression.network_call import NetworkCall
 from bigain_core.compression.rules import Compression
 from bigain_core.compression.run_log import RunLog
+from bigain_core.listener import SILENT, Listener
 from bigain_core.measure.flops import projections_shortened
-from bigain_core.models.compressed_dit import replacements, token_grid
-from bigain_core.models.dit import DiT
+from bigain_core.models.checkpoint import Checkpoint
+from bigain_core.models.compressed_dit import replacements
+from bigain_core.models.dit import Attention, DiT
 from bigain_core.schedules import DenoisingProgress
+
+
+def scaled_dot_product_attention(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None
+) -> Tensor:
+    """Multi-head attention: q (B, Nq, C), k and v (B, Nk, C) -> (B, Nq, C).
+
+    `mask` (B, 1, Nk) is added to the logits of every head and query.
+    """
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, heads, N, D)
+    mask = None if mask is None else mask[:, None]
+    return functional.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)
+
+
+class PlainDiT(DiT):
+    """A DiT with torch's own attention, unless another is given."""
+
+    def forward(self, x, timesteps, labels, attention: Attention = scaled_dot_product_attention):
+        return super().forward(x, timesteps, labels, attention)
+
+
+def load_dit(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> PlainDiT:
+    """The model as a plain torch module in evaluation mode, on the CPU."""
+    model = PlainDiT(checkpoint.config, dtype=dtype)
+    model.load_state_dict(checkpoint.state)
+    return model.eval()
 
 
 @dataclass
 class DiTRunner:
     """A DiT (linear noise schedule) with a compression that acts in every call of the network."""
 
-    model: DiT
+    model: PlainDiT
     compression: Compression = Compression()
     log: RunLog = field(default_factory=RunLog)
     signal: Tensor = field(default_factory=lambda: alphas_cumprod("linear"))
@@ -35,16 +65,13 @@ class DiTRunner:
         """x (B, C, H, W) at one timestep, labels (B,) -> noise (B, C, H, W)."""
         progress = DenoisingProgress.at_timestep(timestep)
         call = NetworkCall(self.compression, progress, self.log, layer_flops=projections_shortened)
-        grid = token_grid(self.model.config, *x.shape[-2:])
-        with replaced_forwards(replacements(self.model, grid, call)):
+        with replaced_forwards(replacements(self.model, x, call)):
             return self.model(x, torch.full((len(x),), timestep), labels)
 
-    def denoiser(
-        self, classes: Sequence[int], on_calls: Callable[[int], None] | None = None
-    ) -> DiTDenoiser:
-        """Denoiser for `classify`; prompt k is class classes[k]; `on_calls` hears of each call."""
-        schedule = NoiseSchedule.variance_preserving(self.signal)
-        return DiTDenoiser(self, tuple(classes), schedule, on_calls)
+    def denoiser(self, classes: Sequence[int], listener: Listener = SILENT) -> DiTDenoiser:
+        """Denoiser for `classify`; prompt k is class classes[k]; `listener` hears of each call."""
+        schedule = variance_preserving(self.signal)
+        return DiTDenoiser(self, tuple(classes), schedule, listener)
 
     def sample(
         self,
@@ -88,13 +115,12 @@ class DiTDenoiser:
     runner: DiTRunner
     classes: tuple[int, ...]
     schedule: NoiseSchedule
-    on_calls: Callable[[int], None] | None = None
+    listener: Listener = SILENT
 
     def __call__(self, latent: Tensor, trial: Trial, prompts: Sequence[int]) -> Tensor:
         noisy = trial.noised(latent)
         rows = noisy.expand(len(prompts), *noisy.shape)
         labels = torch.tensor([self.classes[k] for k in prompts])
         predicted = self.runner.predict_noise(rows, trial.timestep, labels).float()
-        if self.on_calls:
-            self.on_calls(len(prompts))
+        self.listener.on_calls(len(prompts))
         return (noisy - trial.level.noise * predicted) / trial.level.signal

@@ -1,7 +1,7 @@
 """Operations of a network call, plain and compressed: `python -m benchmarks.flops`.
 
 Prints two Markdown tables: the paper's Tables 3 and 10 beside our counts, and what both operators
-save in each model at three picture sizes. Counts are GFLOP for one sample, a multiply and an add
+save in each model at three image sizes. Counts are GFLOP for one sample, a multiply and an add
 counted as two. A ceiling is plain operations by compressed ones: what a speed-up could reach if all
 operations took the same time, which they do not.
 """

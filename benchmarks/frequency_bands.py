@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bigain_core.classification import ErrorSource, Ranking
-from bigain_core.classification.evidence.evidence import shared_residuals
+from bigain_core.classification.evidence.evidence import shared_trials
 from bigain_core.tokens.grid import TokenGrid
 
 
@@ -81,13 +81,14 @@ def band_differences(
     """
     if source.plan.loss != "l2" or source.mask is not None or source.latent.ndim < 2:
         raise ValueError(
-            "BiGain: expected errors with loss l2 of whole pictures for frequency bands, got loss "
+            "BiGain: expected errors with loss l2 of whole images for frequency bands, got loss "
             f"{source.plan.loss} {'with' if source.mask is not None else 'without'} a mask on a "
             f"latent of shape {tuple(source.latent.shape)}. Only squared errors of all elements "
             "add up over frequencies."
         )
     rows = []
-    for residuals in shared_residuals(source, ranking, better, worse):
+    for spec in shared_trials(ranking, better, worse):
+        residuals = source.residuals(spec, [better, worse])
         energy = cosine_transform(residuals.cpu().double()).square()
         difference = (energy[1] - energy[0]).flatten(0, -3).sum(0)  # (H, W)
         rows.append(sum_by_band(difference, bands))

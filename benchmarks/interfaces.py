@@ -105,6 +105,15 @@ def harm_of_input(old: dict, new: dict) -> Iterator[str]:
             yield f"`{name}` has {key} {new.get(key)}: every saved value after it moves by one"
 
 
+def as_text(node: dict[str, list[dict]]) -> str:
+    """JSON with a line for each input and output."""
+    groups = (
+        f'"{group}": [\n' + ",\n".join(f"  {json.dumps(slot)}" for slot in slots) + "\n]"
+        for group, slots in node.items()
+    )
+    return "{" + ",\n".join(groups) + "}\n"
+
+
 def all_harm(old: dict[str, dict], new: dict[str, dict]) -> list[str]:
     """The same of all nodes, with their ids."""
     found = [f"{node} is gone: workflows with it do not run" for node in old.keys() - new.keys()]
@@ -123,8 +132,7 @@ def main() -> None:
     if found := all_harm(old, new):
         sys.exit("\n".join(found))
     for node in new:
-        text = json.dumps(new[node], indent=1) + "\n"
-        (FOLDER / f"{node}.json").write_text(text, encoding="ascii", newline="\n")
+        (FOLDER / f"{node}.json").write_text(as_text(new[node]), encoding="ascii", newline="\n")
 
 
 if __name__ == "__main__":

@@ -67,7 +67,17 @@ def translations() -> dict[str, dict[str, str]]:
 
 def translated() -> dict[str, str]:
     """The English texts by their keys, as they were when they were translated."""
-    return json.loads(TRANSLATED.read_text("ascii"))
+    return flat(json.loads(TRANSLATED.read_text("ascii")))
+
+
+def one_line_a_node(texts: dict[str, str]) -> str:
+    """JSON whose leaves `flat` finds by the keys of `texts`."""
+    nodes: dict[str, dict[str, str]] = {}
+    for key, text in texts.items():
+        node, rest = key.split(".", 1)
+        nodes.setdefault(node, {})[rest] = text
+    lines = (f'"{node}": {json.dumps(found)}' for node, found in nodes.items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def unlike(keys: set[str], language: str, known: dict[str, str]) -> Iterator[str]:
@@ -105,8 +115,7 @@ def main() -> None:
     elif found:
         sys.exit("\n".join(found))
     else:
-        text = json.dumps(now, indent=1) + "\n"
-        TRANSLATED.write_text(text, encoding="ascii", newline="\n")
+        TRANSLATED.write_text(one_line_a_node(now), encoding="ascii", newline="\n")
 
 
 if __name__ == "__main__":

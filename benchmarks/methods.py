@@ -5,8 +5,8 @@ from bigain_core.methods import KVDownsampling, TokenMerging
 from bigain_core.placement import Placement
 
 OFF = "off"
-# The paper compresses 10 of the 28 blocks of DiT-XL/2 and spares the first; here 2 of 6.
-BUNDLED_PLACEMENT = Placement(numbers=(1, 2))
+# The paper compresses 10 of the 28 blocks of DiT-XL/2 and skips the first; here 2 of 6.
+BUNDLED_PLACEMENT = Placement(layers=(1, 2))
 
 
 def methods(placement: Placement) -> dict[str, Compression]:

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from bigain_core.classification import TrialSpec
 from bigain_core.classification.trials.noise import TIMESTEPS, trial_position
-from bigain_core.classification.trials.samplers import EvenTrials, Progress, collapsed_variance
+from bigain_core.classification.trials.samplers import Progress, TrialSampler, collapsed_variance
 
 
 @dataclass(frozen=True)
-class MirroredPairs(EvenTrials):
+class MirroredPairs(TrialSampler):
     """Experiment: noise and the same noise turned around at neighbouring timesteps.
 
     Blocks of eight: four at evenly spaced places, then their mirrors. It helps a linear denoiser

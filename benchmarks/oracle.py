@@ -66,8 +66,6 @@ class OracleDenoiser:
         eps = b / (a**2 * variances + b**2) * (noisy - a * means)
         clean = (noisy - b * eps) / a
         predicts = self.schedule.predicts
-        if predicts == "x0":
-            return clean
         if predicts == "flow":
             return noisy - b * (eps - clean)
         if predicts == "v":  # of the same latent scaled to variance 1
@@ -75,4 +73,4 @@ class OracleDenoiser:
             signal, spread = a / scale, b / scale
             velocity = signal * eps - spread * clean
             return signal * noisy / scale - spread * velocity
-        return (noisy - b * eps) / a
+        return clean

@@ -3,14 +3,14 @@
     python -m benchmarks.speed --host PATH
     python -m benchmarks.speed --host PATH --models SDXL --sizes 1024 2048 --methods L-GTM tomesd
 
-Random weights, one call for one picture as the host makes it. Times are medians between their
+Random weights, one call for one image as the host makes it. Times are medians between their
 quartiles; settings take turns, and gains are taken within rounds. On CUDA weights are fp16, and
 memory is what the device reports; on the CPU they are fp32, and memory is that of a dry run (see
 `benchmarks.dry_run`). Operations are of the dry run on both. `benchmarks.speed_blocks` measures one
 attention layer in the same way.
 
 Attention is torch's fused one, which ComfyUI takes on graphics cards; `--attention host` leaves the
-choice to it, which on a processor is an attention without a fused kernel.
+choice to it, which on a CPU is an attention without a fused kernel.
 
 The ceiling is the gain if time went with operations. Its share is the time that was saved by the
 time that it promises; above 100 % attention takes more time than its operations say.

@@ -2,7 +2,7 @@
 
     python -m benchmarks.text_share
 
-One joint attention of random projections over a picture of smooth and rough parts beside random
+One joint attention of random projections over an image of smooth and rough parts beside random
 text. The share is what image tokens give to text, the error that of the attention's output for
 them, relative to the plain one. No model is involved.
 """
@@ -36,7 +36,7 @@ class Attention:
     v: Tensor
 
 
-def picture(generator: torch.Generator) -> Tensor:
+def drawing(generator: torch.Generator) -> Tensor:
     """(1, N, C): noise at a quarter of the resolution, and full noise in the lower half."""
     smooth = torch.randn(1, WIDTH, SIDE // 4, SIDE // 4, generator=generator)
     image = functional.interpolate(smooth, scale_factor=4, mode="bilinear")
@@ -48,7 +48,7 @@ def picture(generator: torch.Generator) -> Tensor:
 def attention_inputs(text: int, seed: int = 0) -> Attention:
     generator = torch.Generator().manual_seed(seed)
     words = torch.randn(1, text, WIDTH, generator=generator)
-    x = torch.cat([words, picture(generator)], 1)
+    x = torch.cat([words, drawing(generator)], 1)
     projections = (torch.randn(WIDTH, WIDTH, generator=generator) / WIDTH**0.5 for _ in range(3))
     return Attention(*(x @ projection for projection in projections))
 

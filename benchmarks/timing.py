@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.demo_builtin import processor
+from benchmarks.demo_builtin import cpu_name
 from bigain_core.measure.timing import Spread
 
 
@@ -16,7 +16,7 @@ def machine(device: torch.device) -> str:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = processor()
+        name = cpu_name()
     return f"{name}, torch {torch.__version__}"
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmarks.data import CLASS_NAMES, SHAPE_CLASSES, SHAPES, SIZE, TEXTURES
+from benchmarks.dit_runner import PlainDiT
 from benchmarks.training import Recipe, Stage, argument_parser, initialise, train
 from bigain_core.models.dit import DiT, DiTConfig
 
@@ -67,9 +68,9 @@ def sine_positions(side: int, width: int) -> Tensor:
     return torch.cat([rows.transpose(0, 1), rows], dim=-1).flatten(0, 1)[None]
 
 
-def fresh_model() -> DiT:
+def fresh_model() -> PlainDiT:
     """A DiT initialised as published: modulation and output at zero, so blocks are the identity."""
-    model = DiT(CONFIG)
+    model = PlainDiT(CONFIG)
     initialise(model)
     for layer in [model.t_embedder.mlp[0], model.t_embedder.mlp[2]]:
         nn.init.normal_(layer.weight, std=0.02)

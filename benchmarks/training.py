@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.data import CLASS_NAMES, training_batch
-from bigain_core.classification.trials.noise import TIMESTEPS, alphas_cumprod
+from benchmarks.noise_schedules import alphas_cumprod
+from bigain_core.classification.trials.noise import TIMESTEPS
 
 NO_PROMPT = len(CLASS_NAMES)  # the label of a prompt that was dropped
 PROMPT_DROPOUT = 0.1
@@ -160,6 +161,6 @@ def argument_parser(description: str, out: Path, state: Path, batch: int):
     parser.add_argument(
         "--bf16",
         action="store_true",
-        help="train in bfloat16 autocast: 1.8x faster where the processor has it",
+        help="train in bfloat16 autocast: 1.8x faster where the CPU has it",
     )
     return parser

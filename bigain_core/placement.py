@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
+
+Module = TypeVar("Module")
 
 LAST_LAYER = 9999  # far beyond any model: a longer range would only fill memory
 
@@ -21,16 +25,21 @@ class LayerId:
     level: int = 1
 
 
+def transformer_layers(modules: Iterable[Module]) -> list[tuple[LayerId, Module]]:
+    """Modules in order of execution, each with its id."""
+    return [(LayerId(number, "transformer"), module) for number, module in enumerate(modules)]
+
+
 @dataclass(frozen=True)
 class Placement:
-    """Sites by stage, number and level; None stands for all.
+    """Layers by stage, number and level; None stands for all.
 
     Levels from `finest_level` to `levels` are covered. A covered layer with fewer than `min_tokens`
     tokens in a call is skipped.
     """
 
     stages: tuple[str, ...] | None = None
-    numbers: tuple[int, ...] | None = None
+    layers: tuple[int, ...] | None = None
     levels: int = 1
     min_tokens: int = 0
     finest_level: int = 1
@@ -38,7 +47,7 @@ class Placement:
     def covers(self, layer_id: LayerId) -> bool:
         return (
             (self.stages is None or layer_id.stage in self.stages)
-            and (self.numbers is None or layer_id.number in self.numbers)
+            and (self.layers is None or layer_id.number in self.layers)
             and self.finest_level <= layer_id.level <= self.levels
         )
 
@@ -48,15 +57,14 @@ def named_placement(
 ) -> Placement:
     """A placement by name; transformer presets count blocks from zero (paper, section "DiT").
 
-    `blocks` such as "1-5, 7-11" replaces the numbers of a preset.
+    `blocks` such as "1-5, 7-11" replaces the layers of a preset.
 
     Raises ValueError for a name outside PLACEMENTS or blocks of another form.
     """
     if name not in PLACEMENTS:
         raise ValueError(f"BiGain: expected a placement of {tuple(PLACEMENTS)}, got {name!r}.")
-    stages, numbers = PLACEMENTS[name]
-    numbers = parse_blocks(blocks) or numbers
-    return Placement(stages, numbers, levels, min_tokens, finest_level)
+    stages, layers = PLACEMENTS[name]
+    return Placement(stages, parse_blocks(blocks) or layers, levels, min_tokens, finest_level)
 
 
 def parse_blocks(text: str) -> tuple[int, ...]:

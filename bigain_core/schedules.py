@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite
-from typing import Protocol
 
 LAST_TIMESTEP = 999
 
@@ -24,12 +23,6 @@ class DenoisingProgress:
     @property
     def timestep(self) -> float:
         return (1 - self.fraction) * LAST_TIMESTEP
-
-
-class Alpha(Protocol):
-    """A blend over the timestep value (not the step number); `str` gives it in short."""
-
-    def at(self, timestep: float) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -96,11 +89,14 @@ class AlphaCurve:
         return f"curve of {len(self.points)} points"
 
 
+Alpha = AlphaSchedule | AlphaCurve
+
+
 @dataclass(frozen=True)
 class ActiveRange:
     """Share of the denoising process in which a rule acts, both ends included.
 
-    With `strict_end` the end itself is left out: the published gate, t / 1000 > stop, which spares
+    With `strict_end` the end itself is left out: the published cutoff, t / 1000 > stop, which skips
     the last step of a run that ends at timestep 0.
     """
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import logging
 
 from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
-
-CATEGORY = "BiGain"
 
 Alpha = io.Custom("BIGAIN_ALPHA")
 Prompts = io.Custom("BIGAIN_PROMPTS")
@@ -20,20 +17,9 @@ _SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 
 
 def schema(**fields) -> io.Schema:
-    """A schema without the fields that an older host does not know."""
-    return io.Schema(**{name: value for name, value in fields.items() if name in _SCHEMA_FIELDS})
-
-
-def advanced(kind, *args, **options) -> io.Input:
-    """An input that newer hosts fold away under "advanced"; older ones show it like any other."""
-    if "advanced" in inspect.signature(kind.Input.__init__).parameters:
-        options["advanced"] = True
-    return kind.Input(*args, **options)
-
-
-def lines(text: str) -> list[str]:
-    """One label per line; blank lines before and after do not count, one between labels stays."""
-    return [line.strip() for line in text.lstrip("\ufeff").strip().splitlines()]
+    """A schema of this pack without the fields that an older host does not know."""
+    known = {name: value for name, value in fields.items() if name in _SCHEMA_FIELDS}
+    return io.Schema(category="BiGain", **known)
 
 
 class Messenger:

@@ -1,55 +1,86 @@
-"""Inputs that several compressing nodes share, and what becomes of them."""
+"""The inputs of nodes: how they are declared, which ones nodes share, and the rule they make."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from comfy_api.latest import io
 
-from ..bigain_core.comfyui.patching.attach import attach
 from ..bigain_core.compression.rules import Rule
-from ..bigain_core.methods import METRICS
+from ..bigain_core.methods import METRICS, Method
 from ..bigain_core.placement import PLACEMENTS, named_placement
 from ..bigain_core.schedules import ActiveRange
 from ..bigain_core.tokens.scoring import PADDINGS, SCORERS
-from ._host import advanced
+
+
+def choice(name: str, options: Iterable[str], tooltip: str, default: str | None = None) -> io.Input:
+    """The first option is the default, unless another one is named."""
+    options = list(options)
+    return io.Combo.Input(name, options=options, default=default or options[0], tooltip=tooltip)
+
+
+def number(name: str, limits: tuple, tooltip: str) -> io.Input:
+    """`limits` are the default, the least, the largest and, where it matters, the step."""
+    kind = io.Float if isinstance(limits[0], float) else io.Int
+    limits = dict(zip(("default", "min", "max", "step"), limits, strict=False))
+    return kind.Input(name, **limits, tooltip=tooltip)
+
+
+def switch(name: str, tooltip: str) -> io.Input:
+    """Off by default."""
+    return io.Boolean.Input(name, default=False, tooltip=tooltip)
+
+
+def advanced(*inputs: io.Input) -> tuple[io.Input, ...]:
+    """Newer hosts fold these away under "advanced"; older ones show them like any other."""
+    for one in inputs:
+        one.advanced = True
+    return inputs
+
+
+def optional(*inputs: io.Input) -> tuple[io.Input, ...]:
+    """Inputs that a workflow may lack, such as one saved before they existed."""
+    for one in inputs:
+        one.optional = True
+    return inputs
+
+
+def trial_seed(tooltip: str) -> tuple[io.Input, ...]:
+    """Not "seed": the front end would add a widget that changes it after every run."""
+    return advanced(number("trial_seed", (0, 0, 2**32 - 1), tooltip))
+
+
+def model_to_accelerate() -> io.Input:
+    return io.Model.Input("model", tooltip="The model to accelerate. It is not changed itself.")
 
 
 def where_and_when() -> list[io.Input]:
     """The inputs that place a rule, shared by all compressing nodes."""
     return [
-        io.Combo.Input(
+        choice(
             "placement",
-            options=list(PLACEMENTS),
-            default="everywhere",
-            tooltip="Which self-attention layers. Encoder, middle and decoder are parts of a UNet; "
-            "blocks are those of a transformer, counted from 0. Chain two BiGain nodes to treat "
-            "parts differently: where both apply, the later node decides.",
+            PLACEMENTS,
+            "Which self-attention layers to compress. Encoder, middle and decoder are "
+            "parts of a UNet; blocks are those of a transformer, counted from 0. To treat parts "
+            "differently, chain two BiGain nodes: where both apply, the later one decides.",
         ),
-        advanced(
-            io.Int,
-            "levels",
-            default=1,
-            min=1,
-            max=4,
-            tooltip="How many attention resolutions, from the finest. 1 as in the paper: the "
-            "finest level holds nearly all of the cost. A transformer has one level only.",
-        ),
-        advanced(
-            io.Float,
-            "start_percent",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=0.001,
-            tooltip="Acts from this share of the denoising process on: 0 is pure noise.",
-        ),
-        advanced(
-            io.Float,
-            "end_percent",
-            default=1.0,
-            min=0.0,
-            max=1.0,
-            step=0.001,
-            tooltip="Acts up to this share of the denoising process: 1 is the finished image.",
+        *advanced(
+            number(
+                "levels",
+                (1, 1, 4),
+                "How many attention resolutions to compress, from the finest. The paper uses 1: "
+                "the finest level holds nearly all of the cost. A transformer has only one level.",
+            ),
+            number(
+                "start_percent",
+                (0.0, 0.0, 1.0, 0.001),
+                "Starts at this share of the denoising process: 0 is pure noise.",
+            ),
+            number(
+                "end_percent",
+                (1.0, 0.0, 1.0, 0.001),
+                "Ends at this share of the denoising process: 1 is the finished image.",
+            ),
         ),
     ]
 
@@ -57,89 +88,78 @@ def where_and_when() -> list[io.Input]:
 def where_and_when_exactly() -> list[io.Input]:
     """Finer inputs of the same kind, at the end of every compressing node."""
     return [
-        advanced(
-            io.String,
+        io.String.Input(
             "blocks",
             default="",
-            tooltip="Attention layers by number, as the report counts them: 1-5, 7-11. Empty: all "
-            "of the placement.",
+            tooltip="Attention layers by number, as in BiGain Report: 1-5, 7-11. Empty: all "
+            "layers of the placement.",
         ),
-        advanced(
-            io.Int,
+        number(
             "min_tokens",
-            default=0,
-            min=0,
-            max=1048576,
-            tooltip="Layers with fewer tokens are left alone. Merging small layers costs more time "
+            (0, 0, 1048576),
+            "Layers with fewer tokens are skipped. Compressing a small layer costs more time "
             "than it saves.",
         ),
-        advanced(
-            io.Boolean,
+        switch(
             "strict_end",
-            default=False,
-            tooltip="Spares the end of the range itself, as the published gate does: a run that "
-            "ends at timestep 0 leaves its last step alone.",
+            "Excludes the end of the range itself, as the published code does: a run that ends "
+            "at timestep 0 is not compressed in its last step.",
         ),
-        advanced(
-            io.Boolean,
+        switch(
             "blend_rotary",
-            default=False,
-            tooltip="For models with rotary positions (Flux, Qwen-Image, Wan and most newer ones): "
-            "also blends queries and keys. Off: they keep to positions that exist, only values "
-            "are blended.",
+            "For models with rotary positions (Flux, Qwen-Image, Wan and most newer ones). On: "
+            "queries and keys are blended as well. Off: they keep positions that exist, and only "
+            "values are blended.",
         ),
     ]
 
 
 def where_it_pays() -> io.Input:
     """The last widget of every compressing node; optional, as older workflows have none."""
-    return advanced(
-        io.Boolean,
+    return switch(
         "only_where_faster",
-        default=False,
-        optional=True,
-        tooltip="Leaves layers alone that are too small to become faster, as measured for this "
-        "kind of device; BiGain Report says which. The same seed may then give another picture on "
-        "another kind of device.",
+        "Skips layers that are too small to become faster, as measured for this kind of device; "
+        "BiGain Report lists them. The same seed may then give another image on another kind of "
+        "device.",
     )
 
 
-def patched(
-    model, method, placement, levels, start_percent, end_percent, blocks, min_tokens, strict_end,
-    blend_rotary, finest_level=1, only_where_faster=False,
-):  # fmt: skip
-    """The model with one more rule."""
-    where = named_placement(placement, levels, blocks, min_tokens, finest_level)
+def rule(
+    method: Method,
+    placement: str,
+    start_percent: float,
+    end_percent: float,
+    strict_end: bool,
+    blend_rotary: bool,
+    only_where_faster: bool = False,
+    **layers,
+) -> Rule:
+    """From the values of the inputs above; `layers` are those of `named_placement`."""
+    where = named_placement(placement, **layers)
     when = ActiveRange(start_percent, end_percent, strict_end)
-    return attach(model, Rule(method, where, when, blend_rotary, only_where_faster))
+    return Rule(method, where, when, blend_rotary, only_where_faster)
 
 
 def score_inputs() -> list[io.Input]:
     """How tokens are compared and how their detail is measured."""
     return [
-        advanced(
-            io.Combo,
+        choice(
             "scorer",
-            options=list(SCORERS),
-            default="laplacian-l1",
-            tooltip="How detail is measured: tokens with a low score count as smooth. The paper "
-            "uses laplacian-l1; its Table 5 compares the others.",
+            SCORERS,
+            "How detail is measured: tokens with a low score count as smooth. The paper uses "
+            "laplacian-l1 and compares the others in its Table 5.",
         ),
-        advanced(
-            io.Combo,
+        choice(
             "padding",
-            options=list(PADDINGS),
-            default="zeros",
-            tooltip="What the Laplacian sees outside the image. zeros, as published, makes borders "
+            PADDINGS,
+            "What the Laplacian sees outside the image. zeros, as published, makes borders "
             "look detailed; replicate does not.",
         ),
-        advanced(
-            io.Combo,
+        choice(
             "metric",
-            options=list(METRICS),
-            default="block input",
-            tooltip="What tokens are compared by in a UNet: the input of the block, as published, "
-            "or its normed state. A transformer always takes the state that enters attention, or "
-            "its values where text shares the attention.",
+            METRICS,
+            "What the tokens of a UNet are compared by: the input of the block, as published, "
+            "or that input after its norm. A transformer always uses the state that enters "
+            "attention, or its values where text shares the attention.",
         ),
     ]

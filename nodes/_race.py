@@ -6,37 +6,40 @@ import time
 from collections.abc import Mapping, Sequence
 from math import inf, isfinite
 
-from comfy.utils import ProgressBar
-
-from ..bigain_core.classification import Classification, Ranking, Snapshot
+from ..bigain_core.classification import Classification, Snapshot
 from ._host import Messenger
+from ._progress import CallBar
 
 EVENT = "bigain.race"
 SECONDS_BETWEEN = 0.25
-MOST_ROWS = 12
-MOST_IMAGES = 16
+MAX_ROWS = 12
+MAX_IMAGES = 16
 
 
-class Race:
+class Race(CallBar):
     """Counts evaluations and tells how the prompts stand, a few times a second at most.
 
-    `most` evaluations are the most there can be, `most_each` those of one image where images are
+    `max_calls` is how many there can be at most, `max_calls_each` for one image where images are
     finished one after another.
     """
 
-    def __init__(self, labels: Sequence[str], images: int, most: int, most_each: int | None):
-        self.labels, self.images, self.most, self.most_each = labels, images, most, most_each
-        self.bar, self.messenger = ProgressBar(most), Messenger(EVENT)
+    def __init__(
+        self, labels: Sequence[str], images: int, max_calls: int, max_calls_each: int | None
+    ):
+        super().__init__(max_calls)
+        self.labels, self.images = labels, images
+        self.max_calls, self.max_calls_each = max_calls, max_calls_each
+        self.messenger = Messenger(EVENT)
         self.used, self.told = 0, -inf
         self.started, self.used_then = 0.0, 0
 
-    def count(self, evaluations: int) -> None:
-        self.bar.update(evaluations)
-        self.used += evaluations
+    def on_calls(self, calls: int) -> None:
+        super().on_calls(calls)
+        self.used += calls
         if not self.started:  # the first ones include loading the model
             self.started, self.used_then = time.monotonic(), self.used
 
-    def tell(self, snapshot: Snapshot) -> None:
+    def on_trial(self, snapshot: Snapshot) -> None:
         now = time.monotonic()
         if now - self.told < SECONDS_BETWEEN:
             return
@@ -49,38 +52,32 @@ class Race:
                 "image": snapshot.image,
                 "images": self.images,
                 "used": self.used,
-                "left": self._most_left(snapshot),
+                "left": self._max_calls_left(snapshot),
                 "timed": self.used - self.used_then,
                 "seconds": now - self.started,
             }
         )
 
-    def _most_left(self, snapshot: Snapshot) -> int:
-        most = self.most - self.used
-        if self.most_each is None:
-            return most
-        return min(most, snapshot.most_left + (self.images - 1 - snapshot.image) * self.most_each)
+    def _max_calls_left(self, snapshot: Snapshot) -> int:
+        left = self.max_calls - self.used
+        if self.max_calls_each is None:
+            return left
+        return min(
+            left, snapshot.max_calls_left + (self.images - 1 - snapshot.image) * self.max_calls_each
+        )
 
 
 def settled(result: Classification, every: Classification) -> list[dict]:
     """The end of the race for each image; evaluations are those of `every` prompt."""
-    pairs = list(zip(result.rankings, every.rankings, strict=True))[:MOST_IMAGES]
-    return [
-        {
-            **_settled_rows(result.labels, ranking),
-            "image": number,
-            "images": len(result.rankings),
-            "used": spent.spent,
-            "saved": max(spent.saved, 0),
-        }
-        for number, (ranking, spent) in enumerate(pairs)
-    ]
-
-
-def _settled_rows(labels: Sequence[str], ranking: Ranking) -> dict:
-    order, trials = ranking.order, ranking.trials.tolist()
-    behind = {prompt: ranking.lead(order[0], prompt).margin for prompt in order[:MOST_ROWS]}
-    return _rows(labels, order, behind, [count < max(trials) for count in trials])
+    races = []
+    pairs = list(zip(result.rankings, every.rankings, strict=True))[:MAX_IMAGES]
+    for number, (ranking, spent) in enumerate(pairs):
+        order, trials = ranking.order, ranking.table.trials.tolist()
+        behind = {prompt: ranking.lead(order[0], prompt).margin for prompt in order[:MAX_ROWS]}
+        rows = _rows(result.labels, order, behind, [count < max(trials) for count in trials])
+        counts = {"images": len(result.rankings), "used": spent.spent, "saved": max(spent.saved, 0)}
+        races.append({**rows, "image": number, **counts})
+    return races
 
 
 def _rows(
@@ -96,6 +93,6 @@ def _rows(
             "behind": behind[prompt] if isfinite(behind[prompt]) else None,
             "dropped": dropped[prompt],
         }
-        for prompt in order[:MOST_ROWS]
+        for prompt in order[:MAX_ROWS]
     ]
     return {"rows": rows, "prompts": len(labels), "alive": dropped.count(False)}

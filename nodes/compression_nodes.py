@@ -8,7 +8,8 @@ from ..bigain_core.comfyui.patching.attach import attach, compression_state, res
 from ..bigain_core.compression.automatic import AUTO, STRENGTHS, automatic_rule
 from ..bigain_core.compression.presets import PRESETS
 from ..bigain_core.compression.report import report, report_data
-from ._host import CATEGORY, announce, schema
+from ._host import announce, schema
+from ._inputs import choice, model_to_accelerate
 
 PAPER = "paper: "
 
@@ -19,25 +20,22 @@ class BiGainAuto(io.ComfyNode):
         return schema(
             node_id="BiGainAuto",
             display_name="BiGain (Auto)",
-            category=CATEGORY,
-            description="Makes a model faster in one click: knows its kind, chooses method, layers "
-            "and strength, and leaves layers alone that are too small to gain.",
+            description="Makes a model faster in one click: chooses method, layers and strength "
+            "for its kind, and skips layers that are too small to gain.",
             search_aliases=["preset", "paper", "hybrid", "speed up", "acceleration"],
             inputs=[
-                io.Model.Input(
-                    "model", tooltip="The model to accelerate; it is not changed itself."
-                ),
-                io.Combo.Input(
+                model_to_accelerate(),
+                choice(
                     "preset",
-                    options=["off", *STRENGTHS, *(PAPER + name for name in PRESETS)],
+                    ["off", *STRENGTHS, *(PAPER + name for name in PRESETS)],
+                    "auto goes as far as published or measured figures support for such "
+                    "a model and size; quality, balanced and fast lose more detail, in this "
+                    "order. Rows of Tables 3 and 6 to 9 are for Stable Diffusion, those named DiT "
+                    "for a DiT of at least 12 blocks; they apply at any size.",
                     default=AUTO,
-                    tooltip="auto does as much as published or measured figures bear out for such "
-                    "a model and size; quality, balanced and fast cost more detail in this order. "
-                    "Rows of Tables 3 and 6 to 9 are for Stable Diffusion, those named DiT for a "
-                    "DiT of at least 12 blocks; they act at any size.",
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="The model with the settings of that preset.")],
+            outputs=[io.Model.Output(tooltip="The model with this preset applied.")],
         )
 
     @classmethod
@@ -69,17 +67,16 @@ class BiGainReport(io.ComfyNode):
         return schema(
             node_id="BiGainReport",
             display_name="BiGain Report",
-            category=CATEGORY,
-            description="Says what BiGain did in the last run of a model: layers, tokens before "
-            "and after, work saved, and what was left alone and why.",
+            description="Reports what BiGain did in the last run of a model: layers, tokens "
+            "before and after, operations saved, and what was skipped and why.",
             search_aliases=["statistics", "flops"],
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model that the sampler used."),
                 io.AnyType.Input(
                     "after",
-                    tooltip="Any output of the sampler or classifier, so that the report comes "
-                    "after.",
+                    tooltip="Any output of the sampler or classifier, so that the report is "
+                    "made after it.",
                 ),
             ],
             outputs=[io.String.Output(display_name="report", tooltip="The report as text.")],

@@ -12,8 +12,9 @@ from ..bigain_core.classification.datasets.imagenet import SUBSETS, imagenet_lab
 from ..bigain_core.comfyui.classifying.prompts import Prompts
 from ..bigain_core.comfyui.dit_model import DiTModel, label_conditioning, load_dit_model
 from ..bigain_core.models.checkpoint import BUNDLED_MODEL, class_indices
-from ._host import CATEGORY, lines, schema
 from ._host import Prompts as PromptsType
+from ._host import schema
+from ._inputs import choice, optional
 from ._trial_plans import CUSTOM
 
 BUNDLED_NAME = "bundled: shapes and digits"
@@ -29,18 +30,16 @@ class BiGainDiTLoader(io.ComfyNode):
         return schema(
             node_id="BiGainDiTLoader",
             display_name="BiGain DiT Loader",
-            category=CATEGORY,
-            description="Loads a class-conditional diffusion transformer (DiT-XL/2 and any size in "
-            "its key layout), or the small one that comes with this pack.",
+            description="Loads a class-conditional diffusion transformer (DiT-XL/2, or any size "
+            "with the same keys), or the small one bundled with this pack.",
             search_aliases=["dit", "imagenet", "class conditional"],
             inputs=[
-                io.Combo.Input(
+                choice(
                     "model_name",
-                    options=[BUNDLED_NAME, *files],
-                    default=BUNDLED_NAME,
-                    tooltip="A DiT file in the folder diffusion_models or checkpoints. The bundled "
-                    "model draws 32 x 32 pixels: 5 shapes in 6 textures, and ten digits.",
-                ),
+                    [BUNDLED_NAME, *files],
+                    "A DiT file in the folder diffusion_models or checkpoints. The bundled "
+                    "model generates 32 x 32 pixels: 5 shapes in 6 textures, and ten digits.",
+                )
             ],
             outputs=[io.Model.Output(tooltip="For BiGain DiT Labels, BiGain nodes and samplers.")],
         )
@@ -60,9 +59,8 @@ class BiGainDiTLabels(io.ComfyNode):
         return schema(
             node_id="BiGainDiTLabels",
             display_name="BiGain DiT Labels",
-            category=CATEGORY,
-            description="Classes of a DiT as conditioning for a sampler and as prompts for the "
-            "diffusion classifier.",
+            description="Turns classes of a DiT into conditioning for a sampler and into prompts "
+            "for the diffusion classifier.",
             search_aliases=["class label", "imagenet"],
             inputs=[
                 io.Model.Input("model", tooltip="A model from BiGain DiT Loader."),
@@ -71,23 +69,23 @@ class BiGainDiTLabels(io.ComfyNode):
                     multiline=True,
                     default="",
                     placeholder="one class per line; empty: all classes",
-                    tooltip="One class per line, by name or by number from 0. Empty stands for all "
-                    "classes of the model, or of the label set below.",
+                    tooltip="One class per line, by name or by number from 0. Empty: all classes "
+                    "of the model, or of the label set below.",
                 ),
-                io.Combo.Input(
-                    "label_set",
-                    options=[CUSTOM, *SUBSETS],
-                    default=CUSTOM,
-                    optional=True,
-                    tooltip="custom: classes have the names that the file of the model carries. "
-                    "The others are the names of ImageNet, which the files of DiT-XL/2 lack, and "
-                    "which of its classes an empty list stands for.",
+                *optional(
+                    choice(
+                        "label_set",
+                        [CUSTOM, *SUBSETS],
+                        "custom: classes are named as in the model file. The others are the "
+                        "names of ImageNet, which the files of DiT-XL/2 lack; they also decide "
+                        "which classes an empty list stands for.",
+                    )
                 ),
             ],
             outputs=[
                 io.Conditioning.Output(
                     display_name="positive",
-                    tooltip="Picture k of a latent batch is of label k; one picture: the first "
+                    tooltip="Image k of a latent batch gets label k; a single image gets the first "
                     "label.",
                 ),
                 io.Conditioning.Output(
@@ -108,7 +106,8 @@ class BiGainDiTLabels(io.ComfyNode):
             )
         config = model.model.diffusion_model.config
         names, everything = _classes(model.model, label_set)
-        chosen = tuple(lines(labels)) or everything
+        lines = labels.lstrip("\ufeff").strip().splitlines()  # a blank one between labels stays
+        chosen = tuple(line.strip() for line in lines) or everything
         check_labels(chosen)
         indices = class_indices(chosen, config, names)
         prompts = Prompts(chosen, tuple(label_conditioning([index]) for index in indices))

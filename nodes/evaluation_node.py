@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import folder_paths
-from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
 from ..bigain_core.classification import PLANS
-from ..bigain_core.classification.datasets.evaluation import Job, comparison
+from ..bigain_core.classification.datasets.evaluation import Job, Summary, comparison
 from ..bigain_core.classification.datasets.image_folder import (
     below,
     read_folder,
@@ -25,7 +25,9 @@ from ..bigain_core.classification.datasets.result_files import (
 )
 from ..bigain_core.comfyui.classifying.folder_evaluation import evaluate
 from ..bigain_core.comfyui.classifying.identity import settings
-from ._host import CATEGORY, Prompts, advanced, announce, schema
+from ._host import Prompts, announce, schema
+from ._inputs import advanced, choice, number
+from ._progress import CallBar
 
 
 class BiGainEvaluate(io.ComfyNode):
@@ -34,92 +36,83 @@ class BiGainEvaluate(io.ComfyNode):
         return schema(
             node_id="BiGainEvaluate",
             display_name="BiGain Evaluate",
-            category=CATEGORY,
-            description="Classifies a labelled folder and says how often the classifier is right. "
-            "Results are kept image by image: a run that was stopped goes on where it was.",
+            description="Classifies a labelled folder and measures how often the classifier is "
+            "right. Results are saved image by image: a run that was stopped continues where it "
+            "was.",
             search_aliases=["accuracy", "mAP", "McNemar", "data set", "tag", "caption", "folder"],
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model that classifies, compressed or not."),
                 Prompts.Input(
                     "prompts",
-                    tooltip="From BiGain Prompts or BiGain DiT Labels. Labels of the images must "
-                    "be spelled like the labels of the prompts, or be WordNet ids of ImageNet.",
+                    tooltip="From BiGain Prompts or BiGain DiT Labels. Labels of the images "
+                    "must be spelled like those of the prompts, or be WordNet ids of ImageNet.",
                 ),
                 io.Vae.Input("vae", tooltip="The VAE of the model."),
                 io.String.Input(
                     "folder",
                     default="",
                     placeholder="a folder in ComfyUI/input",
-                    tooltip="A folder below ComfyUI's input folder with one folder per class, or "
-                    "with a CSV file, or with pictures alone to have them tagged. Nothing outside "
+                    tooltip="A folder in ComfyUI's input folder with one folder per class, or "
+                    "with a CSV file, or with images alone to have them tagged. Nothing outside "
                     "of the input folder is read.",
                 ),
                 io.String.Input(
                     "csv",
                     default="",
                     placeholder="empty: one folder per class",
-                    tooltip="A CSV file in that folder with rows of a file and its label, or "
+                    tooltip="A CSV file in that folder, each row with a file and its label, or "
                     "several labels with ; between them. Empty: folders are named after classes.",
                 ),
                 io.String.Input(
                     "output",
                     default="bigain/evaluation",
-                    tooltip="Name of the results below ComfyUI's output folder. The same name with "
-                    "the same settings goes on; other settings need another name.",
+                    tooltip="Name of the results in ComfyUI's output folder. The same name with "
+                    "the same settings continues; other settings need another name.",
                 ),
-                io.Combo.Input(
+                choice(
                     "preset",
-                    options=list(PLANS),
+                    PLANS,
+                    "How trials are chosen and prompts dropped. The paper uses [5, 20] for few "
+                    "classes and [5, 20, 100] for a thousand.",
                     default="balanced",
-                    tooltip="How trials are chosen and prompts dropped. The paper takes [5, 20] "
-                    "for few classes and [5, 20, 100] for a thousand.",
                 ),
-                io.Int.Input(
+                number(
                     "size",
-                    default=512,
-                    min=16,
-                    max=4096,
-                    tooltip="Side of the square that is classified: the short side is resized to "
-                    "it and the long one cut, as in the paper. 32 for the bundled model.",
+                    (512, 16, 4096),
+                    "Side of the square that is classified: the short side is resized "
+                    "to it and the long one cropped, as in the paper. 32 for the bundled model.",
                 ),
-                io.Int.Input(
+                number(
                     "limit",
-                    default=0,
-                    min=0,
-                    max=10_000_000,
-                    tooltip="Only so many images, evenly spread over the folder; 0 for all.",
+                    (0, 0, 10_000_000),
+                    "Only this many images, spread evenly over the folder; 0 for all.",
                 ),
-                advanced(
-                    io.Int,
-                    "shard",
-                    default=1,
-                    min=1,
-                    max=10_000,
-                    tooltip="Which part of the images this run does, from 1. Several machines can "
-                    "do one part each.",
-                ),
-                advanced(
-                    io.Int,
-                    "shards",
-                    default=1,
-                    min=1,
-                    max=10_000,
-                    tooltip="How many parts there are. The summary covers the parts whose results "
-                    "are in the output folder.",
-                ),
-                advanced(
-                    io.String,
-                    "compare_with",
-                    default="",
-                    tooltip="Name of other results of the same images below the output folder, for "
-                    "McNemar's test against these.",
+                *advanced(
+                    number(
+                        "shard",
+                        (1, 1, 10_000),
+                        "Which part of the images this run does, from 1. Several machines can "
+                        "do one part each.",
+                    ),
+                    number(
+                        "shards",
+                        (1, 1, 10_000),
+                        "How many parts there are. The summary covers the parts whose results "
+                        "are in the output folder.",
+                    ),
+                    io.String.Input(
+                        "compare_with",
+                        default="",
+                        tooltip="Name of other results of the same images in the output folder, to "
+                        "compare with these by McNemar's test.",
+                    ),
                 ),
             ],
             outputs=[
                 io.String.Output(
                     display_name="summary",
-                    tooltip="Accuracy with its interval, cost, mAP, and what was left out.",
+                    tooltip="Accuracy with its interval, cost, mAP, and what was skipped.",
                 ),
                 io.Float.Output(
                     display_name="accuracy",
@@ -127,7 +120,7 @@ class BiGainEvaluate(io.ComfyNode):
                 ),
                 io.String.Output(
                     display_name="table",
-                    tooltip="CSV: one row per class; where images have no labels, one per image.",
+                    tooltip="CSV: one row per class, or one per image where images have no labels.",
                 ),
             ],
         )
@@ -144,9 +137,7 @@ class BiGainEvaluate(io.ComfyNode):
         labels = tuple(dict.fromkeys(prompts.classes))
         images = read_folder(Path(folder_paths.get_input_directory()), folder, csv)
         job = Job(resolve_wordnet_ids(images, labels), labels, limit, shard - 1, shards)
-        plan = PLANS[preset]
-        classes = list(prompts.classes)
-        found = settings(model, prompts)
+        plan, classes, found = PLANS[preset], list(prompts.classes), settings(model, prompts)
         made = job.settings(prompts.labels, plan, size, classes=classes, **found)
         paths = [_output(output, shard_name("", k, shards)) for k in range(shards)]
         whole, exported = _output(output, SUFFIX), _output(output, ".csv")
@@ -155,12 +146,13 @@ class BiGainEvaluate(io.ComfyNode):
             pending = job.pending(results.records)
             progress = _Progress(len(pending), plan.calls(len(prompts.labels)))
             announce(
-                f"BiGain: {len(pending)} of {len(job.own)} images to classify, at most "
+                f"BiGain: {len(pending)} of {len(job.shard_images)} images to classify, at most "
                 f"{progress.total} network evaluations"
             )
-            evaluate(model, vae, prompts, pending, job, plan, size, results, progress)
+            images = replace(images, images=tuple(pending))
+            evaluate(model, vae, prompts, images, plan, size, results, progress)
         found = merged([read_results(path) for path in paths if path.exists()])
-        summary = job.summary(found)
+        summary = Summary(job, found.records)
         if summary.is_complete:
             write_atomic(exported, summary.image_table())
             if shards > 1:
@@ -179,15 +171,12 @@ def _output(name: str, ending: str) -> Path:
     return below(root, name + ending)
 
 
-class _Progress:
+class _Progress(CallBar):
     """The bar under the node; images whose prompts were dropped early count as whole ones."""
 
     def __init__(self, images: int, calls_per_image: int):
         self.total, self.step, self.images = images * calls_per_image, calls_per_image, 0
-        self.bar = ProgressBar(self.total)
-
-    def on_calls(self, calls: int) -> None:
-        self.bar.update(calls)
+        super().__init__(self.total)
 
     def on_image(self) -> None:
         self.images += 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
 from ..bigain_core.classification import PLANS
@@ -12,10 +11,12 @@ from ..bigain_core.classification.evidence.evidence_images import evidence_image
 from ..bigain_core.comfyui.classifying.latent_classifier import encode_images
 from ..bigain_core.comfyui.classifying.latent_evidence import (
     find_evidence,
-    most_calls,
+    max_calls,
     rank_for_prompt,
 )
-from ._host import CATEGORY, Prompts, advanced, announce, schema
+from ._host import Prompts, announce, schema
+from ._inputs import advanced, choice, number, trial_seed
+from ._progress import CallBar
 
 
 class BiGainEvidenceMap(io.ComfyNode):
@@ -24,8 +25,7 @@ class BiGainEvidenceMap(io.ComfyNode):
         return schema(
             node_id="BiGainEvidenceMap",
             display_name="BiGain Evidence Map",
-            category=CATEGORY,
-            description="Shows which parts of an image speak for one prompt (red) and which for "
+            description="Shows which parts of an image support one prompt (red) and which "
             "another (blue). The parts add up to the margin between the two.",
             search_aliases=["heat map", "explain", "saliency", "attribution"],
             inputs=[
@@ -46,41 +46,31 @@ class BiGainEvidenceMap(io.ComfyNode):
                     tooltip="Label of the prompt whose evidence is blue. Empty: the best of the "
                     "others.",
                 ),
-                io.Combo.Input(
+                choice(
                     "preset",
-                    options=list(PLANS),
+                    PLANS,
+                    "How many trials, and how prompts are dropped. Evidence is taken from the "
+                    "trials that both prompts had, which are run a second time.",
                     default="balanced",
-                    tooltip="How many trials, and how prompts are dropped. Evidence is taken from "
-                    "the trials that both prompts had, which run a second time.",
                 ),
-                advanced(
-                    io.Int,
-                    "smoothing",
-                    default=3,
-                    min=1,
-                    max=63,
-                    step=2,
-                    tooltip="The picture and the mask show means over squares of so many latent "
-                    "pixels; single ones are noisy. 1 shows them as they are.",
+                *advanced(
+                    number(
+                        "smoothing",
+                        (3, 1, 63, 2),
+                        "Overlay and mask show means over squares of this many latent "
+                        "pixels, as single ones are noisy. 1 shows them as they are.",
+                    )
                 ),
-                # Not "seed": the front end would add a widget that changes it after every run.
-                advanced(
-                    io.Int,
-                    "trial_seed",
-                    default=0,
-                    min=0,
-                    max=2**32 - 1,
-                    tooltip="Fixes the noise of every trial.",
-                ),
+                *trial_seed("Seed of the noise of every trial."),
             ],
             outputs=[
                 io.Image.Output(
                     display_name="overlay",
-                    tooltip="The images in grey, red where they speak for prompt A, blue where "
-                    "for prompt B.",
+                    tooltip="The images in grey, red where they support prompt A, blue where "
+                    "they support prompt B.",
                 ),
                 io.Mask.Output(
-                    display_name="mask", tooltip="Where the images speak for prompt A, 0 to 1."
+                    display_name="mask", tooltip="Where the images support prompt A, 0 to 1."
                 ),
                 io.String.Output(
                     display_name="value", tooltip="Both prompts and the margin of each image."
@@ -94,11 +84,10 @@ class BiGainEvidenceMap(io.ComfyNode):
     ) -> io.NodeOutput:
         plan = replace(PLANS[preset], seed=trial_seed)
         names = (prompt_a.strip(), prompt_b.strip())
-        calls = most_calls(plan, prompts, *names) * len(image)
+        calls = max_calls(plan, prompts, *names) * len(image)
         announce(f"BiGain: at most {calls} network evaluations for {len(image)} image(s)")
-        bar = ProgressBar(calls)
         latents = encode_images(vae, image)
-        found = find_evidence(model, latents, prompts, plan, *names, bar.update)
+        found = find_evidence(model, latents, prompts, plan, *names, CallBar(calls))
         overlay, mask = evidence_images([one.plane for one in found], image, smoothing)
         value = "\n".join(map(str, found))
         return io.NodeOutput(overlay, mask, value, ui=ui.PreviewText(value))
@@ -110,7 +99,6 @@ class BiGainRankImages(io.ComfyNode):
         return schema(
             node_id="BiGainRankImages",
             display_name="BiGain Rank Images",
-            category=CATEGORY,
             description="Sorts images by how well a prompt describes them: the best of several "
             "seeds first. Uses the loaded model itself, so it knows what its LoRAs know.",
             search_aliases=["best of n", "score", "select image", "clip score"],
@@ -119,41 +107,31 @@ class BiGainRankImages(io.ComfyNode):
                 io.Conditioning.Input("prompt", tooltip="What the images should show."),
                 io.Conditioning.Input(
                     "empty_prompt",
-                    tooltip="An empty text, encoded in the same way; for a DiT the negative of "
-                    "BiGain DiT Labels. Errors are counted from it, so that images which are easy "
-                    "under any prompt gain nothing.",
+                    tooltip="An empty text, encoded in the same way; for a DiT, the negative of "
+                    "BiGain DiT Labels. Errors are measured against it, so that images which are "
+                    "easy under any prompt gain nothing.",
                 ),
                 io.Image.Input("image", tooltip="A batch of images to compare."),
                 io.Vae.Input("vae", tooltip="The VAE of the model."),
-                io.Int.Input(
+                number(
                     "trials",
-                    default=20,
-                    min=1,
-                    max=100,
-                    tooltip="Noisy versions of each image, the same noise for all. Each takes two "
-                    "network evaluations.",
+                    (20, 1, 100),
+                    "Number of noisy versions of each image, with the same noise for "
+                    "all. Each takes two network evaluations.",
                 ),
-                # Not "seed": the front end would add a widget that changes it after every run.
-                advanced(
-                    io.Int,
-                    "trial_seed",
-                    default=0,
-                    min=0,
-                    max=2**32 - 1,
-                    tooltip="Fixes the noise of every trial.",
-                ),
+                *trial_seed("Seed of the noise of every trial."),
             ],
             outputs=[
                 io.Image.Output(display_name="sorted", tooltip="The images, best first."),
                 io.Int.Output(
                     display_name="order",
                     is_output_list=True,
-                    tooltip="Places in the batch, from 0, best first.",
+                    tooltip="Positions in the batch, from 0, best first.",
                 ),
                 io.Float.Output(
                     display_name="scores",
                     is_output_list=True,
-                    tooltip="By how much the prompt lowers the error of each image, best first.",
+                    tooltip="How much the prompt lowers the error of each image, best first.",
                 ),
                 io.String.Output(
                     display_name="table", tooltip="CSV: one row per image, best first."
@@ -165,10 +143,9 @@ class BiGainRankImages(io.ComfyNode):
     def execute(cls, model, prompt, empty_prompt, image, vae, trials, trial_seed) -> io.NodeOutput:
         calls = 2 * trials * len(image)
         announce(f"BiGain: {calls} network evaluations for {len(image)} image(s)")
-        bar = ProgressBar(calls)
         latents = encode_images(vae, image)
         ranking = rank_for_prompt(
-            model, latents, prompt, empty_prompt, trials, trial_seed, bar.update
+            model, latents, prompt, empty_prompt, trials, trial_seed, CallBar(calls)
         )
         order, table = ranking.order, ranking.table()
         scores = ranking.scores[order].tolist()

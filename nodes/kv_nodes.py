@@ -4,119 +4,100 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..bigain_core.comfyui.patching.attach import attach
 from ..bigain_core.methods import KVCellSelection, KVDownsampling, KVSelection
 from ..bigain_core.schedules import AlphaCurve, AlphaSchedule
-from ._host import CATEGORY, Alpha, advanced, schema
+from ..bigain_core.tokens.selection import CELL_MODES, SELECTION_MODES
+from ._host import Alpha, schema
 from ._inputs import (
-    patched,
+    advanced,
+    choice,
+    model_to_accelerate,
+    number,
+    optional,
+    rule,
     score_inputs,
+    switch,
     where_and_when,
     where_and_when_exactly,
     where_it_pays,
 )
 
 FIXED_ALPHA = {"ToDo": 1.0, "average": 0.0}
-SELECTING = {
-    "select high": "high",
-    "select low": "low",
-    "select medium": "medium",
-    "select uniform": "uniform",
-}
-SELECTING_IN_CELLS = {
-    "select high per square": "high",
-    "select low per square": "low",
-    "select median per square": "median",
-}
+ALPHA = "Blend of nearest (1) and average (0) sampling; above 1 is sharper than nearest. "
+SELECTING = {f"select {mode}": mode for mode in SELECTION_MODES}
+SELECTING_IN_CELLS = {f"select {mode} per square": mode for mode in CELL_MODES}
 
 
 class BiGainKVDownsampling(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        alpha = "Blend of nearest (1) and average (0) sampling; above 1 sharpens beyond nearest. "
         return schema(
             node_id="BiGainKVDownsampling",
             display_name="BiGain KV Downsampling (IE-KVD)",
-            category=CATEGORY,
-            description="Shrinks the keys and values of self-attention and keeps every query, so "
-            "each pixel still asks, only fewer answer.",
+            description="Keeps every query of self-attention and downsamples keys and values, "
+            "which makes it faster.",
             search_aliases=["todo", "token downsampling", "ie-kvd", "speed up", "acceleration"],
             inputs=[
-                io.Model.Input(
-                    "model", tooltip="The model to accelerate; it is not changed itself."
-                ),
-                io.Combo.Input(
+                model_to_accelerate(),
+                choice(
                     "method",
-                    options=["IE-KVD", *FIXED_ALPHA, *SELECTING, *SELECTING_IN_CELLS],
-                    default="IE-KVD",
-                    tooltip="IE-KVD blends nearest and average sampling by alpha. ToDo is nearest "
+                    ["IE-KVD", *FIXED_ALPHA, *SELECTING, *SELECTING_IN_CELLS],
+                    "IE-KVD blends nearest and average sampling by alpha. ToDo is nearest "
                     "alone (alpha 1), average is alpha 0; both ignore the alpha inputs. Select "
                     "(the paper's Table 4) takes 1 of factor x factor tokens by score: the most or "
                     "least detailed, from the middle, or evenly over the scores, of the whole "
                     "image or of each square.",
                 ),
-                io.Int.Input(
+                number(
                     "factor",
-                    default=2,
-                    min=1,
-                    max=8,
-                    tooltip="Keys and values shrink by this factor in height and in width. The "
-                    "paper uses 2 and 4; 1 is off.",
+                    (2, 1, 8),
+                    "Keys and values shrink by this factor in height and in width. "
+                    "Higher is faster and loses more detail. The paper uses 2 and 4; 1 is off.",
                 ),
-                io.Float.Input(
+                number(
                     "alpha_start",
-                    default=0.9,
-                    min=-1.0,
-                    max=2.0,
-                    step=0.01,
-                    tooltip=alpha + "This value holds at pure noise. The paper uses 0.8 to 1.2.",
+                    (0.9, -1.0, 2.0, 0.01),
+                    ALPHA + "This value applies at pure noise. The paper uses 0.8 to 1.2.",
                 ),
-                io.Float.Input(
+                number(
                     "alpha_end",
-                    default=0.9,
-                    min=-1.0,
-                    max=2.0,
-                    step=0.01,
-                    tooltip=alpha + "This value holds at the finished image; between the two it "
+                    (0.9, -1.0, 2.0, 0.01),
+                    ALPHA + "This value applies at the finished image; in between it "
                     "changes linearly over the timesteps.",
                 ),
                 *where_and_when(),
-                advanced(
-                    io.Int,
-                    "level_2_factor",
-                    default=0,
-                    min=0,
-                    max=8,
-                    tooltip="A factor of its own for the coarser levels, if levels is 2 or more. "
-                    "0: the same factor. The paper leaves the second level alone.",
+                *advanced(
+                    number(
+                        "level_2_factor",
+                        (0, 0, 8),
+                        "A separate factor for the coarser levels, if levels is 2 or more. 0: the "
+                        "same factor. The paper does not compress the second level.",
+                    ),
+                    *score_inputs(),
+                    number(
+                        "blend",
+                        (0.5, 0.0, 1.0, 0.01),
+                        "For selection per square: 1 takes the chosen token alone, 0 the "
+                        "average of the square. The published default is 0.5.",
+                    ),
+                    *where_and_when_exactly(),
+                    switch(
+                        "proportional",
+                        "For models in which text and image share their attention (SD3, Flux, "
+                        "Qwen-Image and others): each pooled key weighs as much as the tokens it "
+                        "stands for, so that the text does not gain attention. Costs some time, as "
+                        "attention then needs a mask.",
+                    ),
                 ),
-                *score_inputs(),
-                advanced(
-                    io.Float,
-                    "blend",
-                    default=0.5,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="For selection per square: 1 takes the chosen token alone, 0 the "
-                    "average of the square. The published default is 0.5.",
+                *optional(
+                    Alpha.Input(
+                        "alpha",
+                        tooltip="A curve from BiGain Alpha Schedule, used in place of alpha_start "
+                        "and alpha_end.",
+                    ),
+                    *advanced(where_it_pays()),
                 ),
-                *where_and_when_exactly(),
-                advanced(
-                    io.Boolean,
-                    "proportional",
-                    default=False,
-                    tooltip="For models in which text and image share their attention (SD3, Flux, "
-                    "Qwen-Image and others): each pooled key weighs as much as the tokens it "
-                    "stands for, so that the text does not gain attention. Costs some time, as "
-                    "attention then needs a mask.",
-                ),
-                Alpha.Input(
-                    "alpha",
-                    optional=True,
-                    tooltip="A curve from BiGain Alpha Schedule in place of alpha_start and "
-                    "alpha_end.",
-                ),
-                where_it_pays(),
             ],
             outputs=[io.Model.Output(tooltip="The model with smaller keys and values.")],
         )
@@ -140,10 +121,11 @@ class BiGainKVDownsampling(io.ComfyNode):
             return KVDownsampling(by, chosen, **weighing)
 
         if levels > 1 and level_2_factor:
-            coarser = {"levels": levels, "finest_level": 2}
-            model = patched(model, shrinking(level_2_factor), **coarser, **where_and_when)
+            coarser = {"levels": levels, "finest_level": 2, **where_and_when}
+            model = attach(model, rule(shrinking(level_2_factor), **coarser))
             levels = 1
-        return io.NodeOutput(patched(model, shrinking(factor), levels=levels, **where_and_when))
+        finest = rule(shrinking(factor), levels=levels, **where_and_when)
+        return io.NodeOutput(attach(model, finest))
 
 
 class BiGainAlphaSchedule(io.ComfyNode):
@@ -152,7 +134,6 @@ class BiGainAlphaSchedule(io.ComfyNode):
         return schema(
             node_id="BiGainAlphaSchedule",
             display_name="BiGain Alpha Schedule",
-            category=CATEGORY,
             description="A curve of alpha over the timesteps for BiGain KV Downsampling.",
             search_aliases=["curve", "ie-kvd"],
             inputs=[
@@ -160,9 +141,9 @@ class BiGainAlphaSchedule(io.ComfyNode):
                     "curve",
                     multiline=True,
                     default="999: 0.8\n0: 1.2",
-                    tooltip="Points `timestep: alpha`, one per line. 999 is pure noise, 0 the "
-                    "finished image; straight lines between. The paper's best is 0.8 to 1.2.",
-                ),
+                    tooltip="Points `timestep: alpha`, one per line, joined by straight lines. "
+                    "999 is pure noise, 0 the finished image. The paper's best is 0.8 to 1.2.",
+                )
             ],
             outputs=[Alpha.Output(display_name="alpha", tooltip="For BiGain KV Downsampling.")],
         )

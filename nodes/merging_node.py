@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..bigain_core.comfyui.patching.attach import attach
 from ..bigain_core.methods import (
     SHARING_SCOPES,
     BlockMerging,
@@ -15,10 +16,16 @@ from ..bigain_core.methods import (
 from ..bigain_core.tokens.matching import AGGREGATES
 from ..bigain_core.tokens.plans import MERGE_MODES
 from ..bigain_core.tokens.selection import SELECTION_MODES
-from ._host import CATEGORY, advanced, schema
+from ._host import schema
 from ._inputs import (
-    patched,
+    advanced,
+    choice,
+    model_to_accelerate,
+    number,
+    optional,
+    rule,
     score_inputs,
+    switch,
     where_and_when,
     where_and_when_exactly,
     where_it_pays,
@@ -35,74 +42,52 @@ CACHED, BLOCKS, SITO = "cached assignment", "adaptive block merge", "SiTo"
 
 def _merging_options() -> list[io.Input]:
     return [
-        advanced(
-            io.Combo,
+        choice(
             "merge_mode",
-            options=list(MERGE_MODES),
-            default="mean",
-            tooltip="What merged tokens become. mean: their average (the paper). mlerp: "
-            "the average at the length of the longest. prune: the destination alone. SiTo "
-            "always prunes.",
+            MERGE_MODES,
+            "What a merged token becomes. mean: the average (the paper). mlerp: the average, at "
+            "the length of the longest. prune: the destination alone. SiTo always prunes.",
         ),
-        advanced(
-            io.Float,
+        number(
             "protect",
-            default=0.0,
-            min=0.0,
-            max=0.9,
-            step=0.01,
-            tooltip="Share of tokens that take no part in merging; not used in the paper. "
-            "Fewer tokens merge if ratio and protect do not fit together. For L-GTM and "
-            "ToMe.",
+            (0.0, 0.0, 0.9, 0.01),
+            "Share of tokens that are never merged; the paper does not use it. If ratio and "
+            "protect do not fit together, fewer tokens are merged. For L-GTM and ToMe.",
         ),
-        advanced(
-            io.Combo,
+        choice(
             "protect_mode",
-            options=list(SELECTION_MODES),
-            default="high",
-            tooltip="Which tokens are protected, by score: high are the most detailed.",
+            SELECTION_MODES,
+            "Which tokens are protected, by score: high protects the most detailed.",
         ),
-        advanced(
-            io.Combo,
+        choice(
             "cache_scope",
-            options=list(SHARING_SCOPES),
-            default="stage",
-            tooltip="For cached assignment: decide once for encoder, middle and decoder "
-            "each (stage, as in the paper), once per network call, or anew after an "
-            "interval of blocks (for a DiT).",
+            SHARING_SCOPES,
+            "For cached assignment: decide once each for encoder, middle and decoder (stage, as "
+            "in the paper), once per network call, or again after an interval of blocks (for a "
+            "DiT).",
         ),
-        advanced(
-            io.Int,
+        number(
             "cache_interval",
-            default=5,
-            min=1,
-            max=100,
-            tooltip="Blocks after which the cached assignment is decided anew, for the "
-            "scope interval. The published scripts use 5.",
+            (5, 1, 100),
+            "For the scope interval: the number of blocks after which the cached assignment is "
+            "decided again. The published scripts use 5.",
         ),
-        advanced(
-            io.Combo,
+        choice(
             "aggregate",
-            options=list(AGGREGATES),
-            default="max",
-            tooltip="For adaptive block merge: how the scores of a square become one. The "
-            "published scripts use max, and sum for classification.",
+            AGGREGATES,
+            "For adaptive block merge: how the scores of a square are combined. The published "
+            "scripts use max, and sum for classification.",
         ),
-        advanced(
-            io.Boolean,
+        switch(
             "proportional",
-            default=False,
-            tooltip="Proportional attention: a merged key weighs as much as the tokens it "
-            "stands for. Not used for a published number.",
+            "Proportional attention: a merged key weighs as much as the tokens it stands for. "
+            "No published number uses it.",
         ),
-        advanced(
-            io.Int,
+        number(
             "random_seed",
-            default=0,
-            min=0,
-            max=2**32 - 1,
-            tooltip="For the random choices of ToMe and SiTo. The same seed, layer and "
-            "timestep choose alike, whatever the batch.",
+            (0, 0, 2**32 - 1),
+            "Seed of the random choices of ToMe and SiTo. The same seed, layer and timestep "
+            "give the same choices, whatever the batch.",
         ),
     ]
 
@@ -113,39 +98,31 @@ class BiGainTokenMerging(io.ComfyNode):
         return schema(
             node_id="BiGainTokenMerging",
             display_name="BiGain Token Merging (L-GTM)",
-            category=CATEGORY,
-            description="Merges similar image tokens inside self-attention. L-GTM keeps detailed "
-            "tokens apart and lets smooth ones absorb their like, so detail survives.",
+            description="Merges similar image tokens inside self-attention, which then runs "
+            "faster. L-GTM merges into the smoothest tokens, so that detail survives.",
             search_aliases=["tome", "token merging", "l-gtm", "speed up", "acceleration"],
             inputs=[
-                io.Model.Input(
-                    "model", tooltip="The model to accelerate; it is not changed itself."
-                ),
-                io.Combo.Input(
+                model_to_accelerate(),
+                choice(
                     "method",
-                    options=[*DESTINATIONS, CACHED, BLOCKS, SITO],
-                    default="L-GTM",
-                    tooltip="Which token of each 2 x 2 square others merge into. L-GTM: the "
+                    [*DESTINATIONS, CACHED, BLOCKS, SITO],
+                    "Which token of each 2 x 2 square the others merge into. L-GTM: the "
                     "smoothest (the paper's method). ToMe: a random one. ToMe (top-left): always "
                     "the first. L-GTM (published code): by the rule of the published code, which "
                     "differs from the paper's. Cached assignment: L-GTM, decided once for several "
-                    "layers. Adaptive block merge: whole smooth squares. SiTo: drops what is most "
-                    "alike.",
+                    "layers. Adaptive block merge: merges whole smooth squares. SiTo: drops the "
+                    "most similar tokens.",
                 ),
-                io.Float.Input(
+                number(
                     "ratio",
-                    default=0.7,
-                    min=0.0,
-                    max=0.75,
-                    step=0.01,
-                    tooltip="Share of tokens that are merged away. The paper uses 0.1 to 0.75, "
-                    "mostly 0.7; 0 is off. At most 0.75, as one token of four always stays.",
+                    (0.7, 0.0, 0.75, 0.01),
+                    "Share of tokens to merge. Higher is faster and loses more detail. "
+                    "The paper uses 0.1 to 0.75, mostly 0.7; 0 is off. The limit is 0.75, as one "
+                    "token of four always stays.",
                 ),
                 *where_and_when(),
-                *score_inputs(),
-                *_merging_options(),
-                *where_and_when_exactly(),
-                where_it_pays(),
+                *advanced(*score_inputs(), *_merging_options(), *where_and_when_exactly()),
+                *optional(*advanced(where_it_pays())),
             ],
             outputs=[io.Model.Output(tooltip="The model with token merging.")],
         )
@@ -173,4 +150,4 @@ class BiGainTokenMerging(io.ComfyNode):
                 proportional=proportional,
                 **scored,
             )
-        return io.NodeOutput(patched(model, merging, **where_and_when))
+        return io.NodeOutput(attach(model, rule(merging, **where_and_when)))

@@ -7,7 +7,8 @@ from comfy_api.latest import io, ui
 from ..bigain_core.comfyui.classifying.latent_classifier import encode_images
 from ..bigain_core.comfyui.model_token_map import map_tokens
 from ..bigain_core.compression.token_map import token_images, token_masks
-from ._host import CATEGORY, advanced, schema
+from ._host import schema
+from ._inputs import number, trial_seed
 
 
 class BiGainTokenMap(io.ComfyNode):
@@ -16,49 +17,35 @@ class BiGainTokenMap(io.ComfyNode):
         return schema(
             node_id="BiGainTokenMap",
             display_name="BiGain Token Map",
-            category=CATEGORY,
-            description="Shows what a compressing node does to the tokens of an image at one "
+            description="Shows what a compressing node does to the tokens of an image in one "
             "layer: their scores, which ones stand for others, and the groups that merge.",
             search_aliases=["visualize", "merging", "debug", "tokens"],
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model, compressed by BiGain nodes."),
                 io.Conditioning.Input(
-                    "positive", tooltip="The prompt of the network call that is looked at."
+                    "positive", tooltip="The prompt of the network call that is shown."
                 ),
                 io.Image.Input("image", tooltip="The images whose tokens are shown."),
                 io.Vae.Input("vae", tooltip="The VAE of the model."),
-                io.Int.Input(
+                number(
                     "layer",
-                    default=-1,
-                    min=-1,
-                    max=10000,
-                    tooltip="Number of the self-attention layer, as in BiGain Report. -1 is the "
+                    (-1, -1, 10000),
+                    "Number of the self-attention layer, as in BiGain Report. -1 is the "
                     "first that is compressed.",
                 ),
-                io.Int.Input(
+                number(
                     "timestep",
-                    default=500,
-                    min=0,
-                    max=999,
-                    tooltip="How much noise is added before the look: 999 is pure noise, 0 nearly "
-                    "none.",
+                    (500, 0, 999),
+                    "How much noise is added to the image first: 999 is pure noise, 0 nearly none.",
                 ),
-                # Not "seed": the front end would add a widget that changes it after every run.
-                advanced(
-                    io.Int,
-                    "trial_seed",
-                    default=0,
-                    min=0,
-                    max=2**32 - 1,
-                    tooltip="Fixes the noise.",
-                ),
+                *trial_seed("Seed of the noise."),
             ],
             outputs=[
                 io.Image.Output(
                     display_name="groups",
                     tooltip="Tokens that share keys have one colour and an outline; a dot marks "
-                    "the one that stands for the others; what is left out is dark. Small images "
+                    "the one that stands for the others; dropped tokens are dark. Small images "
                     "are enlarged.",
                 ),
                 io.Image.Output(
@@ -68,7 +55,7 @@ class BiGainTokenMap(io.ComfyNode):
                 ),
                 io.Mask.Output(
                     display_name="shortened",
-                    tooltip="1 where another token stands in, or none.",
+                    tooltip="1 where a token is replaced by another or dropped.",
                 ),
                 io.Mask.Output(
                     display_name="destinations", tooltip="1 where a token stands for others."

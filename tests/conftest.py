@@ -1,7 +1,8 @@
 """Which ComfyUI the tests run against: the folder in COMFYUI_PATH, or none."""
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,13 @@ from benchmarks.host import enter_host, import_pack
 
 PACK = Path(__file__).resolve().parent.parent
 HOST = os.environ.get("COMFYUI_PATH", "")
+NOT_HERE = "this host has no "  # begins the reason to skip a model family
+
+# What these look at, documents, benchmarks and the archive, does not depend on the host.
+NO_MATTER_WHICH_HOST = {
+    "test_ceilings", "test_compatibility_page", "test_image_files", "test_installed", "test_paper",
+    "test_small_unet", "test_speed", "test_translated",
+}  # fmt: skip
 
 if HOST:  # here and not in a hook, for the conftest files below import ComfyUI
     enter_host(Path(HOST), cpu=True)
@@ -37,11 +45,25 @@ def pytest_collection_modifyitems(items):
             item.add_marker("server")
         if item.path.parent.name == "ui":
             item.add_marker("ui")
+        if item.path.stem in NO_MATTER_WHICH_HOST:
+            item.add_marker("once")
 
 
 def pytest_terminal_summary(terminalreporter):
-    if left_out := os.environ.get("BIGAIN_LEFT_OUT"):
-        terminalreporter.write_line(left_out)
+    skipped = (report.longrepr[2] for report in terminalreporter.getreports("skipped"))
+    for line in skip_lines(Counter(reason.removeprefix("Skipped: ") for reason in skipped)):
+        terminalreporter.write_line(line)
+
+
+def skip_lines(reasons: Mapping[str, int]) -> Iterator[str]:
+    """A line a reason, but one for all model families that this host does not have."""
+    newer = {reason: tests for reason, tests in reasons.items() if reason.startswith(NOT_HERE)}
+    if newer:
+        tests = sum(newer.values())
+        yield f"skipped: {len(newer)} families that only newer hosts have: {tests} tests"
+    for reason, tests in reasons.items():
+        if reason not in newer:
+            yield f"skipped: {reason}: {tests} tests"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -53,6 +75,24 @@ def one_thread():
 @pytest.fixture(scope="session")
 def comfyui() -> Path:
     return Path(HOST)
+
+
+@pytest.fixture(scope="session")
+def server(comfyui, shipped_files, tmp_path_factory):
+    """One server for all tests, those in a browser included."""
+    from tests.server.conftest import booted, make_base  # which need a host
+
+    folder = make_base(tmp_path_factory.mktemp("server"), shipped_files)
+    with booted(comfyui, folder) as server:
+        yield server
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    report = yield
+    if report.failed and "server" in item.funcargs:
+        report.sections.append(("server log", item.funcargs["server"].log[-10_000:]))
+    return report
 
 
 @pytest.fixture(scope="session")

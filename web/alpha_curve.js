@@ -6,11 +6,11 @@
  */
 
 export const LAST_TIMESTEP = 999;
-const LEAST_ALPHA = -1;
-const MOST_ALPHA = 2;
+const MIN_ALPHA = -1;
+const MAX_ALPHA = 2;
 const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
 
-/** The rows of the paper's Table 8: alpha at pure noise and at the finished picture. */
+/** The rows of the paper's Table 8: alpha at pure noise and at the finished image. */
 export const PRESETS = [
   [0.8, 1.2],
   [0.2, 0.8],
@@ -21,7 +21,7 @@ export const PRESETS = [
 ];
 
 /**
- * Points "timestep: alpha" by lines or commas, from noise to picture; null for anything else.
+ * Points "timestep: alpha" by lines or commas, from noise to image; null for anything else.
  * @param {string} text
  * @returns {Point[] | null}
  */
@@ -51,7 +51,7 @@ export function formatCurve(points) {
 }
 
 /**
- * @param {number[]} preset alpha at pure noise and at the finished picture
+ * @param {number[]} preset alpha at pure noise and at the finished image
  * @returns {Point[]}
  */
 export function presetCurve([start, end]) {
@@ -63,7 +63,7 @@ export function presetCurve([start, end]) {
 
 /**
  * Straight lines between the points, constant beyond the first and the last.
- * @param {Point[]} points from noise to picture
+ * @param {Point[]} points from noise to image
  * @param {number} timestep
  * @returns {number}
  */
@@ -78,7 +78,7 @@ export function alphaAt(points, timestep) {
 
 /**
  * The curve with a point somewhere else, but not beyond its neighbours.
- * @param {Point[]} points from noise to picture
+ * @param {Point[]} points from noise to image
  * @param {number} index
  * @param {Point} place
  * @returns {Point[]}
@@ -88,13 +88,13 @@ export function movePoint(points, index, place) {
   const least = index + 1 < points.length ? Math.floor(points[index + 1].timestep) + 1 : 0;
   const timestep =
     most < least ? points[index].timestep : clamp(Math.round(place.timestep), least, most);
-  const alpha = clamp(hundredths(place.alpha), LEAST_ALPHA, MOST_ALPHA);
+  const alpha = clamp(hundredths(place.alpha), MIN_ALPHA, MAX_ALPHA);
   return points.with(index, { timestep, alpha });
 }
 
 /**
  * The curve with a point at a timestep, on the line; the same curve where there is one already.
- * @param {Point[]} points from noise to picture
+ * @param {Point[]} points from noise to image
  * @param {number} timestep
  * @returns {Point[]}
  */
@@ -107,7 +107,7 @@ export function addPoint(points, timestep) {
 
 /**
  * The middle of the longest stretch without a point, the ends of the axis included.
- * @param {Point[]} points from noise to picture
+ * @param {Point[]} points from noise to image
  * @returns {number}
  */
 export function emptiestTimestep(points) {

@@ -191,7 +191,7 @@ class CurveEditor {
       ...level(1, "nearest"),
       ...level(0, "average"),
       svg("text", { x: MARGIN.left, y: height - 4 }, "999: noise"),
-      svg("text", { x: right, y: height - 4, "text-anchor": "end" }, "0: picture"),
+      svg("text", { x: right, y: height - 4, "text-anchor": "end" }, "0: image"),
       svg("polyline", { class: "curve", points: line.join(" ") }),
       ...points.map((point, index) => this.handle(point, index, scale)),
     ];

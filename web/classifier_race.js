@@ -32,16 +32,16 @@ class RacePanel {
     this.panel.replaceChildren(html("div", { class: "note", role: "status" }, text));
   }
 
-  /** @param {import("./race.js").Standing} standing */
-  run(standing) {
+  /** @param {import("./race.js").Snapshot} snapshot */
+  run(snapshot) {
     this.running = true;
-    this.show([standing]);
+    this.show([snapshot]);
   }
 
-  /** @param {import("./race.js").Standing[]} standings of all images */
-  end(standings) {
+  /** @param {import("./race.js").Snapshot[]} snapshots of all images */
+  end(snapshots) {
     this.running = false;
-    this.show(standings);
+    this.show(snapshots);
   }
 
   stop() {
@@ -50,10 +50,10 @@ class RacePanel {
     this.panel.append(html("div", { class: "note", role: "status" }, "stopped"));
   }
 
-  show(standings) {
-    const races = standings.flatMap((standing) => [
-      html("div", { class: "note" }, headline(standing)),
-      table(standing),
+  show(snapshots) {
+    const races = snapshots.flatMap((snapshot) => [
+      html("div", { class: "note" }, headline(snapshot)),
+      table(snapshot),
     ]);
     this.panel.replaceChildren(html("div", { class: "scroll", tabindex: 0 }, ...races));
   }

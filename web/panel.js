@@ -1,4 +1,7 @@
-/** What the panels of our nodes share: elements, and a widget that is never saved. */
+/**
+ * What the panels of our nodes share: elements, and a widget that is never saved. It is a DOM
+ * widget, the one kind that both renderers show alike; a shadow tree keeps styles apart.
+ */
 
 const SVG = "http://www.w3.org/2000/svg";
 const CANVAS_MARGIN = 10; // the classic renderer takes it off the height at both ends

@@ -2,7 +2,7 @@
 
 /**
  * @typedef {{label: string, behind: number | null, dropped: boolean}} Row best first
- * @typedef {object} Standing
+ * @typedef {object} Snapshot
  * @property {Row[]} rows the best prompts
  * @property {number} prompts how many there are
  * @property {number} alive how many of them are left
@@ -31,7 +31,7 @@ export function barLengths(rows) {
 
 /**
  * Seconds until the end at the pace so far; null as long as there is none.
- * @param {Standing} standing
+ * @param {Snapshot} snapshot
  * @returns {number | null}
  */
 export function secondsLeft({ left, timed, seconds }) {
@@ -52,18 +52,18 @@ export function duration(seconds) {
 
 /**
  * One line on an image: who is left, evaluations used and saved, and how long it may still take.
- * @param {Standing} standing
+ * @param {Snapshot} snapshot
  * @returns {string}
  */
-export function headline(standing) {
-  const { image, images, alive, prompts, used, saved } = standing;
+export function headline(snapshot) {
+  const { image, images, alive, prompts, used, saved } = snapshot;
   const parts = images > 1 ? [`image ${image + 1} of ${images}`] : [];
   parts.push(`${alive} of ${prompts} prompts left`, `${count(used)} evaluations`);
   if (saved !== undefined) {
     const share = saved / (used + saved || 1);
     parts.push(`${count(saved)} saved (${Math.round(100 * share)} %)`);
   }
-  const seconds = secondsLeft(standing);
+  const seconds = secondsLeft(snapshot);
   if (seconds !== null) parts.push(`at most ${duration(seconds)} to go`);
   return parts.join(", ");
 }

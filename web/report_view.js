@@ -1,4 +1,4 @@
-/** The report in BiGain Report as a table: layers, tokens before and after, what was left alone. */
+/** The report in BiGain Report as a table: layers, tokens before and after, what was skipped. */
 
 import { app } from "../../scripts/app.js";
 import { addPanel, after, html } from "./panel.js";
@@ -9,7 +9,7 @@ const COLUMNS = {
   layer: ({ layer }) => layer,
   where: ({ stage, level }) => `${stage}, level ${level}`,
   method: ({ method }) => method,
-  tokens: ({ tokens, others }) => (others ? `${tokens} + ${others} text` : tokens),
+  tokens: ({ tokens, text_tokens: text }) => (text ? `${tokens} + ${text} text` : tokens),
   queries: ({ tokens, queries }) => shortened(queries, tokens),
   keys: ({ tokens, keys }) => shortened(keys, tokens),
   calls: ({ compressed, calls }) => `${compressed} of ${calls}`,
@@ -21,7 +21,7 @@ const STYLES = `
   tbody tr:nth-child(odd) { background: var(--comfy-menu-bg); }
 `;
 
-/** @typedef {{summary: string, layers?: object[], left?: object[]}} Report */
+/** @typedef {{summary: string, layers?: object[], skipped?: object[]}} Report */
 
 function shortened(after, before) {
   return `${after} (${Math.round((100 * after) / before)} %)`;
@@ -31,15 +31,15 @@ function shortened(after, before) {
  * @param {HTMLElement} panel
  * @param {Report} report
  */
-function show(panel, { summary, layers = [], left = [] }) {
+function show(panel, { summary, layers = [], skipped = [] }) {
   const parts = [html("div", { role: "status" }, summary)];
   if (layers.length) parts.push(table("Compressed", COLUMNS, layers));
-  if (left.length) {
+  if (skipped.length) {
     const columns = {
-      "left alone": ({ calls, layers: count }) => (calls ? `${calls} calls` : `${count} layers`),
+      skipped: ({ calls, layers: count }) => (calls ? `${calls} calls` : `${count} layers`),
       reason: ({ reason }) => reason,
     };
-    parts.push(table("Left alone", columns, left));
+    parts.push(table("Skipped", columns, skipped));
   }
   panel.replaceChildren(html("div", { class: "scroll", tabindex: 0 }, ...parts));
 }

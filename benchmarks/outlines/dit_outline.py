@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from benchmarks.outlines.outline import AttentionLayer, Outline
-from bigain_core.measure.flops import (
+from benchmarks.outlines.outline import (
+    AttentionLayer,
+    Outline,
     convolution_flops,
     linear_flops,
-    projections_shortened,
-    self_attention_flops,
 )
-from bigain_core.models.compressed_dit import token_grid
+from bigain_core.measure.flops import projections_shortened, self_attention_flops
 from bigain_core.models.dit import FREQUENCY_EMBEDDING_SIZE, DiTConfig
 from bigain_core.placement import LayerId
+from bigain_core.tokens.grid import patch_grid
 
 DIT_XL_2 = DiTConfig(64, 2, 4, 1152, 28, 16, 1000, learn_sigma=True)  # for 512 x 512 pixels
 
 
 def dit_outline(config: DiTConfig, height: int, width: int) -> Outline:
     """A call with an input of height x width."""
-    grid = token_grid(config, height, width)
+    grid = patch_grid((height, width), config.patch_size)
     layers = (
         AttentionLayer(LayerId(number, "transformer"), grid, config.hidden_size)
         for number in range(config.depth)

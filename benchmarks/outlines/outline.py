@@ -9,7 +9,7 @@ import torch
 from bigain_core.compression.network_call import NetworkCall
 from bigain_core.compression.rules import Compression
 from bigain_core.compression.run_log import RunLog
-from bigain_core.measure.flops import LayerFlops
+from bigain_core.measure.flops import LayerFlops, attention_flops
 from bigain_core.placement import LayerId
 from bigain_core.schedules import DenoisingProgress
 from bigain_core.tokens.grid import TokenGrid
@@ -40,5 +40,20 @@ class Outline:
         call = NetworkCall(compression, DenoisingProgress(progress), RunLog(), self.layer_flops)
         for layer in self.layers:
             metric = torch.empty(1, layer.grid.tokens, layer.width, device="meta")
-            call.plan(layer.layer_id, metric, layer.grid)
+            call.visit(layer.layer_id, metric, layer.grid)
         return call.log
+
+
+def linear_flops(inputs: int, outputs: int, rows: int = 1) -> int:
+    return 2 * rows * inputs * outputs
+
+
+def convolution_flops(inputs: int, outputs: int, kernel: int, pixels: int) -> int:
+    """A kernel x kernel convolution of channels with `pixels` positions in its output."""
+    return 2 * kernel**2 * inputs * outputs * pixels
+
+
+def cross_attention_flops(width: int, tokens: int, context: int, context_width: int) -> int:
+    """`tokens` queries attend to `context` keys projected from another width."""
+    projections = 4 * tokens * width**2 + 4 * context * context_width * width
+    return attention_flops(width, tokens, context) + projections

@@ -1,6 +1,6 @@
 """Stable Diffusion UNets in outline: what a call costs and where its self-attention lies.
 
-The networks themselves are the host's; see `comfyui.unet` for compressing one.
+The networks themselves are the host's; see `comfyui.patching.unet` for compressing one.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.outlines.outline import AttentionLayer, Outline
-from bigain_core.measure.flops import (
+from benchmarks.outlines.outline import (
+    AttentionLayer,
+    Outline,
     convolution_flops,
     cross_attention_flops,
-    input_shortened,
     linear_flops,
-    self_attention_flops,
 )
+from bigain_core.measure.flops import input_shortened, self_attention_flops
 from bigain_core.placement import LayerId
 from bigain_core.tokens.grid import TokenGrid
 

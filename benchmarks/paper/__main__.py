@@ -6,9 +6,9 @@
         --data pets --root DIR
     python -m benchmarks.paper 3 --models sd2 --data pets --root DIR --inception FILE --report
 
-Every row of a table sees the same pictures, trials and noise. Results are kept picture by picture
+Every row of a table sees the same images, trials and noise. Results are kept image by image
 in --out: what was stopped goes on when the command is given again, also with another number of
-processes. Processes share the pictures, those of torchrun or accelerate as well as those of
+processes. Processes share the images, those of torchrun or accelerate as well as those of
 --workers. The report covers what is there and says what is missing; after torchrun it is asked for
 with --report.
 """
@@ -42,17 +42,17 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     add("--models", nargs="+", choices=LOADERS, default=list(SMALL))
     add("--checkpoint", type=Path, help="of a published model")
     add("--vae", type=Path, help="autoencoder of dit-xl-2")
-    add("--size", type=int, default=512, help="side of the pictures of sd2")
+    add("--size", type=int, default=512, help="side of the images of sd2")
     add("--data", choices=[OWN, *SETS], default=OWN, help="own: those of the small models")
     add("--root", type=Path, help="folder of the data set, as it is distributed")
-    add("--subset", type=Path, help="text file that names the pictures to take")
+    add("--subset", type=Path, help="text file that names the images to take")
     add("--images", type=int, default=0, help="recognise so many, evenly spread; 0 for all")
-    add("--pictures", type=int, default=0, help="paint so many; 0 for 320 or one for each image")
+    add("--samples", type=int, default=0, help="generate so many; 0 for 320 or one for each image")
     add("--rows", nargs="+", default=(), metavar="PART", help="rows with these parts in their name")
     add("--inception", type=Path, help="weights of the network of FID, for torch-fidelity")
     workers = 1 if torch.accelerator.is_available() else os.cpu_count()
     add("--workers", type=int, default=workers, help="processes; one per core, or one with a GPU")
-    add("--bf16", action="store_true", help="matrix products in bfloat16, on a processor with it")
+    add("--bf16", action="store_true", help="matrix products in bfloat16, on a CPU with it")
     add("--out", type=Path, default=Path("build/paper"))
     add("--report", action="store_true", help="measure nothing")
     args = parser.parse_args(given)
@@ -73,7 +73,7 @@ def main(given: list[str] | None = None) -> None:
     tables = chosen(TABLES if ALL in args.tables else args.tables, args.rows)
     wanted = Wanted(
         tables, args.out, args.data, args.root, Files(args.checkpoint, args.vae, args.size),
-        args.images, args.pictures, args.subset, args.inception, args.bf16,
+        args.images, args.samples, args.subset, args.inception, args.bf16,
     )  # fmt: skip
     works = [Work(name, wanted) for name in args.models]
     if share := launched():

@@ -1,4 +1,4 @@
-"""Labelled pictures: those held out of the small models, and published data sets in their folders.
+"""Labelled images: those held out of the small models, and published data sets in their folders.
 
 A published set is read where it lies, in the layout in which it is distributed:
 
@@ -57,7 +57,7 @@ SHAPE_PLAN, DIGIT_PLAN = _at(100, 50), _at(600, 700)  # where they tell most, se
 
 @dataclass(frozen=True)
 class Contest:
-    """The labels among which a image is ranked, its own included, and the trials that decide."""
+    """The labels among which an image is ranked, its own included, and the trials that decide."""
 
     labels: tuple[str, ...]
     plan: TrialPlan
@@ -91,7 +91,7 @@ class Data:
         return groups
 
     def prompt(self, text: str) -> str:
-        """What a model that reads text is asked to paint."""
+        """What a model that reads text is asked to generate."""
         return text if self.captions else self.template.replace("{}", text)
 
 
@@ -119,12 +119,12 @@ def small_contest(label: str) -> Contest:
     return Contest(tuple(names), SHAPE_PLAN)
 
 
-def small_set(folder: Path, pictures: int) -> Data:
+def small_set(folder: Path, samples: int) -> Data:
     """Held-out images, drawn into `folder` if they are not there: every class as often."""
     top = folder / "held-out"
     if not top.is_dir():
         _draw(folder)
-    asked = tuple(CLASS_NAMES[k % len(CLASS_NAMES)] for k in range(pictures))
+    asked = tuple(CLASS_NAMES[k % len(CLASS_NAMES)] for k in range(samples))
     images = read_folder(folder, top.name)
     return Data("small", images, CLASS_NAMES, asked, SHAPE_PLAN, contests=small_contest)
 
@@ -140,7 +140,7 @@ def _draw(folder: Path) -> None:
         ):
             path = part / CLASS_NAMES[label] / f"{number:04}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            to_picture(pixels).save(path)
+            to_image(pixels).save(path)
     try:
         part.replace(folder / "held-out")
     except OSError:  # another process was faster
@@ -154,7 +154,7 @@ def _first_of_each(images: Images, count: int) -> Images:
     return Images(images.pixels[chosen], labels[chosen])
 
 
-def to_picture(pixels: Tensor) -> Image.Image:
+def to_image(pixels: Tensor) -> Image.Image:
     """(3, H, W) in [-1, 1] -> 8-bit RGB."""
     levels = ((pixels.movedim(0, -1) / 2 + 0.5).clamp(0, 1) * 255).round().byte()
     return Image.fromarray(levels.numpy())
@@ -183,7 +183,7 @@ def pets(root: Path) -> Data:
 
 
 def coco(root: Path) -> Data:
-    """Images without a label are left out of both; a image is generated for its first caption."""
+    """Images without a label are left out of both; an image is generated for its first caption."""
     marked = _json(root / "annotations" / "instances_val2017.json")
     captions = _json(root / "annotations" / "captions_val2017.json")
     names = {category["id"]: category["name"] for category in marked["categories"]}
@@ -214,7 +214,7 @@ def subset(data: Data, listed: Path) -> Data:
 
     Places count images in the order of their file names.
 
-    Raises ValueError for a image that the set does not have.
+    Raises ValueError for an image that the set does not have.
     """
     images = data.images.images
     if listed.suffix == ".npy":
@@ -227,7 +227,7 @@ def subset(data: Data, listed: Path) -> Data:
         missing = [file for file in wanted if file not in by_file]
     if missing:
         raise ValueError(
-            f"expected some of the {len(images)} pictures of {data.name} in {listed.name}, such as "
+            f"expected some of the {len(images)} images of {data.name} in {listed.name}, such as "
             f"{images[0].file!r}, got {missing[0]!r}."
         )
     places = sorted(set(places))

@@ -1,4 +1,4 @@
-"""How far apart two sets of pictures lie, by their features: the Frechet distance."""
+"""How far apart two sets of images lie, by their features: the Frechet distance."""
 
 from __future__ import annotations
 
@@ -52,11 +52,13 @@ class Distance:
     difference_reach: float = 0.0
 
 
-def distance(real: Tensor, painted: Tensor, rival: Tensor | None = None, seed: int = 0) -> Distance:
+def distance(
+    real: Tensor, generated: Tensor, rival: Tensor | None = None, seed: int = 0
+) -> Distance:
     """Of generated images to real ones: features (N, C) and (M, C).
 
     Intervals are of the bootstrap over generated images. `rival` (M, C) has images for the same
-    prompts and starting noise, which are drawn together: what makes a image easy or hard falls
+    prompts and starting noise, which are drawn together: what makes an image easy or hard falls
     out of the difference. Distances of few images come out too large, those of as many images
     alike, so only such are to be compared.
     """
@@ -64,12 +66,12 @@ def distance(real: Tensor, painted: Tensor, rival: Tensor | None = None, seed: i
     root, generator = reference.root, torch.Generator().manual_seed(seed)
 
     def found(rows: Tensor) -> tuple[float, float]:
-        own = frechet_distance(reference, root, Gaussian.of(painted[rows]))
+        own = frechet_distance(reference, root, Gaussian.of(generated[rows]))
         if rival is None:
             return own, 0.0
         return own, own - frechet_distance(reference, root, Gaussian.of(rival[rows]))
 
-    count = len(painted)
+    count = len(generated)
     specs = (torch.randint(count, (count,), generator=generator) for _ in range(RESAMPLES))
     spread = torch.tensor([found(rows) for rows in specs], dtype=torch.float64).std(0).tolist()
     value, difference = found(torch.arange(count))

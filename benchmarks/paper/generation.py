@@ -1,7 +1,7 @@
-"""Pictures of each row for the same prompts and starting noise, and how they are judged.
+"""Images of each row for the same prompts and starting noise, and how they are judged.
 
-Pictures are painted in blocks of fixed numbers, so that neither an interruption nor the number of
-processes changes one: a block that is not whole is painted again.
+Images are generated in blocks of fixed numbers, so that neither an interruption nor the number of
+processes changes one: a block that is not whole is generated again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BLOCK = 16  # images that are generated together
 SEED = 0
 
 
-def picture_file(folder: Path, row: str, number: int) -> Path:
+def image_file(folder: Path, row: str, number: int) -> Path:
     return folder / slug(row) / f"{number:05}.png"
 
 
@@ -42,31 +42,31 @@ def blocks(count: int, share: Share) -> list[range]:
     return every[share.shard :: share.shards]
 
 
-def painted(folder: Path, row: str) -> set[int]:
+def generated(folder: Path, row: str) -> set[int]:
     found = found_results(folder, row)
     return set(found.records) if found else set()
 
 
-def unpainted(count: int, share: Share, folder: Path, row: str) -> list[range]:
-    done = painted(folder, row)
+def not_generated(count: int, share: Share, folder: Path, row: str) -> list[range]:
+    done = generated(folder, row)
     return [block for block in blocks(count, share) if not done.issuperset(block)]
 
 
-def paint_rows(
+def generate_rows(
     model: Model, data: Data, rows: Mapping[str, Row], share: Share, folder: Path
 ) -> None:
-    """Paint what is missing of this share in each row."""
+    """Generate what is missing of this share in each row."""
     from bigain_core.comfyui.classifying.identity import settings
     from bigain_core.comfyui.classifying.prompts import Prompts
 
     texts = [data.prompt(text) if model.reads else text for text in data.asked]
     null = model.loaded.encode([""])[0]
     for name, row in rows.items():
-        left, patcher = unpainted(len(texts), share, folder, name), model.compressed(row)
+        left, patcher = not_generated(len(texts), share, folder, name), model.compressed(row)
         if not left:
             continue
         made = {
-            "prompts": data.name, "painting": repr(model.painting), "seed": SEED,
+            "prompts": data.name, "sampling": repr(model.sampling_settings), "seed": SEED,
             "size": model.loaded.image_size, "dtype": precision(patcher),
             **settings(patcher, Prompts(("",), (null,))),
         }  # fmt: skip
@@ -75,13 +75,13 @@ def paint_rows(
             ResultFile(share.file(folder, name), made) as results,
             tqdm(total=sum(map(len, left)), desc=name, mininterval=10, disable=quiet) as bar,
         ):
-            picture_file(folder, name, 0).parent.mkdir(exist_ok=True)
+            image_file(folder, name, 0).parent.mkdir(exist_ok=True)
             for block in left:
                 prompts = [texts[number] for number in block]
                 for number, pixels in zip(
-                    block, paint(model, patcher, prompts, block), strict=True
+                    block, generate(model, patcher, prompts, block), strict=True
                 ):
-                    path = picture_file(folder, name, number)
+                    path = image_file(folder, name, number)
                     to_image(pixels).save(path)
                     if number not in results.records:
                         asked = texts[number]
@@ -89,21 +89,21 @@ def paint_rows(
                 bar.update(len(block))
 
 
-def paint(model: Model, patcher, prompts: Sequence[str], numbers: Iterable[int]) -> Tensor:
-    """(P, S, S, 3) in [0, 1]; the noise of a image depends on its number alone."""
+def generate(model: Model, patcher, prompts: Sequence[str], numbers: Iterable[int]) -> Tensor:
+    """(P, S, S, 3) in [0, 1]; the noise of an image depends on its number alone."""
     import comfy.samplers
 
-    loaded, painting = model.loaded, model.painting
+    loaded, sampling_settings = model.loaded, model.sampling_settings
     guider = comfy.samplers.CFGGuider(patcher)
     guider.set_conds(batched(loaded.encode(prompts)), loaded.encode([""])[0])
-    guider.set_cfg(painting.guidance)
+    guider.set_cfg(sampling_settings.guidance)
     sampling = patcher.get_model_object("model_sampling")
     noise = torch.stack([trial_noise(loaded.latent_shape, SEED, n, 0) for n in numbers])
-    levels = sampling.sigma(torch.tensor(painting.timesteps)).float().cpu()
+    levels = sampling.sigma(torch.tensor(sampling_settings.timesteps)).float().cpu()
     latents = guider.sample(
         noise,
         torch.zeros_like(noise),
-        comfy.samplers.sampler_object(painting.sampler),
+        comfy.samplers.sampler_object(sampling_settings.sampler),
         torch.cat([levels, torch.zeros(1)]),
         disable_pbar=True,
         seed=SEED,
@@ -128,7 +128,7 @@ def judge_row(folder: Path, row: str) -> Judged | None:
     if found is None or not found.records:
         return None
     numbers = sorted(found.records)
-    pixels = torch.stack([read_pixels(picture_file(folder, row, n)) for n in numbers])
+    pixels = torch.stack([read_pixels(image_file(folder, row, n)) for n in numbers])
     features, classes = judged(pixels)
     named = [
         CLASS_NAMES[k] == found.records[n]["asked"] for k, n in zip(classes, numbers, strict=True)
@@ -151,7 +151,7 @@ def small_distance(row: Judged, rival: Judged | None) -> Distance:
 # Images of published models
 
 
-class Pictures(torch.utils.data.Dataset):
+class Samples(torch.utils.data.Dataset):
     """Files as the library takes them: (3, H, W) in whole numbers from 0 to 255."""
 
     def __init__(self, paths: Sequence[Path]):
@@ -172,10 +172,10 @@ def inception_distance(data: Data, folder: Path, row: str, weights: Path) -> flo
     """
     from torch_fidelity import calculate_metrics
 
-    found = [picture_file(folder, row, number) for number in sorted(painted(folder, row))]
+    found = [image_file(folder, row, number) for number in sorted(generated(folder, row))]
     real = [data.images.path(image) for image in data.images.images]
     metrics = calculate_metrics(
-        input1=Pictures(found), input2=Pictures(real), fid=True, batch_size=1, cache=False,
+        input1=Samples(found), input2=Samples(real), fid=True, batch_size=1, cache=False,
         feature_extractor_weights_path=str(weights), cuda=torch.cuda.is_available(), verbose=False,
     )  # fmt: skip
     return metrics["frechet_inception_distance"]

@@ -1,9 +1,9 @@
-"""A small network that judges pictures of the small models: `python -m benchmarks.paper.judge`.
+"""A small network that judges images of the small models: `python -m benchmarks.paper.judge`.
 
-It learns the same classes from fresh training pictures and never sees a diffusion model. Its
-features are those of the Frechet distance, and its answer says whether a picture shows what was
+It learns the same classes from fresh training images and never sees a diffusion model. Its
+features are those of the Frechet distance, and its answer says whether an image shows what was
 asked for. The command trains it, writes it beside this file and says how often it is right on
-pictures that nobody has seen.
+images that nobody has seen.
 """
 
 from __future__ import annotations

@@ -28,15 +28,15 @@ Places = Mapping[Placement, Placement]
 def transformer(first: Sequence[int], second: Sequence[int]) -> Places:
     """Where rows act in a transformer: blocks that stand for encoder and decoder."""
     return {
-        FINEST: Placement(numbers=(*first, *second)),
-        ENCODER: Placement(numbers=tuple(first)),
-        DECODER: Placement(numbers=tuple(second)),
+        FINEST: Placement(layers=(*first, *second)),
+        ENCODER: Placement(layers=tuple(first)),
+        DECODER: Placement(layers=tuple(second)),
         EVERY_LEVEL: Placement(),
     }
 
 
 @dataclass(frozen=True)
-class Painting:
+class SamplingSettings:
     """How images are sampled: timesteps from noise to clean, guidance, the host's sampler."""
 
     timesteps: tuple[float, ...]
@@ -48,9 +48,9 @@ def _even(steps: int) -> tuple[float, ...]:
     return tuple(torch.linspace(999, 0, steps, dtype=torch.float64).tolist())
 
 
-UNGUIDED = Painting(_even(16), 1.0, "euler")  # guided images lie far from real ones
-EULER = Painting(_even(50), 7.5, "euler")  # as published, also of the last
-DDIM = Painting(tuple(range(980, -1, -20)), 4.0, "ddim")
+UNGUIDED = SamplingSettings(_even(16), 1.0, "euler")  # guided images lie far from real ones
+EULER = SamplingSettings(_even(50), 7.5, "euler")  # as published, also of the last
+DDIM = SamplingSettings(tuple(range(980, -1, -20)), 4.0, "ddim")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Model:
     """`reads` says that prompts are text rather than names of classes."""
 
     loaded: Loaded
-    painting: Painting
+    sampling_settings: SamplingSettings
     places: Places = field(default_factory=dict)
     reads: bool = False
 
@@ -92,7 +92,7 @@ def precision(model: ModelPatcher) -> str:
 
 def small_dit(files: Files) -> Model:
     """The bundled one; the paper compresses 10 of 28 blocks, here it is 2 of 6."""
-    first, second = BUNDLED_PLACEMENT.numbers
+    first, second = BUNDLED_PLACEMENT.layers
     return Model(Loaded.bundled(), UNGUIDED, transformer([first], [second]))
 
 
@@ -132,7 +132,7 @@ def dit_xl_2(files: Files) -> Model:
 
     side = config.input_size
     loaded = Loaded(patcher, vae, encode, (config.in_channels, side, side), side * LATENT_SCALE)
-    published = named_placement("blocks 1-5 and 7-11 (published)").numbers
+    published = named_placement("blocks 1-5 and 7-11 (published)").layers
     first = [number for number in published if number < 6]
     return Model(loaded, DDIM, transformer(first, [n for n in published if n not in first]))
 

@@ -1,10 +1,10 @@
-"""How often each row names what a picture shows; one line of results per picture and row."""
+"""How often each row names what an image shows; one line of results per image and row."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -23,6 +23,7 @@ from bigain_core.classification.datasets.result_files import (
     read_results,
     shard_name,
 )
+from bigain_core.listener import Listener
 
 
 def slug(row: str) -> str:
@@ -61,11 +62,8 @@ def calls(data: Data, images: list[LabelledImage]) -> int:
 
 
 @dataclass(frozen=True)
-class _Bar:
+class _Bar(Listener):
     bar: tqdm
-
-    def on_calls(self, calls: int) -> None:
-        """What counts here are images."""
 
     def on_image(self) -> None:
         self.bar.update()
@@ -89,8 +87,8 @@ def recognise(
         if not left:
             continue
         made = job.settings(
-            texts, data.plan, loaded.image_size, own_plans=own_plans, own_noise=row.own_noise,
-            dtype=precision(patcher), **settings(patcher, every),
+            texts, data.plan, loaded.image_size, own_plans=own_plans,
+            own_noise=row.own_noise, dtype=precision(patcher), **settings(patcher, every),
         )  # fmt: skip
         quiet = share.shard > 0
         with (
@@ -100,6 +98,7 @@ def recognise(
             for contest, images in data.by_contest(left).items():
                 prompts = Prompts(contest.labels, tuple(map(encoded.get, contest.labels)))
                 evaluate(
-                    patcher, loaded.vae, prompts, images, job, contest.plan, loaded.image_size,
-                    results, _Bar(bar), through=OwnNoise if row.own_noise else None,
+                    patcher, loaded.vae, prompts, replace(job.images, images=tuple(images)),
+                    contest.plan, loaded.image_size, results, _Bar(bar),
+                    through=OwnNoise if row.own_noise else None,
                 )  # fmt: skip

@@ -13,9 +13,9 @@ from benchmarks.paper.cost import Cost, read_costs
 from benchmarks.paper.data import Data, factors
 from benchmarks.paper.generation import (
     Judged,
+    generated,
     inception_distance,
     judge_row,
-    painted,
     small_distance,
 )
 from benchmarks.paper.recognition import found_results
@@ -53,11 +53,11 @@ class Finished:
     def protocol(self) -> str:
         """One line for each kind of image: images, names, trials, timesteps."""
         kinds = {}
-        for contest, images in self.data.by_contest(self.job.every).items():
+        for contest, images in self.data.by_contest(self.job.all_images).items():
             kind = len(contest.labels), contest.plan
             kinds[kind] = kinds.get(kind, 0) + len(images)
         return "; ".join(
-            f"{count} pictures, each ranked among {among} names, {list(plan.trials)} trials, "
+            f"{count} images, each ranked among {among} names, {list(plan.trials)} trials, "
             f"{list(plan.kept(among))} kept, at timesteps {plan.timesteps}"
             for (among, plan), count in kinds.items()
         )
@@ -69,7 +69,7 @@ class Finished:
     def summary(self, row: str) -> Summary | None:
         """None where nothing was recognised yet."""
         found = found_results(self.recognition, row)
-        summary = self.job.summary(found) if found else None
+        summary = Summary(self.job, found.records) if found else None
         return summary if summary and summary.finished else None
 
     def judged(self, row: str) -> Judged | None:
@@ -193,10 +193,10 @@ def _published_cells(summary: Summary, rival: str, other: Summary | None) -> Cel
 
 def _missing(found: Finished, summaries: Mapping[str, Summary | None]) -> str:
     """A sentence about rows that are not whole."""
-    total = len(found.job.every)
+    total = len(found.job.all_images)
     left = {row: total - len(s.finished) if s else total for row, s in summaries.items()}
     parts = [f"{row} ({count} of {total})" for row, count in left.items() if count]
-    return f"\n\nPictures without a result: {', '.join(parts)}." if parts else ""
+    return f"\n\nImages without a result: {', '.join(parts)}." if parts else ""
 
 
 def generation_table(rows: Mapping[str, str], found: Finished) -> str:
@@ -206,7 +206,7 @@ def generation_table(rows: Mapping[str, str], found: Finished) -> str:
 def _small_generation(rows: Mapping[str, str], found: Finished) -> str:
     judged = {row: found.judged(row) for row in fitting(rows, found)}
     judged = {row: one for row, one in judged.items() if one}
-    head = ["row", "GFLOP", "pictures", "distance", "against", "difference", "agreement"]
+    head = ["row", "GFLOP", "images", "distance", "against", "difference", "agreement"]
     lines = []
     for row, one in judged.items():
         other = judged.get(rows[row])
@@ -226,10 +226,10 @@ def _published_generation(rows: Mapping[str, str], found: Finished) -> str:
         return "FID needs the weights of its network: --inception FILE."
     lines = []
     for row in fitting(rows, found):
-        if count := len(painted(found.generation, row)):
+        if count := len(generated(found.generation, row)):
             apart = inception_distance(found.data, found.generation, row, found.inception)
             lines.append([row, gflop(found.costs, row), str(count), f"{apart:.2f}"])
-    return markdown(["row", "GFLOP", "pictures", "FID"], lines) if lines else ""
+    return markdown(["row", "GFLOP", "images", "FID"], lines) if lines else ""
 
 
 def cost_table(rows: Sequence[str], found: Finished) -> str:
@@ -249,14 +249,14 @@ def cost_table(rows: Sequence[str], found: Finished) -> str:
 
 
 NOTES = """\
-Every row sees the same pictures, trials and noise. Shares have Wilson's interval of 95 %.
-"wins:losses" are pictures that only this row, or only the row it is held against, gets right; p is
+Every row sees the same images, trials and noise. Shares have Wilson's interval of 95 %.
+"wins:losses" are images that only this row, or only the row it is held against, gets right; p is
 McNemar's, exact, and not corrected for the number of comparisons."""
 SMALL_NOTES = """\
-A picture of a shape is ranked among the ten names that have its shape or its texture: a wrong
-choice is wrong in one of them. "distance" is Frechet's between features of painted and of held-out
-pictures, "agreement" how often the same small network sees what was asked for; "+-" is half of the
-bootstrap's interval of 95 %, paired where it is that of a difference."""
+An image of a shape is ranked among the ten names that have its shape or its texture: a wrong
+choice is wrong in one of them. "distance" is Frechet's between features of generated and of
+held-out images, "agreement" how often the same small network sees what was asked for; "+-" is half
+of the bootstrap's interval of 95 %, paired where it is that of a difference."""
 
 
 def whole(tables: Mapping[str, Table], every: Sequence[Finished]) -> str:

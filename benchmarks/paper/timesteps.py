@@ -1,6 +1,6 @@
 """How much one trial at each timestep tells: `python -m benchmarks.paper.timesteps --host COMFYUI`.
 
-Pictures that are in no other set are ranked among ten names with a single trial. By this the
+Images that are in no other set are ranked among ten names with a single trial. By this the
 timesteps of `data.SHAPE_PLAN` and `data.DIGIT_PLAN` were chosen, with the plain models alone. The
 last line is these plans.
 """
@@ -38,9 +38,7 @@ def choices(model: Model, plan: TrialPlan | None, each: int) -> Iterator[tuple[s
         prompts = Prompts(contest.labels, tuple(model.loaded.encode(contest.labels)))
         images = drawn[number >= SHAPE_CLASSES]
         latents = images.pixels[images.labels == number][-each:]
-        found = classify_latents(
-            model.loaded.patcher, latents, prompts, plan or contest.plan, lambda calls: None
-        )
+        found = classify_latents(model.loaded.patcher, latents, prompts, plan or contest.plan)
         yield from ((label, contest.labels[best]) for best in found.best)
 
 
@@ -57,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", default=os.environ.get("COMFYUI_PATH"), type=Path)
     parser.add_argument("--models", nargs="+", choices=SMALL, default=list(SMALL))
-    parser.add_argument("--each", type=int, default=2, help="pictures of each class")
+    parser.add_argument("--each", type=int, default=2, help="images of each class")
     parser.add_argument("--times", type=int, nargs="+", default=TIMES)
     args = parser.parse_args()
     enter(args.host)

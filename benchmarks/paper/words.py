@@ -1,8 +1,8 @@
 """How much the word for a texture matters: `python -m benchmarks.paper.words --host COMFYUI`.
 
-Textured pictures that are in no other set are shown with two prompts: the right one, and that of
+Textured images that are in no other set are shown with two prompts: the right one, and that of
 the same shape without a texture. Printed is the mean squared error of the noise predicted under
-each, and what the right word saves, with its standard error over pictures.
+each, and what the right word saves, with its standard error over images.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def errors(model: Model, row: Row, each: int) -> Iterator[Tensor]:
         names = (label, f"{TEXTURES[0]} {shape}")
         prompts = Prompts(names, tuple(model.loaded.encode(names)))
         latents = drawn.pixels[drawn.labels == number]
-        found = classify_latents(patcher, latents, prompts, PLAN, lambda calls: None)
-        yield torch.stack([ranking.mean_errors for ranking in found.rankings])
+        found = classify_latents(patcher, latents, prompts, PLAN)
+        yield torch.stack([ranking.table.mean_errors for ranking in found.rankings])
 
 
 def thousandths(found: Tensor) -> list[str]:
@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", default=os.environ.get("COMFYUI_PATH"), type=Path)
     parser.add_argument("--models", nargs="+", choices=SMALL, default=list(SMALL))
-    parser.add_argument("--each", type=int, default=4, help="pictures of each class")
+    parser.add_argument("--each", type=int, default=4, help="images of each class")
     args = parser.parse_args()
     enter(args.host)
     for name in args.models:

@@ -14,17 +14,17 @@ from pathlib import Path
 import torch
 
 from benchmarks.host import enter_host
+from benchmarks.paper.charts import curves, samples, token_maps
 from benchmarks.paper.cost import Cost, measure_costs
 from benchmarks.paper.data import SETS, Data, small_set, subset
-from benchmarks.paper.generation import paint_rows, unpainted
+from benchmarks.paper.generation import generate_rows, not_generated
 from benchmarks.paper.models import LOADERS, UNETS, Files, Model
-from benchmarks.paper.pictures import curves, samples, token_maps
 from benchmarks.paper.recognition import Share, calls, pending, recognise
 from benchmarks.paper.report import Finished
 from benchmarks.paper.tables import ROWS, Row, Table
 from bigain_core.classification.datasets.evaluation import Job
 
-SMALL_PICTURES = 320  # eight of each class
+SMALL_SAMPLES = 320  # eight of each class
 ROUNDS = 7
 OWN = "own"  # the small models' images
 
@@ -39,7 +39,7 @@ class Wanted:
     root: Path | None = None
     files: Files = field(default_factory=Files)
     images: int = 0
-    pictures: int = 0
+    samples: int = 0
     subset: Path | None = None
     inception: Path | None = None
     bf16: bool = False
@@ -63,10 +63,10 @@ class Work:
     def data(self) -> Data:
         wanted = self.wanted
         if wanted.data == OWN:
-            return small_set(wanted.out, wanted.pictures or SMALL_PICTURES)
+            return small_set(wanted.out, wanted.samples or SMALL_SAMPLES)
         found = SETS[wanted.data](wanted.root)
         found = subset(found, wanted.subset) if wanted.subset else found
-        return replace(found, asked=found.asked[: wanted.pictures or None])
+        return replace(found, asked=found.asked[: wanted.samples or None])
 
     def rows(self, kind: str) -> dict[str, Row]:
         """Those whose "recognition" or "generation" is wanted, or the "rows" of any table."""
@@ -96,8 +96,10 @@ class Work:
         for name in self.rows("recognition"):
             evaluations[name] += calls(data, pending(found.job, found.recognition, name))
         for name in self.rows("generation"):
-            left = unpainted(len(data.asked), Share(), found.generation, name)
-            calls_each = len(model.painting.timesteps) * (1 + (model.painting.guidance != 1))
+            left = not_generated(len(data.asked), Share(), found.generation, name)
+            calls_each = len(model.sampling_settings.timesteps) * (
+                1 + (model.sampling_settings.guidance != 1)
+            )
             evaluations[name] += calls_each * sum(map(len, left))
         return sum(count * costs[name].per_sample for name, count in evaluations.items())
 
@@ -108,7 +110,7 @@ class Work:
         job = replace(found.job, shard=share.shard, shards=share.shards)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.wanted.bf16):
             recognise(model, data, self.rows("recognition"), job, share, found.recognition)
-            paint_rows(model, data, self.rows("generation"), share, found.generation)
+            generate_rows(model, data, self.rows("generation"), share, found.generation)
 
     def draw(self, found: Finished) -> None:
         """Images of what is there."""

@@ -1,4 +1,4 @@
-"""The paired diffusion classifier: trials, looks, and who is dropped (paper, Algorithm 1)."""
+"""The paired diffusion classifier: trials, and who is dropped when (paper, Algorithm 1)."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .datasets.labels import class_numbers
-from .elimination.elimination_rules import EliminationStep, Staged
-from .elimination.snapshot import Snapshot
-from .elimination.trial_plan import Budget, TrialPlan
+from ..listener import SILENT, Listener
+from .elimination.elimination_rules import EliminationStep
+from .elimination.trial_plan import TrialPlan
 from .errors import Denoiser, ErrorSource
-from .results.ranking import Classification, Ranking
-from .trials.samplers import Progress, SpreadGrid, TrialSpec, first_of_each_first
+from .results.ranking import Classification, Provenance, Ranking
+from .results.snapshot import Snapshot
+from .results.trial_table import TrialTable
+from .trials.prompt_classes import class_numbers, first_of_each_first
+from .trials.samplers import Progress, TrialSpec
 
 
 @dataclass(frozen=True)
 class Screening:
-    """A cheaper model that rules prompts out before the deciding one begins.
+    """What a cheaper model found for all prompts of the same images, under `plan.screening()`.
 
-    It sees all prompts in `trials` trials of the spread-out grid, and the `keep` best go on, the
-    best of all classes before the second best of any. The deciding model starts afresh with those:
-    errors of two models are never mixed in one mean. `cost` is what one evaluation costs in units
-    of the deciding model's, `model` its name.
+    The `keep` best go on, the best of all classes before the second best of any. The deciding model
+    starts afresh with those: errors of two models are never mixed in one mean. `cost` is what one
+    evaluation of the cheaper model costs in units of the deciding one's, and `seconds` what an
+    image took; both count towards the budget.
     """
 
-    denoiser: Denoiser
-    trials: int = 5
+    result: Classification
     keep: int = 8
     cost: float = 1.0
-    model: str = ""
+    seconds: float = 0.0
 
     def __post_init__(self):
         if self.keep < 1:
@@ -54,7 +55,7 @@ def classify(
     screening: Screening | None = None,
     previous: Classification | None = None,
     clock: Callable[[], float] = time.monotonic,
-    on_trial: Callable[[Snapshot], object] | None = None,
+    listener: Listener = SILENT,
 ) -> Classification:
     """Rank `prompts` (labels) for each latent of (B, C, ...) by how well they denoise it.
 
@@ -66,9 +67,11 @@ def classify(
     all prompts that are left are of one class.
     masks: (B, ...), broadcast to the latents, weigh their elements.
     model: tells models apart; a previous result must come from the same one.
+    screening: which prompts go on; one that keeps them all is ignored.
     previous: a result for the same images and prompts. Its trials are taken over where this plan
     has the same ones; what comes out is what a run from the start would give.
-    on_trial: is told how an image stands after each trial.
+    clock: in seconds; an image's time starts with its first evaluation.
+    listener: hears of each trial.
 
     Raises ValueError for no prompts, empty or duplicate labels, a plan that does not fit, a model
     that answers with something else than numbers, or a previous result of something else.
@@ -79,22 +82,25 @@ def classify(
         raise ValueError(
             f"BiGain: expected a class for each of {len(prompts)} prompts, got {len(classes)}."
         )
-    numbers = class_numbers(classes)
     _check_masks(masks, latents)
     _check_previous(previous, latents, prompts, plan)
+    if screening is not None and screening.keep >= len(prompts):
+        screening = None
     rankings = []
     for number, latent in enumerate(latents):
         mask = None if masks is None else masks[number]
-        known = previous.rankings[number] if previous else None
-        digest = _digest(latent, mask, first_image + number)
-        if known and known.digest != digest:
-            raise ValueError(
-                "BiGain: expected a previous result of the same images and masks, got one of "
-                f"another (image {number}). Leave the previous result out to start again."
-            )
         source = ErrorSource(denoiser, latent, prompts, plan, first_image + number, mask, model)
-        rankings.append(_rank(source, numbers, screening, known, digest, clock, on_trial))
-    return Classification(tuple(prompts), tuple(rankings), plan)
+        provenance = Provenance(_digest(source), model)
+        if screening is not None:
+            screened = screening.result.rankings[number]
+            provenance = Provenance(provenance.digest, model, screened, screening.cost)
+        known = previous.rankings[number] if previous else None
+        _check_provenance(known, provenance, source.image)
+        trials = _Trials(source, known.table if known else None, clock)
+        rankings.append(_rank(trials, class_numbers(classes), provenance, screening, listener))
+    return Classification(
+        tuple(prompts), tuple(rankings), plan, screening.result if screening else None
+    )
 
 
 def check_labels(labels: Sequence[str]) -> None:
@@ -121,16 +127,10 @@ def check_labels(labels: Sequence[str]) -> None:
 class _Trials:
     """The trials of one image so far; errors of another run are taken over where it had them."""
 
-    def __init__(self, source: ErrorSource, known: Ranking | None):
-        if known and known.model != source.model:
-            raise ValueError(
-                "BiGain: expected a previous result of the same model, got one of "
-                f"{known.model or 'an unnamed one'} for {source.model or 'an unnamed one'}. "
-                "Weights, LoRAs, compression, sampling and encoded prompts must be the same; leave "
-                "the previous result out to start again."
-            )
-        self.source, self.known = source, known
+    def __init__(self, source: ErrorSource, known: TrialTable | None, clock: Callable[[], float]):
+        self.source, self.known, self.clock = source, known, clock
         self.specs: list[TrialSpec] = []
+        self._started: float | None = None
         shape = len(source.labels), source.plan.elimination_steps[-1]
         self._errors = torch.full(shape, torch.nan, dtype=torch.float64)
         self._finished = {spec: n for n, spec in enumerate(known.specs)} if known else {}
@@ -142,95 +142,64 @@ class _Trials:
         unknown = column[prompts].isnan().tolist()
         missing = [k for k, lacks in zip(prompts, unknown, strict=True) if lacks]
         if missing:
+            self._started = self.clock() if self._started is None else self._started
             column[missing] = self.source.errors(spec, missing)
         self.specs.append(spec)
 
     @property
-    def errors(self) -> Tensor:
-        """(P, n)."""
-        return self._errors[:, : len(self.specs)]
+    def table(self) -> TrialTable:
+        errors = self._errors[:, : len(self.specs)]
+        return TrialTable(errors, tuple(self.specs), self.source.plan.sampler)
+
+    @property
+    def seconds(self) -> float:
+        """Time since the first evaluation."""
+        return 0.0 if self._started is None else self.clock() - self._started
 
 
 def _rank(
-    source: ErrorSource,
+    trials: _Trials,
     classes: Sequence[int],
+    provenance: Provenance,
     screening: Screening | None,
-    known: Ranking | None,
-    digest: str,
-    clock: Callable[[], float],
-    on_trial: Callable[[Snapshot], object] | None,
+    listener: Listener,
 ) -> Ranking:
-    count, plan = len(source.labels), source.plan
-    alive, screened, cost = list(range(count)), None, 1.0
-    start = clock()
-    if screening is not None and screening.keep < count:
-        quick = replace(
-            plan, trials=(screening.trials,), keep=(1,), sampler=SpreadGrid(), rule=Staged()
-        )
-        cheap = replace(source, denoiser=screening.denoiser, plan=quick, model=screening.model)
-        screened = _rank(
-            cheap, classes, None, known.screening if known else None, "", clock, on_trial
-        )
-        best = first_of_each_first(screened.ranked(), classes)[: screening.keep]
-        alive, cost = sorted(best), screening.cost
-    spent = cost * screened.calls if screened else 0.0
-    survived = torch.zeros(count, dtype=torch.long)
-    trials, tied = _Trials(source, known), ()
+    plan, image, count = trials.source.plan, trials.source.image, len(classes)
+    alive, spent = list(range(count)), 0.0
+    if screening is not None:
+        best = first_of_each_first(provenance.screening.ranked(), classes)[: screening.keep]
+        alive, spent = sorted(best), screening.cost * provenance.screening.calls
+    earlier = screening.seconds if screening else 0.0
+    stage = torch.zeros(count, dtype=torch.long)
     for step, keep in zip(plan.elimination_steps, plan.kept(count), strict=True):
         over, present = False, [classes[k] for k in alive]
         while len(trials.specs) < step and not over:
-            progress = Progress(
-                plan.seed, source.image, tuple(trials.specs), trials.errors[alive], present
-            )
+            table = trials.table
+            progress = Progress(plan.seed, image, table.specs, table.errors[alive], present)
             trials.run(plan.sampler.draw(plan.trials, progress), alive)
             spent += len(alive)
-            if on_trial:
-                specs = tuple(trials.specs)
-                on_trial(Snapshot(source.image, tuple(alive), trials.errors, specs, plan))
-            over = _is_over(plan.budget, spent + len(alive), clock() - start)
+            listener.on_trial(Snapshot(image, tuple(alive), trials.table, plan))
+            over = plan.budget.is_over(spent + len(alive), earlier + trials.seconds)
         if len(trials.specs) < step:
             break
-        view = EliminationStep(
-            trials.errors[alive], tuple(trials.specs), plan.sampler, count, present
-        )
-        if plan.rule.ties(view):
-            tied = tuple(alive)
-            break
+        table = trials.table
+        view = EliminationStep(table.errors[alive], table.specs, plan.sampler, count, present)
         alive = [alive[row] for row in plan.rule.keeps(view, keep)]
-        survived[alive] += 1
-        one_left = len({classes[k] for k in alive}) == 1
-        decided = one_left and not plan.rule.goes_on_alone
-        if decided or _is_over(plan.budget, spent + len(alive), clock() - start):
+        stage[alive] += 1
+        decided = len({classes[k] for k in alive}) == 1 and not plan.rule.goes_on_alone
+        if decided or plan.budget.is_over(spent + len(alive), earlier + trials.seconds):
             break
-    return Ranking(
-        errors=trials.errors.clone(),
-        stage=survived,
-        timesteps=torch.tensor([spec.timestep for spec in trials.specs]),
-        specs=tuple(trials.specs),
-        sampler=plan.sampler,
-        nats=source.nats(trials.specs),
-        planned=plan.elimination_steps[-1],
-        tied=tied,
-        digest=digest,
-        model=source.model,
-        screening=screened,
-        cost=cost,
-    )
+    nats = trials.source.nats(trials.specs)
+    table = replace(trials.table, errors=trials.table.errors.clone(), nats=nats)
+    return Ranking(table, stage, plan.elimination_steps[-1], provenance)
 
 
-def _is_over(budget: Budget, next_spent: float, seconds: float) -> bool:
-    """Whether another trial would go beyond the budget."""
-    return (budget.calls is not None and next_spent > budget.calls) or (
-        budget.seconds is not None and seconds >= budget.seconds
-    )
-
-
-def _digest(latent: Tensor, mask: Tensor | None, image: int) -> str:
+def _digest(source: ErrorSource) -> str:
     """Tells images apart."""
-    digest = hashlib.sha256(str(image).encode())
-    digest.update(latent.float().cpu().contiguous().numpy().tobytes())
-    if mask is not None:
-        digest.update(mask.float().cpu().contiguous().numpy().tobytes())
+    digest = hashlib.sha256(str(source.image).encode())
+    for tensor in (source.latent, source.mask):
+        if tensor is not None:
+            digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -253,11 +222,32 @@ def _check_previous(
 ) -> None:
     if previous is None:
         return
+    if len(previous.rankings) != len(latents):
+        raise ValueError(
+            f"BiGain: expected a previous result of the same {len(latents)} images, got one of "
+            f"{len(previous.rankings)}. Leave it out to start again."
+        )
     taken = [(p.seed, p.loss, p.weighting) for p in (previous.plan, plan)]
-    same = previous.labels == tuple(prompts) and len(previous.rankings) == len(latents)
-    if taken[0] != taken[1] or not same:
+    if taken[0] != taken[1] or previous.labels != tuple(prompts):
         raise ValueError(
             "BiGain: expected a previous result with the same images, prompts, seed, loss and "
             f"weighting, got seed, loss, weighting {taken[0]} for {taken[1]}, "
             f"{len(previous.labels)} prompts for {len(prompts)}. Leave it out to start again."
+        )
+
+
+def _check_provenance(known: Ranking | None, wanted: Provenance, image: int) -> None:
+    if known is None:
+        return
+    if known.provenance.digest != wanted.digest:
+        raise ValueError(
+            "BiGain: expected a previous result of the same images and masks, got one of "
+            f"another (image {image}). Leave the previous result out to start again."
+        )
+    if known.provenance.model != wanted.model:
+        names = [p.model or "an unnamed one" for p in (known.provenance, wanted)]
+        raise ValueError(
+            f"BiGain: expected a previous result of the same model, got one of {names[0]} for "
+            f"{names[1]}. Weights, LoRAs, compression, sampling and encoded prompts must be the "
+            "same; leave the previous result out to start again."
         )

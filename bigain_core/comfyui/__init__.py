@@ -1,1 +1,1 @@
-"""The only package that imports `comfy`: it reaches a model's attention and scores prompts."""
+"""The only package that imports `comfy`: compression and classification with its models."""

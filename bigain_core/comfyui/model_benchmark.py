@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..compression.rules import Compression
 from ..compression.run_log import RunLog
+from ..listener import SILENT, Listener
 from ..measure.benchmark import OFF, Benchmark, Measured
 from ..measure.timing import take_turns
 from .classifying.denoiser import check_latents, uncached, while_sampling
@@ -44,7 +45,7 @@ def uncompressed(model: ModelPatcher) -> ModelPatcher:
 def our_settings(
     model: ModelPatcher, compressions: Mapping[str, Compression]
 ) -> dict[str, Overlay]:
-    """What makes a model at rest follow each compression, each with a log of its own.
+    """What makes an `uncompressed` model follow each compression, each with a log of its own.
 
     Raises ValueError as `attach` does.
     """
@@ -79,13 +80,13 @@ def measure(
     settings: Mapping[str, Overlay],
     rounds: int,
     progress: float = 0.5,
-    on_call: Callable[[], None] = lambda: None,
+    listener: Listener = SILENT,
 ) -> Benchmark:
-    """Time "off" and each setting of a model at rest in turn: one call of all conditionings each.
+    """Time "off" and each setting of an `uncompressed` model in turn, all conditionings in a call.
 
     latent (B, C, ...): noise is added as at `progress`, 0 being pure noise and 1 clean. A call of
-    each comes first; it warms up, and its output, memory and operations are noted. `on_call` hears
-    of every call, 1 + rounds for each setting and for "off".
+    each comes first; it warms up, and its output, memory and operations are noted. `listener`
+    hears of every call, 1 + rounds for each setting and for "off".
 
     Raises ValueError for a latent that does not fit the model.
     """
@@ -94,7 +95,7 @@ def measure(
     sigma = float(model.get_model_object("model_sampling").percent_to_sigma(progress))
 
     def work(guider, options: dict, x: Tensor) -> Benchmark:
-        return _InTurn(guider, options, x, sigma, on_call).measured(settings, rounds)
+        return _InTurn(guider, options, x, sigma, listener).measured(settings, rounds)
 
     guider = CFGGuider(uncached(model))
     return while_sampling(guider, latent, conditionings, torch.tensor([sigma, 0.0]), work)
@@ -103,9 +104,9 @@ def measure(
 class _InTurn:
     """The calls of a benchmark while the host has the model loaded."""
 
-    def __init__(self, guider, options: dict, x: Tensor, sigma: float, on_call: Callable):
+    def __init__(self, guider, options: dict, x: Tensor, sigma: float, listener: Listener):
         self.model, self.conds = guider.inner_model, list(guider.conds.values())
-        self.options, self.on_call = options, on_call
+        self.options, self.listener = options, listener
         self.sigma = torch.full((len(x),), sigma).to(x)
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
         self.noisy = self.model.model_sampling.noise_scaling(self.sigma[:1], noise, x)
@@ -150,7 +151,7 @@ class _InTurn:
 
     def before_each(self, name: str) -> None:
         throw_exception_if_processing_interrupted()
-        self.on_call()
+        self.listener.on_calls(1)
 
 
 def _flops(log: RunLog, compressed: bool = True) -> int:

@@ -6,9 +6,10 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..classification import Denoiser, Trial, TrialPlan, UniformTimes, trial_noise
-from ..compression.network_call import Decision
+from ..compression.decisions import Decision
 from ..compression.report import summary
 from ..compression.token_map import TokenMap, token_map
+from ..listener import SILENT
 from .classifying.denoiser import with_denoiser
 from .classifying.prompts import Prompts
 from .patching.attach import compression_state, observed
@@ -46,7 +47,7 @@ def map_tokens(
 
     one = Prompts(("prompt",), (prompt,))
     plan = TrialPlan((1,), sampler=UniformTimes())  # any timestep may come
-    return with_denoiser(model, latents, one, plan, lambda calls: None, work)
+    return with_denoiser(model, latents, one, plan, SILENT, work)
 
 
 def _at_layer(decisions: list[Decision], layer: int, timestep: int, log: str) -> Decision:

@@ -1,20 +1,19 @@
-"""What BiGain (Auto) does to a network, by the kind of its self-attention and by how much may go.
+"""What BiGain (Auto) does to a network, by the kind of its self-attention and the strength.
 
-UNets. The paper's Tables 7 and 9 (Pets; accuracy, FID): off 81.0 and 35.0, IE-KVD factor 2 81.5 and
-32.2 (that FID with alpha 0.8 to 1.2, which was not tried for recognition, so alpha stays 0.9),
-factor 4 78.0, L-GTM 0.7 74.6 and 37.7. Factor 4 is also faster than L-GTM (docs/results.md, "Speed
-of one block"), so UNets are pooled. These figures are of 4096 tokens in the finest level, of which
-1024 or 256 keys were left. Judgement: that so many keys are enough elsewhere, too, in the next
-coarser level and in larger pictures, and that the coarser level stands factor 2.
+UNets are pooled. The paper's Tables 7 and 9 (Pets; accuracy, FID) have 81.0 and 35.0 for off, 81.5
+and 32.2 for IE-KVD factor 2 (that FID with alpha 0.8 to 1.2, untested for recognition, so alpha
+stays 0.9), 78.0 for factor 4, and 74.6 and 37.7 for L-GTM 0.7, which is also slower than factor 4
+(docs/results.md, "Speed of one block"). These figures are for 4096 tokens in the finest level,
+which leave 1024 or 256 keys. It is our judgement that as many keys are enough in larger images and
+in the next level, and that factor 2 does no harm there.
 
-Merged before projection (DiT, PixArt, HunyuanDiT). There merging saves most (README: 1.44x against
-1.11x). Of the bundled model L-GTM 0.7 costs one or two points, within chance, at the depth that the
-paper compresses, and half of the accuracy in every block (docs/results.md): so the depth stays,
-also where speed is all. The assignment is shared as in the published scripts.
+DiT, PixArt and HunyuanDiT are merged before projection, which saves most (README: 1.44x against
+1.11x). L-GTM 0.7 costs the bundled model one or two points of accuracy, within chance, in the
+published blocks, and half of it in all blocks (docs/results.md), so every strength keeps to the
+published ones. The assignment is shared as in the published scripts.
 
-Shortened after projection (all others). Nobody has published or measured what their pictures lose.
-Pooling is fastest there for what it keeps; the depth is that of the paper's DiT for those who are
-careful. That all blocks but the first stand it is judgement.
+All others are pooled after projection, the fastest way there. What it costs in quality has not been
+measured: careful strengths keep to the published blocks, and all blocks but the first is judgement.
 """
 
 from __future__ import annotations
@@ -42,12 +41,12 @@ def two_finest(blocks: int) -> Placement:
 
 def as_deep_as_published(blocks: int) -> Placement:
     """Blocks where the paper's lie in DiT-XL/2; of a network too shallow for one, the last."""
-    numbers = (n for n in range(blocks) if n * PUBLISHED_DEPTH // blocks in PUBLISHED_BLOCKS)
-    return Placement(numbers=tuple(numbers) or (blocks - 1,))
+    layers = (n for n in range(blocks) if n * PUBLISHED_DEPTH // blocks in PUBLISHED_BLOCKS)
+    return Placement(layers=tuple(layers) or (blocks - 1,))
 
 
 def all_but_the_first(blocks: int) -> Placement:
-    return Placement(numbers=tuple(range(1, blocks)) or (0,))
+    return Placement(layers=tuple(range(1, blocks)) or (0,))
 
 
 POOLED = KVDownsampling(2)

@@ -1,10 +1,9 @@
-"""Whether compressing a layer takes less time than it saves, told from measurement.
+"""Whether compressing a layer takes less time than it saves, from measurements.
 
-Deciding, merging and restoring are a dozen steps whose time hardly depends on how small a layer is,
-while the operations that they save grow with its tokens, its width and the strength of the method.
-So one number for each method is enough: how many operations a layer must save. It is measured by
-`python -m benchmarks.break_even` for a kind of device, for one image: a batch must not change a
-result.
+The time for deciding, merging and restoring hardly depends on the size of a layer; the operations
+saved grow with its tokens, its width and the strength of the method. So each method has one
+threshold per kind of device: the operations that a layer must save to break even, measured by
+`python -m benchmarks.break_even` for one image, as results must not depend on the batch.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from functools import lru_cache
 
 import torch
 
-from ..measure.flops import LayerFlops, self_attention_flops
+from ..measure.flops import LayerFlops
 from ..methods import (
     BlockMerging,
     KVCellSelection,
@@ -26,7 +25,7 @@ from ..methods import (
 from ..schedules import DenoisingProgress
 from ..tokens.grid import TokenGrid
 
-PAYS_FROM: dict[str, dict[type[Method], int]] = {  # FLOPs to save, by kind of device
+BREAK_EVEN: dict[str, dict[type[Method], int]] = {  # FLOPs to save, by kind of device
     "cpu": {
         TokenMerging: 160_000_000,
         BlockMerging: 64_000_000,
@@ -36,7 +35,7 @@ PAYS_FROM: dict[str, dict[type[Method], int]] = {  # FLOPs to save, by kind of d
         KVCellSelection: 20_000_000,
     },
 }
-SIDES = range(8, 521, 8)  # of square grids, in tokens, among which a size that pays is looked for
+SIDES = range(8, 521, 8)  # tokens per side of the square grids that are tried
 
 
 @lru_cache(maxsize=1024)
@@ -44,38 +43,35 @@ def saved_flops(method: Method, grid: TokenGrid, width: int, layer_flops: LayerF
     """What a layer of such a grid and width saves for one sample, less what deciding costs."""
     metric = torch.empty(1, grid.frame.tokens, width, device="meta")
     plan = method.plan(metric, grid.frame, DenoisingProgress(0.5), 0)
-    tokens = grid.tokens + grid.others
-    queries = grid.others + grid.frames * plan.query_tokens
-    context = grid.others + grid.frames * plan.context_tokens
-    after = grid.frames * method.decision_flops(width, grid.frame)
-    after += layer_flops(width, tokens, queries, context)
-    plain = self_attention_flops(width, tokens, tokens, tokens)
-    return plain - after
+    tokens = grid.sequence_tokens
+    queries, context = grid.shortened(plan.query_tokens), grid.shortened(plan.context_tokens)
+    deciding = grid.frames * method.decision_flops(width, grid.frame)
+    after = deciding + layer_flops(width, tokens, queries, context)
+    return layer_flops(width, tokens, tokens, tokens) - after
 
 
 def why_slower(
     method: Method, grid: TokenGrid, width: int, layer_flops: LayerFlops, device: str
 ) -> str | None:
-    """Why such a layer is expected to be slower than a plain one on this kind of device.
+    """Why such a layer is expected to run slower than uncompressed on this kind of device.
 
-    Empty where it is not, None where nobody has measured.
+    Empty if it is not, None if it has not been measured.
     """
-    threshold = PAYS_FROM.get(device, {}).get(type(method))
+    threshold = BREAK_EVEN.get(device, {}).get(type(method))
     if threshold is None:
         return None
     if saved_flops(method, grid, width, layer_flops) >= threshold:
         return ""
-    enough = least_tokens(method, width, layer_flops, threshold)
-    pays = f"from about {enough} on" if enough else "at no size"
+    tokens = least_tokens(method, width, layer_flops, threshold)
+    breaks_even = f"breaks even at about {tokens} tokens" if tokens else "does not break even"
     return (
-        f"{grid.tokens} tokens of {width} channels: {method.name} pays {pays} at this width on "
-        f"{device}"
+        f"{grid.tokens} tokens of {width} channels, where {method.name} {breaks_even} on {device}"
     )
 
 
 @lru_cache(maxsize=1024)
 def least_tokens(method: Method, width: int, layer_flops: LayerFlops, threshold: int) -> int | None:
-    """Tokens of the smallest square image for which the method pays, None if none does."""
+    """Tokens of the smallest square image for which the method breaks even, None if none does."""
     grids = (TokenGrid(side, side) for side in SIDES)
-    pays = (g for g in grids if saved_flops(method, g, width, layer_flops) >= threshold)
-    return next((grid.tokens for grid in pays), None)
+    found = (g for g in grids if saved_flops(method, g, width, layer_flops) >= threshold)
+    return next((grid.tokens for grid in found), None)

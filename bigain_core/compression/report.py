@@ -1,68 +1,63 @@
-"""What a compression did in a run, in words."""
+"""What a compression did in a run, in words and as plain values."""
 
 from __future__ import annotations
 
 from ..placement import LayerId
 from .run_log import LayerRecord, RunLog
 
-NOTICEABLE = 1.05  # a gain in operations below this is lost in what deciding and moving data cost
+NOTICEABLE = 1.05  # a smaller gain in operations is lost to deciding and moving data
 
 
 def summary(log: RunLog) -> str:
     """One line: layers compressed of those present, operations saved, and what that can gain."""
     if not log.layers and not log.skipped:
-        return "BiGain: no network call was seen; connect the report behind the sampler."
+        return "BiGain: no network call was seen. Connect `after` to an output of the sampler."
+    compressed = (
+        f"on {log.family}: {log.layers_compressed} of {len(log.layers)} self-attention layers "
+        "compressed"
+    )
     if not log.layers_compressed:
-        return (
-            f"BiGain CHANGED NOTHING on {log.family}: 0 of {len(log.layers)} self-attention layers "
-            f"compressed. {_main_reason(log)}"
-        ).rstrip()
+        return f"BiGain CHANGED NOTHING {compressed}. {_main_reason(log)}".rstrip()
+    largest = max(log.layers.values(), key=lambda record: record.tokens)
     after = log.flops_before - log.flops_saved
-    return (
-        f"BiGain on {log.family}: {log.layers_compressed} of {len(log.layers)} self-attention "
-        f"layers compressed, {_tokens(log)}; {_flops(log.flops_before)} -> {_flops(after)} in all "
-        f"of them per sample of the run ({1 - after / log.flops_before:.0%} saved). {_gain(log)}"
-    ).rstrip() + _expectation(log)
+    sentences = [
+        f"BiGain {compressed}, {largest.tokens} tokens -> {largest.query_tokens} queries and "
+        f"{largest.context_tokens} keys.",
+        f"Self-attention in this run: {_flops(log.flops_before)} -> {_flops(after)} per sample "
+        f"({1 - after / log.flops_before:.0%} saved).",
+        *_gain(log),
+        _expectation(log),
+    ]
+    return " ".join(filter(None, sentences))
 
 
 def _main_reason(log: RunLog) -> str:
     if log.skipped:
         return f"Reason: {log.skipped.most_common(1)[0][0]}."
-    unseen = _never_reached(log)
+    unseen = _never_called(log)
     return f"Another patch computes the attention of {unseen} of them." if unseen else ""
 
 
-def _never_reached(log: RunLog) -> int:
+def _never_called(log: RunLog) -> int:
     return sum(not record.calls for record in log.layers.values())
-
-
-def _tokens(log: RunLog) -> str:
-    """Of the layer with the most tokens; the report has a line for each."""
-    largest = max(log.layers.values(), key=lambda record: record.tokens)
-    return (
-        f"{largest.tokens} tokens -> {largest.query_tokens} queries and {largest.context_tokens} "
-        "keys"
-    )
 
 
 def _flops(flops: int) -> str:
     return f"{flops / 1e12:.4g} TFLOP" if flops >= 1e12 else f"{flops / 1e9:.4g} GFLOP"
 
 
-def _gain(log: RunLog) -> str:
+def _gain(log: RunLog) -> list[str]:
     """The bound that the saved operations set, beside that of layers without any token."""
     if not log.network_flops:
-        return ""
+        return []
     whole = log.network_flops
     gain = whole / (whole - log.flops_saved)
     ceiling = whole / (whole - log.flops_before + log.flops_fixed)
-    text = (
-        f"Of about {_flops(whole)} for the whole network this leaves {1 / gain:.0%}: at most "
-        f"{gain:.2f}x as fast; the ceiling, all of them shortened to nothing, is {ceiling:.2f}x."
+    bound = (
+        f"The whole network needs about {_flops(whole)}, of which {1 / gain:.0%} remain: at most "
+        f"{gain:.2f}x as fast. Ceiling, with no tokens left in self-attention: {ceiling:.2f}x."
     )
-    if gain < NOTICEABLE:
-        text += " At this size NO GAIN in time can be expected."
-    return text
+    return [bound] if gain >= NOTICEABLE else [bound, "Expect NO GAIN in speed at this size."]
 
 
 def _expectation(log: RunLog) -> str:
@@ -70,50 +65,39 @@ def _expectation(log: RunLog) -> str:
     slower = [reason for reason in log.slower.values() if reason]
     if slower:
         return (
-            f" SLOWER than off in {len(slower)} of {len(log.slower)} layers is to be expected: "
-            f"{slower[0]}. only_where_faster leaves such layers alone."
+            f"{len(slower)} of {len(log.slower)} layers are expected to run slower than "
+            f"uncompressed: {slower[0]}. Turn on only_where_faster to skip such layers."
         )
     if None in log.slower.values():
-        return f" Whether that pays on {log.device} was not measured."
-    return f" Each of these layers pays on {log.device}." if log.slower else ""
+        return f"Whether these layers run faster on {log.device} has not been measured."
+    return f"All of these layers are expected to run faster on {log.device}." if log.slower else ""
 
 
 def report(log: RunLog) -> str:
     """The summary, a line per compressed layer, and what was skipped and why."""
-    lines = [summary(log)]
-    lines += [
-        _layer_line(layer_id, record)
-        for layer_id, record in log.layers.items()
-        if record.compressed
-    ]
-    lines += [f"left alone {count} times: {reason}" for reason, count in log.skipped.items()]
-    if unseen := _never_reached(log):
-        lines.append(f"never reached {unseen} layers: another patch computes their attention")
+    data = report_data(log)
+    lines = [data["summary"]]
+    for layer in data["layers"]:
+        text = f" + {layer['text_tokens']} of text or references" if layer["text_tokens"] else ""
+        lines.append(
+            f"layer {layer['layer']} ({layer['stage']}, level {layer['level']}): "
+            f"{layer['method']}, {layer['tokens']} tokens{text} -> {layer['queries']} queries, "
+            f"{layer['keys']} keys, in {layer['compressed']} of {layer['calls']} calls"
+        )
+    for skipped in data["skipped"]:
+        unit = "calls" if "calls" in skipped else "layers"
+        lines.append(f"skipped {skipped[unit]} {unit}: {skipped['reason']}")
     return "\n".join(lines)
 
 
-def _layer_line(layer_id: LayerId, record: LayerRecord) -> str:
-    others = f" beside {record.others} of text or references" if record.others else ""
-    return (
-        f"layer {layer_id.number} ({layer_id.stage}, level {layer_id.level}): {record.method}, "
-        f"{record.tokens} tokens{others} -> {record.query_tokens} queries, {record.context_tokens} "
-        f"keys, in {record.compressed} of {record.calls} calls"
-    )
-
-
 def report_data(log: RunLog) -> dict:
-    """The same as plain values: `summary`, a row per compressed `layers` and what was `left`."""
-    compressed = [
-        (layer_id, record) for layer_id, record in log.layers.items() if record.compressed
-    ]
-    left = [{"reason": reason, "calls": count} for reason, count in log.skipped.items()]
-    if unseen := _never_reached(log):
-        left.append({"reason": "another patch computes their attention", "layers": unseen})
-    return {
-        "summary": summary(log),
-        "layers": [_layer_data(layer_id, record) for layer_id, record in compressed],
-        "left": left,
-    }
+    """The same as plain values: `summary`, a row per compressed `layers` and what was `skipped`."""
+    layers = (pair for pair in log.layers.items() if pair[1].compressed)
+    skipped = [{"reason": reason, "calls": count} for reason, count in log.skipped.items()]
+    if unseen := _never_called(log):
+        skipped.append({"reason": "another patch computes their attention", "layers": unseen})
+    rows = [_layer_data(layer_id, record) for layer_id, record in layers]
+    return {"summary": summary(log), "layers": rows, "skipped": skipped}
 
 
 def _layer_data(layer_id: LayerId, record: LayerRecord) -> dict:
@@ -123,7 +107,7 @@ def _layer_data(layer_id: LayerId, record: LayerRecord) -> dict:
         "level": layer_id.level,
         "method": record.method,
         "tokens": record.tokens,
-        "others": record.others,
+        "text_tokens": record.text_tokens,
         "queries": record.query_tokens,
         "keys": record.context_tokens,
         "compressed": record.compressed,

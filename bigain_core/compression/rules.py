@@ -16,7 +16,7 @@ class Rule:
     Queries and keys that carry rotary positions keep to positions that exist unless
     `blends_rotary`; the average of keys turned by different angles loses what tells near from far.
     With `only_where_faster`, layers in which it is expected to take more time than it saves are
-    skipped (see `gate`); which these are depends on the kind of device.
+    skipped (see `break_even`); which ones depends on the kind of device.
     """
 
     method: Method

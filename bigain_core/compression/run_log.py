@@ -6,16 +6,18 @@ from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
+from ..measure.flops import LayerFlops, attention_flops
 from ..placement import LayerId
+from .decisions import Decision
 
 
 @dataclass
 class LayerRecord:
     """What happened at one layer in a run.
 
-    Token counts are those of the image in the last compressed call, beside `others` (text) that no
-    method touches. FLOPs are of all calls, per sample; `flops_fixed` are left however few tokens
-    are.
+    Token counts are those of the image in the last compressed call; no method touches the
+    `text_tokens` beside it. FLOPs are of all calls, per sample; `flops_fixed` remain however few
+    tokens there are.
     """
 
     method: str = ""
@@ -26,17 +28,18 @@ class LayerRecord:
     context_tokens: int = 0
     flops_before: int = 0
     flops_after: int = 0
-    others: int = 0
+    text_tokens: int = 0
     flops_fixed: int = 0
 
 
 @dataclass
 class RunLog:
-    """Sites of a model that were visited in a run, and calls skipped with the reason.
+    """The ledger of a run: what was decided at its layers, and how often for which reason not.
 
-    FLOPs are per sample. `networks` holds, by the shape of the latent, those of a plain network
-    call and the number of calls; it is empty where nobody counted. `slower` says for compressed
-    layers why they are expected to be slower than plain ones, as `why_slower` does for `device`.
+    FLOPs are per sample. `networks` holds, by the shape of the latent, those of an uncompressed
+    network call and the number of calls; it is empty where none were counted. `slower` says why
+    compressed layers are expected to be slower than uncompressed ones, as `why_slower` does for
+    `device`.
     """
 
     family: str = "a model"
@@ -54,6 +57,41 @@ class RunLog:
         self.skipped.clear()
         self.networks.clear()
 
+    def add(self, decision: Decision, width: int, layer_flops: LayerFlops) -> int:
+        """Note a compressed layer; returns the FLOPs of an uncompressed one without the
+        projections of this one."""
+        grid, plan = decision.grid, decision.plan
+        record = self.layers.setdefault(decision.layer_id, LayerRecord())
+        record.method = decision.rule.method.describe(grid.frame)
+        record.compressed += 1
+        record.tokens, record.text_tokens = grid.tokens, grid.text_tokens
+        record.query_tokens = grid.frames * plan.query_tokens
+        record.context_tokens = grid.frames * plan.context_tokens
+        self.slower[decision.layer_id] = decision.slower
+        queries, context = grid.shortened(plan.query_tokens), grid.shortened(plan.context_tokens)
+        work = width, grid.sequence_tokens, queries, context
+        return self._count(record, layer_flops, work, decision.flops)
+
+    def add_skipped(
+        self, layer_id: LayerId, tokens: int, width: int, layer_flops: LayerFlops, reason: str
+    ) -> int:
+        """Note a layer that ran as it is; returns the FLOPs of its attention."""
+        if reason:
+            self.skipped[reason] += 1
+        record = self.layers.setdefault(layer_id, LayerRecord())
+        return self._count(record, layer_flops, (width, tokens, tokens, tokens))
+
+    def _count(
+        self, record: LayerRecord, layer_flops: LayerFlops, work: tuple[int, ...], deciding: int = 0
+    ) -> int:
+        width, tokens, queries, context = work
+        plain, after = layer_flops(width, tokens, tokens, tokens), layer_flops(*work)
+        record.calls += 1
+        record.flops_before += plain
+        record.flops_after += deciding + after
+        record.flops_fixed += layer_flops(width, tokens, 0, 0)
+        return plain - after + attention_flops(width, queries, context)
+
     @property
     def flops_before(self) -> int:
         """Of all self-attention layers visited in the run."""
@@ -70,7 +108,7 @@ class RunLog:
 
     @property
     def network_flops(self) -> int:
-        """Of all network calls of the run without compression, 0 where nobody counted."""
+        """Of all network calls of the run without compression, 0 where none were counted."""
         return sum(flops * calls for flops, calls in self.networks.values())
 
     @property

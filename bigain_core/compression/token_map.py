@@ -1,4 +1,4 @@
-"""Pictures of what a method decided at one layer: scores, destinations, groups."""
+"""Images of what a method decided at one layer: scores, destinations, groups."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..placement import LayerId
 from ..tokens.grid import TokenGrid
 from ..tokens.plans import MergePlan, Plan, PoolPlan, SelectPlan
 from ..tokens.selection import split_windows
-from .network_call import Decision
+from .decisions import Decision
 
-LEAST_SIDE = 8  # pixels of a token in a image
+LEAST_SIDE = 8  # pixels of a token in an image
 GREY = 0.6
 FILL = 0.85  # opacity of a group's colour
 HEAT = ((0.05, 0.03, 0.3), (0.75, 0.2, 0.4), (1.0, 0.9, 0.3))  # low, middle and high scores
@@ -62,12 +62,13 @@ class TokenMap:
 
 def token_map(decision: Decision, deciding: Decision) -> TokenMap:
     """Of the first image; `deciding` is the decision whose assignment this layer took over."""
-    scores = deciding.method.scores(deciding.metric, deciding.grid)
+    grid = decision.grid.frame
+    scores = deciding.rule.method.scores(deciding.metric, grid)
     return TokenMap(
         decision.layer_id,
-        decision.method.describe(decision.grid),
-        decision.grid,
-        stand_ins(decision.plan, decision.grid, len(decision.metric))[0].cpu(),
+        decision.rule.method.describe(grid),
+        grid,
+        stand_ins(decision.plan, grid, len(decision.metric))[0].cpu(),
         isinstance(decision.plan, MergePlan),
         None if scores is None else scores[0].float().cpu(),
     )
@@ -81,7 +82,8 @@ def stand_ins(plan: Plan, grid: TokenGrid, batch: int = 1) -> Tensor:
     """
     if isinstance(plan, MergePlan):
         return plan.target
-    index = torch.arange(grid.tokens, device=_device(plan))
+    device = plan.chosen.device if isinstance(plan, SelectPlan) else None
+    index = torch.arange(grid.tokens, device=device)
     places = index.double()[None, :, None].expand(batch, -1, 1)
     kept = plan.unblended().context(places).squeeze(2).long()  # (B, K)
     found = torch.full((batch, grid.tokens), -1, device=index.device)
@@ -91,10 +93,6 @@ def stand_ins(plan: Plan, grid: TokenGrid, batch: int = 1) -> Tensor:
         owners = kept[..., None].expand_as(members)
         found.scatter_(1, members.flatten(1), owners.flatten(1))
     return found.scatter_(1, kept, kept)
-
-
-def _device(plan: Plan) -> torch.device:
-    return plan.chosen.device if isinstance(plan, SelectPlan) else torch.device("cpu")
 
 
 def token_images(maps: Sequence[TokenMap], images: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,11 +135,11 @@ def _groups(one: TokenMap, image: Tensor) -> Tensor:
     means[~present] = 0
     filled = FILL * ((sizes[stand_in.clamp(min=0)] > 1) | ~present).float()
     weight = _spread(filled, grid, size)[..., None]
-    picture = (1 - weight) * image + weight * _spread(means, grid, size)
+    shown = (1 - weight) * image + weight * _spread(means, grid, size)
     groups = _spread(stand_in, grid, size)
-    picture[_outlines(groups)] *= 1 - GREY
-    picture[_dots(sizes > 1, grid, size)] = 1.0
-    return picture
+    shown[_outlines(groups)] *= 1 - GREY
+    shown[_dots(sizes > 1, grid, size)] = 1.0
+    return shown
 
 
 def _outlines(groups: Tensor) -> Tensor:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..text import csv_table
 from .timing import Spread, Times
 
 OFF = "off"
@@ -60,12 +59,7 @@ class Benchmark:
 
     def table(self) -> str:
         """CSV with a row for each setting; a cell is empty where there is no number."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for name in self.measured:
-            writer.writerow([name, *self._cells(name)])
-        return text.getvalue()
+        return csv_table(COLUMNS, ([name, *self._cells(name)] for name in self.measured))
 
     def _cells(self, name: str) -> list[str]:
         found, gain = self.measured[name], self.gain(name)

@@ -29,7 +29,7 @@ class LayerCount:
 
 @contextmanager
 def counted_layers(network: nn.Module) -> Iterator[LayerCount]:
-    """Count what runs in the block; layers are told by their attributes, as hosts have their own.
+    """Count what runs in the block; layers are known by their attributes, as hosts have their own.
 
     Weights are not read: they may be quantised, on another device or not there yet.
     """

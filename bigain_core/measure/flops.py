@@ -11,15 +11,6 @@ from collections.abc import Callable
 LayerFlops = Callable[[int, int, int, int], int]  # of width, tokens, queries and context
 
 
-def linear_flops(inputs: int, outputs: int, rows: int = 1) -> int:
-    return 2 * rows * inputs * outputs
-
-
-def convolution_flops(inputs: int, outputs: int, kernel: int, pixels: int) -> int:
-    """A kernel x kernel convolution of channels with `pixels` positions in its output."""
-    return 2 * kernel**2 * inputs * outputs * pixels
-
-
 def attention_flops(width: int, queries: int, context: int) -> int:
     """The two products of attention, without projections."""
     return 4 * queries * context * width
@@ -48,12 +39,6 @@ def projections_shortened(width: int, tokens: int, queries: int, context: int) -
 def attention_shortened(width: int, tokens: int, queries: int, context: int) -> int:
     """A layer that projects every token and shortens between projection and attention."""
     return attention_flops(width, queries, context) + 8 * tokens * width**2
-
-
-def cross_attention_flops(width: int, tokens: int, context: int, context_width: int) -> int:
-    """`tokens` queries attend to `context` keys projected from another width."""
-    projections = 4 * tokens * width**2 + 4 * context * context_width * width
-    return attention_flops(width, tokens, context) + projections
 
 
 def matching_flops(width: int, tokens: int, destinations: int) -> int:

@@ -10,17 +10,3 @@ from .merging import (
     SimilarityPruning,
     TokenMerging,
 )
-
-__all__ = [
-    "METRICS",
-    "SHARING_SCOPES",
-    "BlockMerging",
-    "KVCellSelection",
-    "KVDownsampling",
-    "KVSelection",
-    "Method",
-    "Protection",
-    "Sharing",
-    "SimilarityPruning",
-    "TokenMerging",
-]

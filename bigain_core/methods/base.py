@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..measure.flops import laplacian_flops
 from ..placement import LayerId
 from ..schedules import DenoisingProgress
 from ..tokens.grid import TokenGrid
 from ..tokens.plans import Plan
+from ..tokens.scoring import score_tokens
 
 METRICS = ("block input", "normed")
 
@@ -39,7 +42,7 @@ class Method(ABC):
     def plan(
         self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_number: int
     ) -> Plan:
-        """Decide for one attention layer: metric (B, N, C) on `grid`; `layer` is its number."""
+        """Decide for one attention layer: metric (B, N, C) on `grid`; number `layer_number`."""
 
     def scores(self, metric: Tensor, grid: TokenGrid) -> Tensor | None:
         """(B, N) the detail that `plan` goes by: metric (B, N, C); None where it goes by none."""
@@ -54,8 +57,25 @@ class Method(ABC):
         return self.name
 
     def reuses(self, decided: LayerId, layer_id: LayerId) -> bool:
-        """Whether `layer` takes over the plan that `decided` made in the same network call."""
+        """Whether `layer_id` takes over the plan that `decided` made in the same network call."""
         return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredMethod(Method):
+    """A method that goes by the detail of tokens; `proportional` weighs merged or dropped ones."""
+
+    scorer: str = "laplacian-l1"
+    padding: str = "zeros"
+    metric: str = "block input"
+    proportional: bool = False
+
+    def scores(self, metric: Tensor, grid: TokenGrid) -> Tensor | None:
+        return score_tokens(metric, grid, self.scorer, self.padding)
+
+    def decision_flops(self, width: int, grid: TokenGrid) -> int:
+        """Only the Laplacian counts, as the convolution that the published code makes of it."""
+        return laplacian_flops(width, grid.tokens) if self.scorer.startswith("laplacian") else 0
 
 
 def seeded_generator(seed: int, progress: DenoisingProgress, layer_number: int) -> torch.Generator:

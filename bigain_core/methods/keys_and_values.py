@@ -10,23 +10,27 @@ from torch import Tensor
 from ..schedules import Alpha, AlphaSchedule, DenoisingProgress
 from ..tokens.grid import TokenGrid
 from ..tokens.plans import Plan, PoolPlan, SelectPlan
-from ..tokens.scoring import score_tokens
 from ..tokens.selection import select_in_cells, select_tokens
-from .base import Method
-from .merging import scoring_flops
+from .base import Method, ScoredMethod
 
 
-def check_factor(factor: int) -> None:
-    """Raise ValueError for a factor below one."""
-    if factor < 1:
-        raise ValueError(
-            "BiGain: expected a downsampling factor of at least 1 (off), got "
-            f"{factor}. The paper uses 2 and 4."
-        )
+class _ByFactor(Method):
+    """Methods whose `factor` divides both sides of the grid."""
+
+    def __post_init__(self):
+        if self.factor < 1:
+            raise ValueError(
+                "BiGain: expected a downsampling factor of at least 1 (off), got "
+                f"{self.factor}. The paper uses 2 and 4."
+            )
+
+    @property
+    def is_identity(self) -> bool:
+        return self.factor == 1
 
 
 @dataclass(frozen=True)
-class KVDownsampling(Method):
+class KVDownsampling(_ByFactor):
     """IE-KVD: keys and values pooled by D(alpha, factor); alpha 1 is ToDo, alpha 0 the average.
 
     `proportional` matters where text shares the attention: a pooled key then weighs as much as the
@@ -39,18 +43,11 @@ class KVDownsampling(Method):
     proportional: bool = False
     keys: int = 0
 
-    def __post_init__(self):
-        check_factor(self.factor)
-
     @property
     def name(self) -> str:
         if self.keys:
             return f"IE-KVD to about {self.keys} keys (factor <= {self.factor}), alpha {self.alpha}"
         return f"IE-KVD factor {self.factor}, alpha {self.alpha}"
-
-    @property
-    def is_identity(self) -> bool:
-        return self.factor == 1
 
     def plan(
         self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_number: int
@@ -70,7 +67,7 @@ class KVDownsampling(Method):
 
 
 @dataclass(frozen=True)
-class KVSelection(Method):
+class KVSelection(ScoredMethod):
     """Keys and values of the int(N * (1 - ratio)) tokens chosen by score (paper, Table 4).
 
     `choice` is one of "high", "low", "medium" and "uniform" over the scores of the whole grid.
@@ -78,10 +75,6 @@ class KVSelection(Method):
 
     choice: str = "high"
     ratio: float = 0.75
-    scorer: str = "laplacian-l1"
-    padding: str = "zeros"
-    metric: str = "block input"
-    proportional: bool = False
 
     def __post_init__(self):
         if not 0 <= self.ratio < 1:
@@ -105,15 +98,9 @@ class KVSelection(Method):
         count = max(1, int(grid.tokens * (1 - self.ratio)))
         return SelectPlan(grid, select_tokens(scores, count, self.choice))
 
-    def scores(self, metric: Tensor, grid: TokenGrid) -> Tensor:
-        return score_tokens(metric, grid, self.scorer, self.padding)
-
-    def decision_flops(self, width: int, grid: TokenGrid) -> int:
-        return scoring_flops(self.scorer, width, grid)
-
 
 @dataclass(frozen=True)
-class KVCellSelection(Method):
+class KVCellSelection(_ByFactor, ScoredMethod):
     """One key and value per factor x factor square, chosen by score, blended with the average.
 
     `choice` is "high", "low" or "median"; blend 1 is the chosen token alone, the published default
@@ -123,21 +110,10 @@ class KVCellSelection(Method):
     choice: str = "high"
     factor: int = 2
     blend: float = 0.5
-    scorer: str = "laplacian-l1"
-    padding: str = "zeros"
-    metric: str = "block input"
-    proportional: bool = False
-
-    def __post_init__(self):
-        check_factor(self.factor)
 
     @property
     def name(self) -> str:
         return f"KV selection {self.choice} per cell of {self.factor}, blend {self.blend:g}"
-
-    @property
-    def is_identity(self) -> bool:
-        return self.factor == 1
 
     def plan(
         self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_number: int
@@ -146,9 +122,3 @@ class KVCellSelection(Method):
         chosen = select_in_cells(scores, grid, self.factor, self.choice)
         average = PoolPlan(grid, self.factor, alpha=0.0)
         return SelectPlan(grid, chosen, average, self.blend)
-
-    def scores(self, metric: Tensor, grid: TokenGrid) -> Tensor:
-        return score_tokens(metric, grid, self.scorer, self.padding)
-
-    def decision_flops(self, width: int, grid: TokenGrid) -> int:
-        return scoring_flops(self.scorer, width, grid)

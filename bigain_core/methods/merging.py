@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..measure.flops import laplacian_flops, matching_flops
+from ..measure.flops import matching_flops
 from ..placement import LayerId
 from ..schedules import DenoisingProgress
 from ..tokens.grid import TokenGrid
@@ -21,9 +21,8 @@ from ..tokens.matching import (
     rank_blocks,
 )
 from ..tokens.plans import IdentityPlan, Plan
-from ..tokens.scoring import score_tokens
 from ..tokens.selection import select_tokens
-from .base import Method, seeded_generator
+from .base import Method, ScoredMethod, seeded_generator
 
 SHARING_SCOPES = ("stage", "network", "interval")
 
@@ -67,8 +66,19 @@ class Protection:
         return min(int(grid.tokens * self.share), grid.tokens - int(grid.tokens * ratio))
 
 
+class _ByRatio(Method):
+    """Methods whose `ratio` is the share of all tokens that is removed."""
+
+    def __post_init__(self):
+        check_ratio(self.ratio)
+
+    @property
+    def is_identity(self) -> bool:
+        return self.ratio == 0
+
+
 @dataclass(frozen=True)
-class TokenMerging(Method):
+class TokenMerging(_ByRatio, ScoredMethod):
     """Token merging: L-GTM with destinations "lowest" (paper, Algorithm 2), ToMe with "random".
 
     "published" is L-GTM with the destination rule of the published code. `ratio` is the share of
@@ -80,17 +90,10 @@ class TokenMerging(Method):
     ratio: float = 0.7
     destinations: str = "lowest"
     cell: int = 2
-    scorer: str = "laplacian-l1"
-    padding: str = "zeros"
     seed: int = 0
     mode: str = "mean"
-    metric: str = "block input"
     protection: Protection = Protection()
     sharing: Sharing | None = None
-    proportional: bool = False
-
-    def __post_init__(self):
-        check_ratio(self.ratio)
 
     @property
     def name(self) -> str:
@@ -102,10 +105,6 @@ class TokenMerging(Method):
         }
         shared = f", assignment cached per {self.sharing.scope}" if self.sharing else ""
         return f"{label[self.destinations]} {self.ratio:g}{shared}"
-
-    @property
-    def is_identity(self) -> bool:
-        return self.ratio == 0
 
     def plan(
         self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_number: int
@@ -127,9 +126,7 @@ class TokenMerging(Method):
         return replace(plan, proportional=self.proportional)
 
     def scores(self, metric: Tensor, grid: TokenGrid) -> Tensor | None:
-        if not self._scored(grid):
-            return None
-        return score_tokens(metric, grid, self.scorer, self.padding)
+        return super().scores(metric, grid) if self._scored(grid) else None
 
     def _scored(self, grid: TokenGrid) -> bool:
         needs = self.destinations in ("lowest", "published")
@@ -137,19 +134,14 @@ class TokenMerging(Method):
 
     def decision_flops(self, width: int, grid: TokenGrid) -> int:
         matching = matching_flops(width, grid.tokens, grid.cells(self.cell).tokens)
-        return matching + (scoring_flops(self.scorer, width, grid) if self._scored(grid) else 0)
+        return matching + (super().decision_flops(width, grid) if self._scored(grid) else 0)
 
     def reuses(self, decided: LayerId, layer_id: LayerId) -> bool:
         return self.sharing is not None and self.sharing.reuses(decided, layer_id)
 
 
-def scoring_flops(scorer: str, width: int, grid: TokenGrid) -> int:
-    """Only the Laplacian counts, as the convolution that the published code makes of it."""
-    return laplacian_flops(width, grid.tokens) if scorer.startswith("laplacian") else 0
-
-
 @dataclass(frozen=True)
-class BlockMerging(Method):
+class BlockMerging(_ByRatio, ScoredMethod):
     """Adaptive block merge (paper, Algorithm 3): whole blocks with the lowest aggregate score.
 
     `ratio` is the share of all tokens that is removed, as in the published code; the paper's text
@@ -159,22 +151,11 @@ class BlockMerging(Method):
     ratio: float = 0.7
     aggregate: str = "max"
     cell: int = 2
-    scorer: str = "laplacian-l1"
-    padding: str = "zeros"
     mode: str = "mean"
-    metric: str = "block input"
-    proportional: bool = False
-
-    def __post_init__(self):
-        check_ratio(self.ratio)
 
     @property
     def name(self) -> str:
         return f"adaptive block merge {self.ratio:g} by {self.aggregate}"
-
-    @property
-    def is_identity(self) -> bool:
-        return self.ratio == 0
 
     def plan(
         self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_number: int
@@ -183,19 +164,13 @@ class BlockMerging(Method):
         plan = rank_blocks(scores, grid, self.cell, self.ratio, self.aggregate, self.mode)
         return replace(plan, proportional=self.proportional)
 
-    def scores(self, metric: Tensor, grid: TokenGrid) -> Tensor:
-        return score_tokens(metric, grid, self.scorer, self.padding)
-
-    def decision_flops(self, width: int, grid: TokenGrid) -> int:
-        return scoring_flops(self.scorer, width, grid)
-
     def describe(self, grid: TokenGrid) -> str:
         merged, present = merged_blocks(grid, self.cell, self.ratio), grid.cells(self.cell).tokens
         return f"{self.name} ({merged} of {present} blocks)"
 
 
 @dataclass(frozen=True)
-class SimilarityPruning(Method):
+class SimilarityPruning(_ByRatio):
     """SiTo: drop the tokens most alike a destination, the token most alike all others of a cell.
 
     score = similarity * sum of cosines with all tokens + noise * xi, xi ~ N(0, 1) per token from
@@ -210,16 +185,9 @@ class SimilarityPruning(Method):
     seed: int = 0
     metric: str = "block input"
 
-    def __post_init__(self):
-        check_ratio(self.ratio)
-
     @property
     def name(self) -> str:
         return f"SiTo {self.ratio:g}"
-
-    @property
-    def is_identity(self) -> bool:
-        return self.ratio == 0
 
     def plan(
         self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_number: int

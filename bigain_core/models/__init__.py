@@ -1,0 +1,1 @@
+"""The class-conditional DiT: network, checkpoint files, compressed blocks."""

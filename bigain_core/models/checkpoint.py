@@ -89,13 +89,6 @@ def _check_weights(file: str, state: Mapping[str, Tensor], config: DiTConfig) ->
         )
 
 
-def load_dit(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> DiT:
-    """The model as a plain torch module in evaluation mode, on the CPU."""
-    model = DiT(checkpoint.config, dtype=dtype)
-    model.load_state_dict(checkpoint.state)
-    return model.eval()
-
-
 def class_indices(labels: Sequence[str], config: DiTConfig, names: Sequence[str]) -> list[int]:
     """Classes by number or by name.
 

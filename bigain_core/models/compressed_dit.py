@@ -9,42 +9,35 @@ from torch import Tensor
 
 from ..compression.forwards import Replacement
 from ..compression.network_call import NetworkCall
-from ..placement import LayerId
-from ..tokens.grid import TokenGrid
-from ..tokens.plans import IdentityPlan, MergePlan
-from .dit import Attention, DiT, DiTConfig, SelfAttention
+from ..placement import LayerId, transformer_layers
+from ..tokens.grid import patch_grid
+from ..tokens.plans import MergePlan, key_mask
+from .dit import Attention, DiT, SelfAttention
 
 
 def attention_layers(model: DiT) -> list[tuple[LayerId, SelfAttention]]:
-    return [
-        (LayerId(number, "transformer"), block.attn) for number, block in enumerate(model.blocks)
-    ]
+    return transformer_layers(block.attn for block in model.blocks)
 
 
-def token_grid(config: DiTConfig, height: int, width: int) -> TokenGrid:
-    """Grid of tokens of an input of height x width."""
-    patch = config.patch_size
-    return TokenGrid(-(-height // patch), -(-width // patch))
-
-
-def replacements(model: DiT, grid: TokenGrid, call: NetworkCall) -> Iterator[Replacement]:
-    """Forwards that compress the attention layers of `model` for one network call.
+def replacements(model: DiT, x: Tensor, call: NetworkCall) -> Iterator[Replacement]:
+    """Forwards that compress the attention layers of `model` in a call with x (B, C, H, W).
 
     The metric is the tensor entering attention, after its adaptive norm, as published for DiT.
     """
-    for layer_id, attention_layer in attention_layers(model):
-        yield attention_layer, _compressed(attention_layer.forward, layer_id, grid, call)
+    grid = patch_grid(x.shape[2:], model.config.patch_size)
 
+    def compressed(layer_id: LayerId, original):
+        def forward(x: Tensor, attention: Attention) -> Tensor:
+            decision = call.visit(layer_id, x, grid)
+            if decision is None:
+                return original(x, attention)
+            plan = decision.plan
+            if not isinstance(plan, MergePlan):
+                return original(x, attention, pool=plan.context)
+            weighed = partial(attention, mask=key_mask(plan, x.dtype))
+            return plan.restore(original(plan.queries(x), weighed))
 
-def _compressed(original, layer_id: LayerId, grid: TokenGrid, call: NetworkCall):
-    def forward(x: Tensor, attention: Attention) -> Tensor:
-        plan = call.plan(layer_id, x, grid)
-        if isinstance(plan, IdentityPlan):
-            return original(x, attention)
-        if isinstance(plan, MergePlan):
-            if plan.key_bias is not None:  # one bias per key, the same for every query and head
-                attention = partial(attention, mask=plan.key_bias[:, None].to(x.dtype))
-            return plan.restore(original(plan.queries(x), attention))
-        return original(x, attention, pool=plan.context)
+        return forward
 
-    return forward
+    for layer_id, layer in attention_layers(model):
+        yield layer, compressed(layer_id, layer.forward)

@@ -2,14 +2,16 @@
 
 Module names follow the published checkpoints, so a DiT-XL/2 file loads by its own keys. Layers come
 from `operations` (`torch.nn` by default, the host's casting layers inside ComfyUI) and attention
-from a callable, so one definition serves the built-in runner and the host.
+from a callable.
 """
 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,18 +21,6 @@ Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 Pool = Callable[[Tensor], Tensor]
 
 FREQUENCY_EMBEDDING_SIZE = 256
-
-
-def scaled_dot_product_attention(
-    q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None
-) -> Tensor:
-    """Multi-head attention: q (B, Nq, C), k and v (B, Nk, C) -> (B, Nq, C).
-
-    `mask` (B, 1, Nk) is added to the logits of every head and query.
-    """
-    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, heads, N, D)
-    mask = None if mask is None else mask[:, None]
-    return functional.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)
 
 
 @dataclass(frozen=True)
@@ -106,47 +96,17 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale[:, None]) + shift[:, None]
 
 
-class TimestepEmbedder(nn.Module):
-    def __init__(self, hidden_size: int, operations, **factory):
-        super().__init__()
-        self.mlp = nn.Sequential(
-            operations.Linear(FREQUENCY_EMBEDDING_SIZE, hidden_size, **factory),
-            nn.SiLU(),
-            operations.Linear(hidden_size, hidden_size, **factory),
-        )
-
-    def forward(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
-        return self.mlp(timestep_embedding(timesteps).to(dtype))
-
-
-class PatchEmbedder(nn.Module):
-    def __init__(self, config: DiTConfig, operations, **factory):
-        super().__init__()
-        size = config.patch_size
-        self.proj = operations.Conv2d(config.in_channels, config.hidden_size, size, size, **factory)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x)
-
-
-class LabelEmbedder(nn.Module):
-    """Class labels (B,) -> (B, C). The last row, `num_classes`, is the null class of guidance."""
-
-    def __init__(self, config: DiTConfig, operations, **factory):
-        super().__init__()
-        rows = config.num_classes + 1
-        self.embedding_table = operations.Embedding(rows, config.hidden_size, **factory)
-
-    def forward(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
-        return self.embedding_table(labels).to(dtype)
+def named(**layers: nn.Module) -> nn.Sequential:
+    """Layers in order, by the names that they have in published checkpoints."""
+    return nn.Sequential(OrderedDict(layers))
 
 
 class SelfAttention(nn.Module):
     def __init__(self, config: DiTConfig, operations, **factory):
         super().__init__()
-        self.num_heads = config.num_heads
-        self.qkv = operations.Linear(config.hidden_size, 3 * config.hidden_size, **factory)
-        self.proj = operations.Linear(config.hidden_size, config.hidden_size, **factory)
+        size, self.num_heads = config.hidden_size, config.num_heads
+        self.qkv = operations.Linear(size, 3 * size, **factory)
+        self.proj = operations.Linear(size, size, **factory)
 
     def forward(self, x: Tensor, attention: Attention, pool: Pool | None = None) -> Tensor:
         """x (B, N, C) -> (B, N, C); `pool` shortens keys and values to (B, Nk, C).
@@ -161,28 +121,17 @@ class SelfAttention(nn.Module):
         return self.proj(attention(q, k, v, self.num_heads))
 
 
-class Mlp(nn.Module):
-    def __init__(self, hidden_size: int, operations, **factory):
-        super().__init__()
-        self.fc1 = operations.Linear(hidden_size, 4 * hidden_size, **factory)
-        self.fc2 = operations.Linear(4 * hidden_size, hidden_size, **factory)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(functional.gelu(self.fc1(x), approximate="tanh"))
-
-
 class DiTBlock(nn.Module):
     def __init__(self, config: DiTConfig, operations, **factory):
         super().__init__()
-        size = config.hidden_size
-        norm = dict(elementwise_affine=False, eps=1e-6, **factory)
-        self.norm1 = operations.LayerNorm(size, **norm)
+        size, linear = config.hidden_size, partial(operations.Linear, **factory)
+        norm = partial(operations.LayerNorm, size, elementwise_affine=False, eps=1e-6, **factory)
+        self.norm1 = norm()
         self.attn = SelfAttention(config, operations, **factory)
-        self.norm2 = operations.LayerNorm(size, **norm)
-        self.mlp = Mlp(size, operations, **factory)
-        self.adaLN_modulation = nn.Sequential(
-            nn.SiLU(), operations.Linear(size, 6 * size, **factory)
-        )
+        self.norm2 = norm()
+        gelu = nn.GELU(approximate="tanh")
+        self.mlp = named(fc1=linear(size, 4 * size), act=gelu, fc2=linear(4 * size, size))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), linear(size, 6 * size))
 
     def forward(self, x: Tensor, condition: Tensor, attention: Attention) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(
@@ -195,13 +144,11 @@ class DiTBlock(nn.Module):
 class FinalLayer(nn.Module):
     def __init__(self, config: DiTConfig, operations, **factory):
         super().__init__()
-        size = config.hidden_size
+        size, linear = config.hidden_size, partial(operations.Linear, **factory)
         out_channels = config.in_channels * (2 if config.learn_sigma else 1)
         self.norm_final = operations.LayerNorm(size, elementwise_affine=False, eps=1e-6, **factory)
-        self.linear = operations.Linear(size, config.patch_size**2 * out_channels, **factory)
-        self.adaLN_modulation = nn.Sequential(
-            nn.SiLU(), operations.Linear(size, 2 * size, **factory)
-        )
+        self.linear = linear(size, config.patch_size**2 * out_channels)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), linear(size, 2 * size))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         shift, scale = self.adaLN_modulation(condition).chunk(2, dim=1)
@@ -215,12 +162,20 @@ class DiT(nn.Module):
         super().__init__()
         factory = {"dtype": dtype, "device": device}
         self.config = config
-        self.x_embedder = PatchEmbedder(config, operations, **factory)
-        self.t_embedder = TimestepEmbedder(config.hidden_size, operations, **factory)
-        self.y_embedder = LabelEmbedder(config, operations, **factory)
-        side = config.input_size // config.patch_size
+        size, patch, classes = config.hidden_size, config.patch_size, config.num_classes
+        linear = partial(operations.Linear, **factory)
+        self.x_embedder = named(
+            proj=operations.Conv2d(config.in_channels, size, patch, patch, **factory)
+        )
+        timestep = nn.Sequential(
+            linear(FREQUENCY_EMBEDDING_SIZE, size), nn.SiLU(), linear(size, size)
+        )
+        self.t_embedder = named(mlp=timestep)
+        # The last row is the null class of guidance.
+        self.y_embedder = named(embedding_table=operations.Embedding(classes + 1, size, **factory))
+        side = config.input_size // patch
         self.pos_embed = nn.Parameter(
-            torch.zeros(1, side * side, config.hidden_size, **factory), requires_grad=False
+            torch.zeros(1, side * side, size, **factory), requires_grad=False
         )
         self.blocks = nn.ModuleList(
             [DiTBlock(config, operations, **factory) for _ in range(config.depth)]
@@ -237,13 +192,7 @@ class DiT(nn.Module):
         image = functional.interpolate(image, size=(height, width), mode="bicubic")
         return image.flatten(2).transpose(1, 2).to(like.dtype)
 
-    def forward(
-        self,
-        x: Tensor,
-        timesteps: Tensor,
-        labels: Tensor,
-        attention: Attention = scaled_dot_product_attention,
-    ) -> Tensor:
+    def forward(self, x: Tensor, timesteps: Tensor, labels: Tensor, attention: Attention) -> Tensor:
         """x (B, C, H, W), timesteps (B,) in [0, 1000), labels (B,) -> noise (B, C, H, W).
 
         Sides that the patch does not divide are padded by repetition and cropped again. A learned
@@ -259,7 +208,8 @@ class DiT(nn.Module):
         tokens = grid.flatten(2).transpose(1, 2)  # (B, h * w, hidden)
         tokens = tokens + self.positions(h, w, tokens)
         dtype = tokens.dtype
-        condition = self.t_embedder(timesteps, dtype) + self.y_embedder(labels, dtype)
+        condition = self.t_embedder(timestep_embedding(timesteps).to(dtype))
+        condition = condition + self.y_embedder(labels).to(dtype)
         for block in self.blocks:
             tokens = block(tokens, condition, attention)
         tokens = self.final_layer(tokens, condition)  # (B, h * w, patch * patch * out)

@@ -1,1 +1,1 @@
-"""What can be done with image tokens: place, score, select, match, pool, and plan."""
+"""Operations on image tokens: grid, scores, selection, matching, pooling, and plans."""

@@ -12,7 +12,13 @@ from .grid import TokenGrid
 from .plans import MergePlan, indices_of, rows_at
 
 DESTINATION_RULES = ("lowest", "published", "top-left", "random")
-AGGREGATES = ("max", "min", "sum", "mean", "std")
+AGGREGATES: dict[str, Callable[[Tensor], Tensor]] = {  # of the last axis
+    "max": lambda squares: squares.amax(-1),
+    "min": lambda squares: squares.amin(-1),
+    "sum": lambda squares: squares.sum(-1),
+    "mean": lambda squares: squares.mean(-1),
+    "std": lambda squares: squares.std(-1, correction=0),
+}
 
 Products = Callable[[Tensor, Tensor], Tensor]  # (B, S, C), (B, C, D) -> (B, S, D)
 
@@ -82,19 +88,21 @@ def _squares_first(grid: TokenGrid, cell: int, device: torch.device) -> Tensor:
 
 def cell_squares(scores: Tensor, grid: TokenGrid, cell: int) -> Tensor:
     """Scores (B, N) by square: (B, cells, cell * cell), each in raster order."""
-    cells = grid.cells(cell)
-    image = scores.unflatten(1, (grid.height, grid.width))
-    image = image[:, : cells.height * cell, : cells.width * cell]
-    squares = image.unflatten(1, (cells.height, cell)).unflatten(3, (cells.width, cell))
-    return squares.transpose(2, 3).reshape(scores.shape[0], cells.tokens, cell * cell)
+    rows = _whole_cells(scores, grid, cell).unflatten(1, (-1, cell))
+    squares = rows.unflatten(3, (-1, cell)).transpose(2, 3)  # (B, h, w, cell, cell)
+    return squares.flatten(3).flatten(1, 2)
 
 
 def _row_band_strips(scores: Tensor, grid: TokenGrid, cell: int) -> Tensor:
     """What the published code takes for the squares: (B, cells, cell * cell)."""
+    return _whole_cells(scores, grid, cell).flatten(1).unflatten(1, (-1, cell * cell))
+
+
+def _whole_cells(scores: Tensor, grid: TokenGrid, cell: int) -> Tensor:
+    """(B, N) -> (B, h * cell, w * cell), without the remainders."""
     cells = grid.cells(cell)
     image = scores.unflatten(1, (grid.height, grid.width))
-    image = image[:, : cells.height * cell, : cells.width * cell]
-    return image.reshape(scores.shape[0], cells.tokens, cell * cell)
+    return image[:, : cells.height * cell, : cells.width * cell]
 
 
 def _first_minimum(squares: Tensor) -> Tensor:
@@ -246,13 +254,15 @@ def rank_blocks(
     """
     check_ratio(ratio)
     if aggregate not in AGGREGATES:
-        raise ValueError(f"BiGain: expected an aggregate of {AGGREGATES}, got {aggregate!r}.")
+        raise ValueError(
+            f"BiGain: expected an aggregate of {tuple(AGGREGATES)}, got {aggregate!r}."
+        )
     batch, count = scores.shape
     target = torch.arange(count, device=scores.device).repeat(batch, 1)
     blocks = merged_blocks(grid, cell, ratio)
     if blocks == 0:
         return MergePlan.from_target(target, count)
-    ranked = _aggregated(cell_squares(scores, grid, cell), aggregate).argsort(dim=1, stable=True)
+    ranked = AGGREGATES[aggregate](cell_squares(scores, grid, cell)).argsort(dim=1, stable=True)
     first = _squares_first(grid, cell, scores.device)[ranked[:, :blocks]]  # (B, blocks)
     for row in range(cell):
         for column in range(cell):
@@ -265,11 +275,3 @@ def merged_blocks(grid: TokenGrid, cell: int, ratio: float) -> int:
     if cell == 1:
         return 0
     return min(int(grid.tokens * ratio) // (cell * cell - 1), grid.cells(cell).tokens)
-
-
-def _aggregated(squares: Tensor, aggregate: str) -> Tensor:
-    if aggregate in ("max", "min"):
-        return squares.amax(-1) if aggregate == "max" else squares.amin(-1)
-    if aggregate == "std":
-        return squares.std(-1, correction=0)
-    return squares.sum(-1) if aggregate == "sum" else squares.mean(-1)

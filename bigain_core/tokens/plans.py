@@ -4,14 +4,14 @@
     c = plan.context(x)                   # (B, N, C) -> (B, Nk, C)
     y = plan.restore(attention(q, c))     # (B, Nq, C) -> (B, N, C)
 
-Any tensor with the same tokens can be passed: hidden states, queries, keys or values. What a plan
-asks to be added to the attention logits of its keys is `key_bias` (B, Nk), None for nothing.
+Any tensor with the same tokens can be passed: hidden states, queries, keys or values. `key_bias`
+(B, Nk), if not None, is to be added to the attention logits of the keys.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -45,42 +45,37 @@ def rows_at(x: Tensor, indices: Tensor) -> Tensor:
     return functional.embedding(indices + first, x.reshape(-1, channels))
 
 
-class Plan(Protocol):
-    @property
-    def query_tokens(self) -> int: ...
+class Plan(ABC):
+    """By default every token is a query and receives its own result."""
+
+    grid: TokenGrid
+    key_bias: Tensor | None = None
 
     @property
+    def query_tokens(self) -> int:
+        return self.grid.tokens
+
+    @property
+    @abstractmethod
     def context_tokens(self) -> int: ...
-
-    @property
-    def key_bias(self) -> Tensor | None: ...
-
-    def queries(self, x: Tensor) -> Tensor: ...
-
-    def context(self, x: Tensor) -> Tensor: ...
-
-    def restore(self, y: Tensor) -> Tensor: ...
-
-    def unblended(self) -> Plan:
-        """The same decision with tokens that exist in place of blends (rotary positions)."""
-        ...
-
-
-class _WholeQueries:
-    """Every token asks and receives its own result."""
-
-    key_bias: ClassVar[None] = None
 
     def queries(self, x: Tensor) -> Tensor:
         return x
 
+    @abstractmethod
+    def context(self, x: Tensor) -> Tensor: ...
+
     def restore(self, y: Tensor) -> Tensor:
         return y
 
+    @abstractmethod
+    def unblended(self) -> Plan:
+        """The same decision with tokens that exist in place of blends (rotary positions)."""
+
 
 @dataclass(frozen=True)
-class IdentityPlan(_WholeQueries):
-    """Leaves all `tokens` alone: each step returns its argument itself."""
+class IdentityPlan(Plan):
+    """Keeps all `tokens`: each step returns its argument itself."""
 
     tokens: int
 
@@ -88,9 +83,7 @@ class IdentityPlan(_WholeQueries):
     def query_tokens(self) -> int:
         return self.tokens
 
-    @property
-    def context_tokens(self) -> int:
-        return self.tokens
+    context_tokens = query_tokens
 
     def context(self, x: Tensor) -> Tensor:
         return x
@@ -100,16 +93,12 @@ class IdentityPlan(_WholeQueries):
 
 
 @dataclass(frozen=True)
-class PoolPlan(_WholeQueries):
+class PoolPlan(Plan):
     """Keys and values are pooled by D(alpha, factor) (paper, IE-KVD)."""
 
     grid: TokenGrid
     factor: int
     alpha: float
-
-    @property
-    def query_tokens(self) -> int:
-        return self.grid.tokens
 
     @property
     def context_tokens(self) -> int:
@@ -123,7 +112,7 @@ class PoolPlan(_WholeQueries):
 
 
 @dataclass(frozen=True, eq=False)
-class SelectPlan(_WholeQueries):
+class SelectPlan(Plan):
     """Keys and values come from the `chosen` (B, K) tokens of the grid (paper, Table 4).
 
     With `average` they are blended with its result, one token per window of its grid:
@@ -134,10 +123,6 @@ class SelectPlan(_WholeQueries):
     chosen: Tensor
     average: PoolPlan | None = None
     blend: float = 1.0
-
-    @property
-    def query_tokens(self) -> int:
-        return self.grid.tokens
 
     @property
     def context_tokens(self) -> int:
@@ -154,7 +139,7 @@ class SelectPlan(_WholeQueries):
 
 
 @dataclass(frozen=True, eq=False)
-class MergePlan:
+class MergePlan(Plan):
     """Some tokens join others: `target` (B, N) is the token each ends up at, its own index if kept.
 
     Every sample keeps the same number of tokens. Queries, keys and values are all taken from the
@@ -211,7 +196,7 @@ class MergePlan:
         )
         return bags.view(batch, groups, channels)
 
-    def unmerge(self, y: Tensor) -> Tensor:
+    def restore(self, y: Tensor) -> Tensor:
         """y (B, M, C) -> (B, N, C): every token receives a copy of its group's row."""
         if self.kept.shape[1] == self.target.shape[1]:
             return y
@@ -221,9 +206,7 @@ class MergePlan:
     def query_tokens(self) -> int:
         return self.kept.shape[1]
 
-    @property
-    def context_tokens(self) -> int:
-        return self.kept.shape[1]
+    context_tokens = query_tokens
 
     @property
     def sizes(self) -> Tensor:
@@ -240,14 +223,15 @@ class MergePlan:
     def queries(self, x: Tensor) -> Tensor:
         return self.merge(x, self.mode)
 
-    def context(self, x: Tensor) -> Tensor:
-        return self.merge(x, self.mode)
-
-    def restore(self, y: Tensor) -> Tensor:
-        return self.unmerge(y)
+    context = queries
 
     def unblended(self) -> MergePlan:
         return replace(self, mode="prune")
+
+
+def key_mask(plan: Plan, dtype: torch.dtype) -> Tensor | None:
+    """(B, 1, Nk): the bias of each key, the same for every query and head."""
+    return None if plan.key_bias is None else plan.key_bias[:, None].to(dtype)
 
 
 def repeated(plan: Plan, copies: int) -> Plan:

@@ -32,8 +32,8 @@ from .grid import TokenGrid
 PADDINGS = ("zeros", "replicate")
 
 
-# How much of an image the CPU takes in hand at a time: what is computed from so many values stays
-# in its cache, while the steps on a whole image wait for memory. Other devices take all at once.
+# Values of an image that the CPU works on at a time: results stay in its cache, while steps on a
+# whole image wait for memory. Other devices take all at once.
 _BAND = 2**19
 
 
@@ -65,26 +65,17 @@ def _with_neighbours(
     return torch.cat(combined, dim=1)
 
 
-def _second_difference(tokens: Tensor, neighbours: Tensor) -> Tensor:
-    return neighbours.sub_(tokens, alpha=4)
-
-
-def laplacian(x: Tensor, grid: TokenGrid, padding: str = "zeros") -> Tensor:
-    """Depth-wise 4-neighbour Laplacian of tokens: x (B, N, C) -> (B, H, W, C), in fp32.
+def _mean_laplacian(
+    size: Callable[[Tensor], Tensor], x: Tensor, grid: TokenGrid, padding: str
+) -> Tensor:
+    """Mean over channels of size(depth-wise 4-neighbour Laplacian): x (B, N, C) -> (B, N).
 
     With "zeros" the outside of the image is zero, as published, so borders look detailed; with
     "replicate" a border token is its own missing neighbour.
     """
-    return _with_neighbours(_as_image(x.float(), grid), padding, _second_difference)
-
-
-def _mean_laplacian(
-    size: Callable[[Tensor], Tensor], x: Tensor, grid: TokenGrid, padding: str
-) -> Tensor:
-    """Mean of size(Laplacian) over channels: (B, N)."""
 
     def mean(tokens: Tensor, neighbours: Tensor) -> Tensor:
-        return size(_second_difference(tokens, neighbours)).mean(-1)
+        return size(neighbours.sub_(tokens, alpha=4)).mean(-1)
 
     return _with_neighbours(_as_image(x, grid), padding, mean).flatten(1)
 
@@ -142,8 +133,8 @@ def score_tokens(
 ) -> Tensor:
     """Score of each token by the table above: x (B, N, C) -> (B, N) fp32.
 
-    `padding` is that of `laplacian` and means nothing to the other scorers. Raises ValueError for a
-    name outside SCORERS or PADDINGS.
+    `padding` is that of the Laplacian and means nothing to the other scorers. Raises ValueError for
+    a name outside SCORERS or PADDINGS.
     """
     if scorer not in SCORERS or padding not in PADDINGS:
         raise ValueError(

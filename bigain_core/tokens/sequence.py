@@ -49,13 +49,13 @@ class JointPlan:
     def _around(self, x: Tensor, per_frame: int, step: Callable[[Tensor], Tensor]) -> Tensor:
         """`step` on the frames of `per_frame` tokens each, the rest as it is."""
         grid = self.grid
-        before, image, behind = x.split((grid.before, grid.frames * per_frame, grid.behind), dim=1)
+        prefix, image, suffix = x.split((grid.prefix, grid.frames * per_frame, grid.suffix), dim=1)
         frames = image.unflatten(1, (grid.frames, per_frame)).flatten(0, 1)
         stepped = step(frames)
         if stepped is frames:
             return x
         stepped = stepped.unflatten(0, (-1, grid.frames)).flatten(1, 2)
-        return torch.cat((before, stepped, behind), dim=1)
+        return torch.cat((prefix, stepped, suffix), dim=1)
 
     def mask(self, mask: Tensor) -> Tensor:
         """Rows and columns (..., N or 1, N) -> (..., Nq or 1, Nk) of a mask.
@@ -68,8 +68,8 @@ class JointPlan:
     def _first(self, mask: Tensor, dim: int, per_frame: int) -> Tensor:
         """The mask with the image cut to its first tokens along `dim`."""
         grid = self.grid
-        before, image, behind = mask.split((grid.before, grid.tokens, grid.behind), dim)
-        return torch.cat((before, image.narrow(dim, 0, grid.frames * per_frame), behind), dim)
+        prefix, image, suffix = mask.split((grid.prefix, grid.tokens, grid.suffix), dim)
+        return torch.cat((prefix, image.narrow(dim, 0, grid.frames * per_frame), suffix), dim)
 
     def key_bias(self, k: Tensor) -> Tensor | None:
         """(B, Nk) for shortened keys k (B, Nk, C): log of the tokens that each stands for.
@@ -78,23 +78,23 @@ class JointPlan:
         """
         bias = self.plan.key_bias  # (B * frames, per frame)
         if bias is None:
-            if not (self.proportional and self.grid.others):
+            if not (self.proportional and self.grid.text_tokens):
                 return None
             shrinking = self.grid.frame.tokens / self.plan.context_tokens
             frames = k.shape[0] * self.grid.frames
             bias = torch.full((frames, self.plan.context_tokens), shrinking, device=k.device).log()
         image = bias.unflatten(0, (-1, self.grid.frames)).flatten(1, 2)
-        return torch.nn.functional.pad(image, (self.grid.before, self.grid.behind))
+        return torch.nn.functional.pad(image, (self.grid.prefix, self.grid.suffix))
 
 
 def even_over_image(mask: Tensor, grid: TokenGrid) -> bool:
     """Whether a mask (..., N or 1, N) treats all image tokens alike, as keys and as queries.
 
-    Other tokens may be masked as they like. Waits for the mask's device.
+    Text tokens may be masked in any way. Waits for the mask's device.
     """
-    keys = mask.narrow(-1, grid.before, grid.tokens)
+    keys = mask.narrow(-1, grid.prefix, grid.tokens)
     even = (keys == keys[..., :1]).all()
     if mask.shape[-2] > 1:
-        queries = mask.narrow(-2, grid.before, grid.tokens)
+        queries = mask.narrow(-2, grid.prefix, grid.tokens)
         even = even & (queries == queries[..., :1, :]).all()
     return bool(even)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from bigain_core.models.dit import DiT, DiTConfig
+from benchmarks.dit_runner import PlainDiT
+from bigain_core.models.dit import DiTConfig
 
 settings.register_profile("bigain", database=None, deadline=None, derandomize=True)
 settings.load_profile("bigain")
@@ -36,7 +37,7 @@ def make_dit():
     """A DiT whose parameters are all random, the position table and gates included."""
 
     def make(seed=0, **changes):
-        model = DiT(DiTConfig(**(TINY | changes))).eval().requires_grad_(False)
+        model = PlainDiT(DiTConfig(**(TINY | changes))).eval().requires_grad_(False)
         generator = torch.Generator().manual_seed(seed)
         for parameter in model.parameters():
             parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))

@@ -1,5 +1,7 @@
-"""Labelled sets without files."""
+"""Labelled sets without files, and tables of results."""
 
+import csv
+import io
 from pathlib import Path
 
 from bigain_core.classification.datasets.image_folder import LabelledImage, LabelledSet
@@ -12,3 +14,7 @@ def labelled(*labels, empty=()):
 
 def plain(count):
     return labelled(*([["ant"]] * count))
+
+
+def csv_rows(text):
+    return list(csv.DictReader(io.StringIO(text)))

@@ -8,14 +8,11 @@ import torch
 
 from benchmarks.methods import BUNDLED_PLACEMENT
 from bigain_core.compression.automatic import STRENGTHS, automatic_rule
-from bigain_core.compression.network_call import NetworkCall
 from bigain_core.compression.presets import PRESETS
-from bigain_core.compression.rules import Compression
-from bigain_core.compression.run_log import RunLog
 from bigain_core.measure.flops import attention_shortened, input_shortened, projections_shortened
 from bigain_core.placement import LayerId
-from bigain_core.schedules import DenoisingProgress
 from bigain_core.tokens.grid import TokenGrid
+from tests.core.calls import network_call, planned
 
 KINDS = {"unet": input_shortened, "own": projections_shortened, "joint": attention_shortened}
 LEVELS = (1, 1, 2, 2, 3, 3, 2, 1)
@@ -30,10 +27,10 @@ def transformer(blocks):
 def tokens_left(kind, strength, layers, height, width):
     """{layer: (queries, keys)} of one call, on a device for which nothing was measured."""
     rule = automatic_rule(strength, KINDS[kind], len(layers))
-    call = NetworkCall(Compression((rule,)), DenoisingProgress(0.5), RunLog(), KINDS[kind])
+    call = network_call(rule, layer_flops=KINDS[kind])
     for layer_id in layers:
         grid = TokenGrid(height >> layer_id.level - 1, width >> layer_id.level - 1)
-        call.plan(layer_id, torch.empty(1, grid.tokens, 8, device="meta"), grid)
+        planned(call, layer_id, torch.empty(1, grid.tokens, 8, device="meta"), grid)
     log = call.log.layers.items()
     return {s.number: (r.query_tokens, r.context_tokens) for s, r in log if r.compressed}
 
@@ -73,7 +70,7 @@ def test_keys_that_a_unet_keeps(strength, side, finest, second):
 
 
 @pytest.mark.parametrize(("height", "width"), [(52, 76), (56, 72), (63, 65), (48, 80)])
-def test_auto_takes_oblong_pictures_for_as_large_as_square_ones(height, width):
+def test_auto_takes_oblong_images_for_as_large_as_square_ones(height, width):
     """About 64 x 64 tokens each: factor 2, as published."""
     left = in_unet("auto", height=height, width=width)
     keys = (height // 2) * (width // 2)
@@ -90,11 +87,9 @@ def test_a_dit_is_merged_in_the_published_blocks(strength, kept):
 
 def test_fast_in_a_dit_decides_twice_as_the_published_scripts():
     rule = replace(automatic_rule("fast", projections_shortened, 28), only_where_faster=False)
-    call = NetworkCall(
-        Compression((rule,)), DenoisingProgress(0.5), RunLog(), projections_shortened
-    )
+    call = network_call(rule, layer_flops=projections_shortened)
     grid, x = TokenGrid(8, 8), torch.randn(1, 64, 8, generator=torch.Generator().manual_seed(0))
-    plans = [call.plan(layer_id, x, grid) for layer_id in transformer(28)]
+    plans = [planned(call, layer_id, x, grid) for layer_id in transformer(28)]
     assert all(plans[number] is plans[1] for number in PUBLISHED[:5])
     assert all(plans[number] is plans[7] for number in PUBLISHED[5:])
     assert plans[1] is not plans[7]
@@ -103,12 +98,12 @@ def test_fast_in_a_dit_decides_twice_as_the_published_scripts():
 def test_the_published_depth_in_the_bundled_model_is_that_of_its_measurement():
     for kind, strength in (("own", "auto"), ("joint", "quality")):
         placement = automatic_rule(strength, KINDS[kind], 6).placement
-        assert placement.numbers == BUNDLED_PLACEMENT.numbers
+        assert placement.layers == BUNDLED_PLACEMENT.layers
 
 
 @pytest.mark.parametrize("blocks", [28, 38, 57, 60])
 def test_the_published_depth_is_the_same_share_of_every_network(blocks):
-    numbers = automatic_rule("auto", attention_shortened, blocks).placement.numbers
+    numbers = automatic_rule("auto", attention_shortened, blocks).placement.layers
     assert len(numbers) / blocks == pytest.approx(10 / 28, abs=0.03)
     assert min(numbers) / blocks == pytest.approx(1 / 28, abs=1 / blocks)
     assert (max(numbers) + 1) / blocks == pytest.approx(12 / 28, abs=1 / blocks)

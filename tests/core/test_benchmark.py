@@ -1,10 +1,8 @@
-import csv
-import io
-
 import pytest
 
 from bigain_core.measure.benchmark import OFF, Benchmark, Measured
 from bigain_core.measure.timing import Times
+from tests.core.labelled import csv_rows
 
 
 def measured(*seconds, flops=0, deviation=0.0, memory=None, layers=None):
@@ -38,7 +36,7 @@ def test_no_share_of_nothing(found):
 
 
 def test_the_table_has_a_row_for_each_setting(found):
-    rows = {row["setting"]: row for row in csv.DictReader(io.StringIO(found.table()))}
+    rows = {row["setting"]: row for row in csv_rows(found.table())}
     assert list(rows) == list(found.measured)
     assert rows[OFF]["ms"] == "2000.00" and rows[OFF]["peak MB"] == "3"
     assert rows["half"] == {

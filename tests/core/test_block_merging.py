@@ -2,19 +2,17 @@
 
 import statistics
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bigain_core.methods import BlockMerging
-from bigain_core.schedules import DenoisingProgress
 from bigain_core.tokens.grid import TokenGrid
 from bigain_core.tokens.matching import AGGREGATES, rank_blocks
-from bigain_core.tokens.plans import MERGE_MODES
+from tests.core.calls import MIDDLE
+from tests.core.loops import cell_members, slow_scores
 
-MIDDLE = DenoisingProgress(0.5)
 sides = st.integers(1, 9)
 SLOW = {
     "max": max,
@@ -27,11 +25,7 @@ SLOW = {
 
 def slow_blocks(row, height, width, cell, ratio, aggregate):
     """Members of the merged blocks, one list each; equal blocks in raster order."""
-    blocks = [
-        [(top + y) * width + left + x for y in range(cell) for x in range(cell)]
-        for top in range(0, height - cell + 1, cell)
-        for left in range(0, width - cell + 1, cell)
-    ]
+    blocks = cell_members(height, width, cell)
     removed_by_one = cell * cell - 1
     count = int(height * width * ratio) // removed_by_one if removed_by_one else 0
     ranked = sorted(range(len(blocks)), key=lambda b: SLOW[aggregate]([row[n] for n in blocks[b]]))
@@ -104,92 +98,15 @@ def test_ratio_is_the_share_of_tokens_as_published(randn, ratio, blocks, left):
     assert plan.sizes[0].bincount(minlength=5).tolist() == [0, left - blocks, 0, 0, blocks]
 
 
-def test_remainders_are_untouched(randn):
-    x = randn(1, 35, 4)
-    plan = BlockMerging(1.0).plan(x, TokenGrid(5, 7), MIDDLE, 0)
-    remainder = [n for n in range(35) if n // 7 == 4 or n % 7 == 6]
-    assert plan.target[0, remainder].tolist() == remainder
-    assert plan.query_tokens == 6 + len(remainder)
-    restored = plan.restore(plan.queries(x))
-    assert torch.equal(restored[0, remainder], x[0, remainder])
-
-
-@pytest.mark.parametrize("mode", MERGE_MODES)
-def test_a_merged_block_is_one_token_by_the_mode(randn, mode):
-    x = randn(2, 36, 5)
-    plan = BlockMerging(0.5, mode=mode).plan(x, TokenGrid(6, 6), MIDDLE, 0)
-    restored = plan.restore(plan.queries(x))
-    merged = 0
-    for sample in range(2):
-        for top in range(0, 36, 12):
-            for first in range(top, top + 6, 2):
-                members = [first, first + 1, first + 6, first + 7]
-                group = x[sample, members].double()
-                if plan.target[sample, members[3]] == members[3]:
-                    assert torch.equal(restored[sample, members], x[sample, members])
-                    continue
-                merged += 1
-                expected = group.mean(0)
-                if mode == "mlerp":
-                    expected = expected / expected.norm() * group.norm(dim=1).max()
-                elif mode == "prune":
-                    expected = group[0]
-                for row in restored[sample, members]:
-                    torch.testing.assert_close(row.double(), expected, atol=1e-5, rtol=1e-5)
-    assert merged == 2 * 6
-
-
-def slow_scores(metric, height, width):
-    """Mean absolute Laplacian with zeros outside."""
-    image = np.pad(metric.double().numpy().reshape(height, width, -1), ((1, 1), (1, 1), (0, 0)))
-    near = image[:-2, 1:-1] + image[2:, 1:-1] + image[1:-1, :-2] + image[1:-1, 2:]
-    return np.abs(near - 4 * image[1:-1, 1:-1]).mean(-1).flatten()
-
-
 @pytest.mark.parametrize("aggregate", AGGREGATES)
 def test_the_method_ranks_blocks_by_their_laplacian(randn, aggregate):
     metric = randn(2, 63, 6)
     plan = BlockMerging(0.4, aggregate).plan(metric, TokenGrid(7, 9), MIDDLE, 0)
-    scores = torch.tensor(np.stack([slow_scores(x, 7, 9) for x in metric]))
+    scores = torch.tensor([slow_scores(x, 7, 9) for x in metric], dtype=torch.float64)
     check_against_the_loop(plan, scores, 7, 9, 2, 0.4, aggregate)
-
-
-@pytest.mark.parametrize(
-    "option", [{"padding": "replicate"}, {"scorer": "l2-norm"}, {"cell": 3}, {"aggregate": "std"}]
-)
-def test_scorer_padding_cell_and_aggregate_matter(randn, option):
-    metric, grid = randn(1, 400, 8), TokenGrid(20, 20)
-    default, other = (
-        BlockMerging(0.4, **settings).plan(metric, grid, MIDDLE, 0) for settings in ({}, option)
-    )
-    assert not torch.equal(default.target, other.target)
 
 
 @pytest.mark.parametrize("aggregate", AGGREGATES)
 def test_blocks_of_equal_score_are_taken_in_raster_order(aggregate):
     plan = rank_blocks(torch.full((1, 64), 0.3), TokenGrid(8, 8), 2, 0.2, aggregate)
     assert plan.target.unique(return_counts=True)[1][:7].tolist() == [4, 4, 4, 4, 1, 1, 1]
-
-
-def test_each_sample_ranks_its_own_blocks(randn):
-    scores = randn(3, 64)
-    together = rank_blocks(scores, TokenGrid(8, 8), 2, 0.4, "max")
-    for k in range(3):
-        alone = rank_blocks(scores[k : k + 1], TokenGrid(8, 8), 2, 0.4, "max")
-        assert torch.equal(together.target[k], alone.target[0])
-    assert not torch.equal(together.target[0], together.target[1])
-
-
-@pytest.mark.parametrize("ratio", [-0.1, 1.01, float("nan")])
-def test_a_ratio_outside_0_to_1_is_refused(ratio):
-    for attempt in (
-        lambda: BlockMerging(ratio),
-        lambda: rank_blocks(torch.zeros(1, 4), TokenGrid(2, 2), 2, ratio, "max"),
-    ):
-        with pytest.raises(ValueError, match=f"a merge ratio between 0 .* and 1 .*got {ratio}"):
-            attempt()
-
-
-def test_an_unknown_aggregate_is_refused(randn):
-    with pytest.raises(ValueError, match="expected an aggregate of .*'std'.* got 'median'"):
-        BlockMerging(0.5, "median").plan(randn(1, 16, 4), TokenGrid(4, 4), MIDDLE, 0)

@@ -1,21 +1,20 @@
-"""Layers in which a method takes more time than it saves are told, and spared where asked for."""
+"""Layers in which a method takes more time than it saves are named, and skipped on request."""
 
 import pytest
 
 from bigain_core.compression import break_even
 from bigain_core.compression.break_even import least_tokens, saved_flops, why_slower
-from bigain_core.compression.network_call import NetworkCall
 from bigain_core.compression.report import summary
-from bigain_core.compression.rules import Compression, Rule
+from bigain_core.compression.rules import Rule
 from bigain_core.compression.run_log import RunLog
 from bigain_core.measure.flops import attention_shortened, input_shortened
 from bigain_core.methods import KVDownsampling, TokenMerging
 from bigain_core.placement import LayerId, Placement
-from bigain_core.schedules import DenoisingProgress
 from bigain_core.tokens.grid import TokenGrid
 from bigain_core.tokens.plans import IdentityPlan, PoolPlan
+from tests.core.calls import network_call, planned
 
-SITE, POOLING = LayerId(0, "encoder"), KVDownsampling(2)
+FIRST, POOLING = LayerId(0, "encoder"), KVDownsampling(2)
 WIDTH = 16
 
 
@@ -29,19 +28,14 @@ def pays_from(monkeypatch):
     """Sets the threshold of pooling on the CPU; of nothing else is anything known."""
 
     def fix(threshold):
-        monkeypatch.setattr(break_even, "PAYS_FROM", {"cpu": {KVDownsampling: threshold}})
+        monkeypatch.setattr(break_even, "BREAK_EVEN", {"cpu": {KVDownsampling: threshold}})
 
     return fix
 
 
-def call_of(x, grid, *, rule=Rule(POOLING), log=None):  # noqa: B008
-    call = NetworkCall(
-        Compression((rule,)),
-        DenoisingProgress(0.5),
-        RunLog() if log is None else log,
-        input_shortened,
-    )
-    return call.plan(SITE, x, grid), call.log
+def call_of(x, grid, *, rule=Rule(POOLING), log=None, layer_id=FIRST):  # noqa: B008
+    call = network_call(rule, log=log)
+    return planned(call, layer_id, x, grid), call.log
 
 
 @pytest.mark.parametrize("side", [4, 8, 20])
@@ -59,7 +53,7 @@ def test_merging_pays_for_its_decision():
 
 def test_text_and_frames_count():
     """Text is attended to by the image and keeps its own keys; frames are compressed one by one."""
-    grid = TokenGrid(4, 4, frames=2, before=5)
+    grid = TokenGrid(4, 4, frames=2, prefix=5)
     found = saved_flops(POOLING, grid, WIDTH, attention_shortened)
     keys_saved = 2 * (16 - 4)
     assert found == 4 * 37 * keys_saved * WIDTH
@@ -76,8 +70,8 @@ def test_the_reason_names_a_size_that_pays(pays_from):
     pays_from(saved_by_pooling(24**2))
     reason = why_slower(POOLING, TokenGrid(8, 8), WIDTH, input_shortened, "cpu")
     assert reason == (
-        "64 tokens of 16 channels: IE-KVD factor 2, alpha 0.9 pays from about 576 on at this "
-        "width on cpu"
+        "64 tokens of 16 channels, where IE-KVD factor 2, alpha 0.9 breaks even at about 576 "
+        "tokens on cpu"
     )
     assert not why_slower(POOLING, TokenGrid(24, 24), WIDTH, input_shortened, "cpu")
     assert why_slower(POOLING, TokenGrid(23, 23), WIDTH, input_shortened, "cpu")
@@ -93,50 +87,42 @@ def test_what_nobody_has_measured_is_not_judged(pays_from, method, device):
     assert why_slower(method, TokenGrid(8, 8), WIDTH, input_shortened, device) is None
 
 
-def test_without_the_gate_a_small_layer_is_compressed_and_the_log_says_why_not_to(pays_from, randn):
-    pays_from(10**15)
-    plan, log = call_of(randn(1, 64, WIDTH), TokenGrid(8, 8))
-    assert isinstance(plan, PoolPlan)
-    assert "SLOWER than off in 1 of 1 layers is to be expected: 64 tokens" in summary(log)
-    assert "pays at no size at this width on cpu" in summary(log)
-
-
-def test_with_the_gate_it_is_left_alone_with_the_reason(pays_from, randn):
-    pays_from(10**15)
-    rule = Rule(POOLING, only_where_faster=True)
-    plan, log = call_of(randn(1, 64, WIDTH), TokenGrid(8, 8), rule=rule)
-    assert isinstance(plan, IdentityPlan)
-    (reason,) = log.skipped
-    assert reason.startswith("64 tokens of 16 channels") and reason in summary(log)
-    assert log.flops_saved == 0
-
-
-@pytest.mark.parametrize("only_where_faster", [False, True])
-def test_a_large_layer_is_compressed_alike(pays_from, randn, only_where_faster):
-    pays_from(1)
+@pytest.mark.parametrize(
+    ("threshold", "only_where_faster", "plan", "told"),
+    [
+        (10**15, False, PoolPlan, "1 of 1 layers are expected to run slower than uncompressed: 64"),
+        (10**15, False, PoolPlan, "does not break even on cpu"),
+        (10**15, True, IdentityPlan, "64 tokens of 16 channels"),
+        (1, False, PoolPlan, "All of these layers are expected to run faster on cpu."),
+        (1, True, PoolPlan, "All of these layers are expected to run faster on cpu."),
+        (None, True, PoolPlan, "Whether these layers run faster on cpu has not been measured."),
+    ],
+)
+def test_a_layer_that_does_not_pay_is_named_and_skipped_on_request(
+    monkeypatch, pays_from, randn, threshold, only_where_faster, plan, told
+):
+    pays_from(threshold)
+    if threshold is None:
+        monkeypatch.setattr(break_even, "BREAK_EVEN", {})
     rule = Rule(POOLING, only_where_faster=only_where_faster)
-    plan, log = call_of(randn(1, 64, WIDTH), TokenGrid(8, 8), rule=rule)
-    assert isinstance(plan, PoolPlan)
-    assert summary(log).endswith("Each of these layers pays on cpu.")
-
-
-def test_unmeasured_devices_are_named_and_nothing_is_spared(monkeypatch, randn):
-    monkeypatch.setattr(break_even, "PAYS_FROM", {})
-    rule = Rule(POOLING, only_where_faster=True)
-    plan, log = call_of(randn(1, 64, WIDTH), TokenGrid(8, 8), rule=rule)
-    assert isinstance(plan, PoolPlan)
-    assert summary(log).endswith("Whether that pays on cpu was not measured.")
+    found, log = call_of(randn(1, 64, WIDTH), TokenGrid(8, 8), rule=rule)
+    assert isinstance(found, plan)
+    assert told in summary(log)
+    if plan is IdentityPlan:
+        (reason,) = log.skipped
+        assert reason.startswith(told) and reason in summary(log)
+        assert log.flops_saved == 0
+    elif threshold != 10**15:
+        assert summary(log).endswith(told)
 
 
 def test_one_small_layer_among_large_ones_is_told(pays_from, randn):
     pays_from(saved_by_pooling(144))
     log = RunLog()
     for number, side in enumerate((16, 8, 12)):
-        call = NetworkCall(
-            Compression((Rule(POOLING),)), DenoisingProgress(0.5), log, input_shortened
-        )
-        call.plan(LayerId(number, "encoder"), randn(1, side**2, WIDTH), TokenGrid(side, side))
-    assert "SLOWER than off in 1 of 3 layers is to be expected: 64 tokens" in summary(log)
+        x, grid = randn(1, side**2, WIDTH), TokenGrid(side, side)
+        call_of(x, grid, log=log, layer_id=LayerId(number, "encoder"))
+    assert "1 of 3 layers are expected to run slower than uncompressed: 64 tokens" in summary(log)
     log.clear()
     assert log == RunLog()
 
@@ -144,7 +130,7 @@ def test_one_small_layer_among_large_ones_is_told(pays_from, randn):
 def test_a_placement_still_decides_first(randn):
     rule = Rule(POOLING, Placement(min_tokens=65), only_where_faster=True)
     _, log = call_of(randn(1, 64, WIDTH), TokenGrid(8, 8), rule=rule)
-    assert list(log.skipped) == ["64 tokens, fewer than the 65 asked for"]
+    assert list(log.skipped) == ["64 tokens, below the minimum of 65"]
 
 
 def test_every_method_was_measured_on_the_processor():
@@ -152,7 +138,7 @@ def test_every_method_was_measured_on_the_processor():
 
     kinds = {kind for kind in vars(methods).values() if isinstance(kind, type)}
     concrete = {k for k in kinds if issubclass(k, methods.Method) and k is not methods.Method}
-    assert set(break_even.PAYS_FROM["cpu"]) == concrete
+    assert set(break_even.BREAK_EVEN["cpu"]) == concrete
 
 
 def test_the_expectation_is_cheap_to_ask_for_again():

@@ -3,25 +3,23 @@
 import pytest
 import torch
 
+from benchmarks.dit_runner import scaled_dot_product_attention
 from bigain_core.compression.forwards import replaced_forwards
-from bigain_core.compression.network_call import NetworkCall
-from bigain_core.compression.rules import Compression, Rule
+from bigain_core.compression.rules import Rule
 from bigain_core.compression.run_log import RunLog
-from bigain_core.measure.flops import projections_shortened, self_attention_flops
+from bigain_core.measure.flops import projections_shortened
 from bigain_core.methods import (
-    BlockMerging,
     KVCellSelection,
     KVDownsampling,
     KVSelection,
     Sharing,
-    SimilarityPruning,
     TokenMerging,
 )
-from bigain_core.models.compressed_dit import attention_layers, replacements, token_grid
-from bigain_core.models.dit import scaled_dot_product_attention
+from bigain_core.models.compressed_dit import attention_layers, replacements
 from bigain_core.placement import LayerId, Placement, named_placement
-from bigain_core.schedules import AlphaSchedule, DenoisingProgress
-from bigain_core.tokens.grid import TokenGrid
+from bigain_core.schedules import AlphaSchedule
+from bigain_core.tokens.grid import TokenGrid, patch_grid
+from tests.core.calls import MIDDLE, network_call
 
 MERGING, POOLING = TokenMerging(0.5), KVDownsampling(2, AlphaSchedule(0.9, 0.9))
 GRID = TokenGrid(4, 4)
@@ -38,11 +36,8 @@ def inputs(randn):
 
 
 def compressed(model, inputs, *rules, log=None):
-    call = NetworkCall(
-        Compression(rules), DenoisingProgress(0.5), log or RunLog(), projections_shortened
-    )
-    grid = token_grid(model.config, *inputs[0].shape[-2:])
-    with replaced_forwards(replacements(model, grid, call)):
+    call = network_call(*rules, log=log, layer_flops=projections_shortened)
+    with replaced_forwards(replacements(model, inputs[0], call)):
         return model(*inputs)
 
 
@@ -62,8 +57,12 @@ def attend(layer, queries, context):
     return layer.proj(scaled_dot_product_attention(q, k, v, layer.num_heads))
 
 
-def only(number):
-    return Placement(numbers=(number,))
+def check_against(model, inputs, method, forward, number=1):
+    """A method in block `number` is that attention, and matters."""
+    expected = with_attention(model, inputs, number, forward)
+    out = compressed(model, inputs, Rule(method, Placement(layers=(number,))))
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(out, model(*inputs), atol=1e-3)
 
 
 def test_sites_are_the_blocks_in_order(model):
@@ -75,8 +74,8 @@ def test_sites_are_the_blocks_in_order(model):
 @pytest.mark.parametrize(
     ("height", "width", "grid"), [(8, 8, (4, 4)), (7, 12, (4, 6)), (1, 3, (1, 2))]
 )
-def test_the_token_grid_counts_padded_patches(model, height, width, grid):
-    assert token_grid(model.config, height, width) == TokenGrid(*grid)
+def test_the_token_grid_counts_padded_patches(height, width, grid):
+    assert patch_grid((height, width), 2) == TokenGrid(*grid)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.9, 1.2])
@@ -88,15 +87,12 @@ def test_pooling_after_the_projection_equals_pooling_before(model, inputs, alpha
         context = alpha * image[:, :, 1, :, 1] + (1 - alpha) * image.mean((2, 4))
         return attend(layer, x, context.flatten(1, 2))
 
-    expected = with_attention(model, inputs, 1, pooled_first)
-    out = compressed(model, inputs, Rule(method, only(1)))
-    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(out, model(*inputs), atol=1e-3)
+    check_against(model, inputs, method, pooled_first)
 
 
 def test_merging_reduces_queries_keys_and_values_and_copies_outputs(model, inputs):
     def merged(layer, x):
-        plan = MERGING.plan(x, GRID, DenoisingProgress(0.5), 2)
+        plan = MERGING.plan(x, GRID, MIDDLE, 2)
         out = torch.empty_like(x)
         for sample in range(len(x)):
             target = plan.target[sample]
@@ -106,10 +102,7 @@ def test_merging_reduces_queries_keys_and_values_and_copies_outputs(model, input
             out[sample] = y[torch.searchsorted(kept, target)]
         return out
 
-    expected = with_attention(model, inputs, 2, merged)
-    out = compressed(model, inputs, Rule(MERGING, only(2)))
-    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(out, model(*inputs), atol=1e-3)
+    check_against(model, inputs, MERGING, merged, number=2)
 
 
 @pytest.mark.parametrize(
@@ -126,38 +119,11 @@ def test_what_compresses_nothing_is_bit_identical_to_the_plain_model(model, inpu
     assert torch.equal(compressed(model, inputs, *rules), model(*inputs))
 
 
-@pytest.mark.parametrize("method", [MERGING, POOLING])
-def test_a_model_of_constant_tokens_loses_nothing(make_dit, inputs, method):
-    """Equal tokens give equal keys, so neither merging nor pooling changes attention."""
-    model = make_dit()
-    model.pos_embed.fill_(0.3)
-    flat = torch.full_like(inputs[0], 0.7), *inputs[1:]
-    out = compressed(model, flat, Rule(method))
-    torch.testing.assert_close(out, model(*flat), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("method", [BlockMerging, TokenMerging])
-def test_proportional_merging_of_equal_tokens_loses_nothing(make_dit, randn, method):
-    """Latents of four equal patches per cell, of which only some merge: groups of 1 to 4 tokens."""
-    model = make_dit()
-    model.pos_embed.zero_()
-    patches = randn(2, 4, 2, 2).repeat(1, 1, 4, 4)  # the same patch everywhere
-    cells = randn(2, 4, 2, 2, seed=1).repeat_interleave(4, 2).repeat_interleave(4, 3)
-    inputs = patches * cells, torch.tensor([500, 500]), torch.tensor([1, 4])
-    plain = model(*inputs)
-    exact, coarse = (
-        compressed(model, inputs, Rule(method(0.4, proportional=proportional)))
-        for proportional in (True, False)
-    )
-    torch.testing.assert_close(exact, plain, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(coarse, plain, atol=1e-3)
-
-
 def test_proportional_merging_adds_the_log_of_sizes_to_the_logits(model, inputs):
     method = TokenMerging(0.6, proportional=True)
 
     def merged(layer, x):
-        plan = method.plan(x, GRID, DenoisingProgress(0.5), 1)
+        plan = method.plan(x, GRID, MIDDLE, 1)
         out = torch.empty_like(x)
         for sample in range(len(x)):
             kept, place, sizes = plan.target[sample].unique(return_inverse=True, return_counts=True)
@@ -168,46 +134,15 @@ def test_proportional_merging_adds_the_log_of_sizes_to_the_logits(model, inputs)
             out[sample] = layer.proj(y)[place]
         return out
 
-    expected = with_attention(model, inputs, 1, merged)
-    out = compressed(model, inputs, Rule(method, only(1)))
-    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+    check_against(model, inputs, method, merged)
 
 
 @pytest.mark.parametrize("method", [KVSelection("high", 0.5), KVCellSelection("low", 2, 0.5)])
 def test_chosen_keys_and_values_may_be_chosen_before_the_projection(model, inputs, method):
     def chosen_first(layer, x):
-        return attend(layer, x, method.plan(x, GRID, DenoisingProgress(0.5), 1).context(x))
+        return attend(layer, x, method.plan(x, GRID, MIDDLE, 1).context(x))
 
-    expected = with_attention(model, inputs, 1, chosen_first)
-    out = compressed(model, inputs, Rule(method, only(1)))
-    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(out, model(*inputs), atol=1e-3)
-
-
-@pytest.mark.parametrize(("interval", "deciding"), [(1, [1, 2, 4, 5]), (2, [1, 4]), (5, [1])])
-def test_blocks_share_an_assignment_for_an_interval(make_dit, inputs, interval, deciding):
-    """By hand, blocks 1, 2, 4 and 5 carry out the plan of the last of them that decided."""
-    model, blocks, plans = make_dit(depth=6), (1, 2, 4, 5), []
-
-    def merged(block, original):
-        def forward(x, attention):
-            if block in deciding:
-                plans.append(MERGING.plan(x, GRID, DenoisingProgress(0.5), block))
-            return plans[-1].restore(original(plans[-1].queries(x), attention))
-
-        return forward
-
-    layers = {block: model.blocks[block].attn for block in blocks}
-    by_hand = [(layer, merged(block, layer.forward)) for block, layer in layers.items()]
-    with replaced_forwards(by_hand):
-        expected = model(*inputs)
-    log = RunLog()
-    method = TokenMerging(0.5, sharing=Sharing("interval", interval))
-    out = compressed(model, inputs, Rule(method, Placement(numbers=blocks)), log=log)
-    assert torch.equal(out, expected)
-    layer_alone = self_attention_flops(128, 8, 8, 8)
-    spent = {layer_id.number: record.flops_after for layer_id, record in log.layers.items()}
-    assert [block for block in blocks if spent[block] > layer_alone] == deciding
+    check_against(model, inputs, method, chosen_first)
 
 
 @pytest.mark.parametrize("method", [MERGING, POOLING])
@@ -221,16 +156,7 @@ def test_any_size_is_compressed(model, randn, method, height, width):
 
 @pytest.mark.parametrize(
     "method",
-    [
-        MERGING,
-        POOLING,
-        TokenMerging(0.5, "random"),
-        TokenMerging(0.5, sharing=Sharing("network"), proportional=True),
-        BlockMerging(0.5),
-        SimilarityPruning(0.5),
-        KVSelection(),
-        KVCellSelection(),
-    ],
+    [MERGING, POOLING, TokenMerging(0.5, sharing=Sharing("network"), proportional=True)],
     ids=lambda method: method.name,
 )
 def test_a_sample_is_compressed_as_if_alone_and_the_same_every_time(model, inputs, method):
@@ -239,16 +165,6 @@ def test_a_sample_is_compressed_as_if_alone_and_the_same_every_time(model, input
     for k in range(2):
         alone = compressed(model, [t[k : k + 1] for t in inputs], Rule(method))
         torch.testing.assert_close(together[k : k + 1], alone, atol=1e-5, rtol=1e-5)
-
-
-def test_the_model_is_restored(model, inputs):
-    before, keys = model(*inputs), list(model.state_dict())
-    compressed(model, inputs, Rule(MERGING))
-    with pytest.raises(IndexError):
-        compressed(model, (*inputs[:2], torch.tensor([99, 99])), Rule(MERGING))
-    assert torch.equal(model(*inputs), before)
-    assert list(model.state_dict()) == keys
-    assert not any("forward" in module.__dict__ for module in model.modules())
 
 
 def test_a_forward_of_someone_else_is_compressed_and_kept(make_dit, inputs):

@@ -6,19 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from bigain_core.compression.network_call import NetworkCall
-from bigain_core.compression.rules import Compression, Rule
-from bigain_core.compression.run_log import RunLog
-from bigain_core.measure.flops import input_shortened
+from bigain_core.compression.rules import Rule
 from bigain_core.methods import Sharing, TokenMerging
 from bigain_core.placement import LayerId
-from bigain_core.schedules import DenoisingProgress
 from bigain_core.tokens.grid import TokenGrid
+from tests.core.calls import MIDDLE, network_call, planned
 from tests.core.test_every_method import every_method
 
 GRID = TokenGrid(6, 8)
 FIRST, SECOND = LayerId(0, "encoder"), LayerId(1, "encoder")
-MIDDLE = DenoisingProgress(0.5)
 
 
 @pytest.fixture
@@ -38,8 +34,8 @@ def decided(monkeypatch):
     return rows
 
 
-def network_call(method, copies):
-    return NetworkCall(Compression((Rule(method),)), MIDDLE, RunLog(), input_shortened, copies)
+def plan_for(method, copies, layer_id, x, grid=GRID):
+    return planned(network_call(Rule(method), copies=copies), layer_id, x, grid)
 
 
 def rows_of(plan):
@@ -51,7 +47,7 @@ def rows_of(plan):
 @pytest.mark.parametrize("images", [1, 3])
 def test_a_plan_for_copies_is_what_each_row_decides(randn, method, images):
     x = randn(images, GRID.tokens, 8).repeat(2, 1, 1)
-    found = network_call(method, 2).plan(FIRST, x, GRID)
+    found = plan_for(method, 2, FIRST, x)
     expected = method.plan(x, GRID, MIDDLE, 0)
     assert rows_of(found).keys() == rows_of(expected).keys()
     for name, row in rows_of(found).items():
@@ -63,7 +59,7 @@ def test_a_plan_for_copies_is_what_each_row_decides(randn, method, images):
 @pytest.mark.parametrize(("images", "copies"), [(1, 2), (1, 7), (3, 2), (2, 1)])
 def test_copies_are_decided_once(randn, decided, images, copies):
     x = randn(images, GRID.tokens, 8).repeat(copies, 1, 1)
-    plan = network_call(TokenMerging(0.5), copies).plan(FIRST, x, GRID)
+    plan = plan_for(TokenMerging(0.5), copies, FIRST, x)
     assert decided == [images]
     assert plan.target.shape == (images * copies, GRID.tokens)
 
@@ -91,20 +87,20 @@ def test_otherwise_every_row_decides(randn, decided, other):
     same = randn(1, GRID.tokens, 8).repeat(4, 1, 1)
     if other == "the same rows in another order":
         same = randn(4, GRID.tokens, 8)
-    network_call(TokenMerging(0.5), copies).plan(layer_id, change(same), GRID)
+    plan_for(TokenMerging(0.5), copies, layer_id, change(same))
     assert decided == [4]
 
 
 def test_a_cached_assignment_serves_later_layers_of_the_whole_batch(randn, decided):
-    call = network_call(TokenMerging(0.5, sharing=Sharing("network")), copies=4)
-    first = call.plan(FIRST, randn(1, GRID.tokens, 8).repeat(4, 1, 1), GRID)
-    later = call.plan(SECOND, randn(4, GRID.tokens, 8), GRID)
+    call = network_call(Rule(TokenMerging(0.5, sharing=Sharing("network"))), copies=4)
+    first = planned(call, FIRST, randn(1, GRID.tokens, 8).repeat(4, 1, 1), GRID)
+    later = planned(call, SECOND, randn(4, GRID.tokens, 8), GRID)
     assert later is first and decided == [1]
     assert later.queries(randn(4, GRID.tokens, 8)).shape[0] == 4
 
 
 def test_frames_of_a_film_are_not_taken_for_copies(randn, decided):
-    film = TokenGrid(6, 8, frames=3, before=2)
+    film = TokenGrid(6, 8, frames=3, prefix=2)
     x = randn(1, 2 + film.tokens, 8).repeat(2, 1, 1)
-    network_call(TokenMerging(0.5), copies=2).plan(FIRST, x, film)
+    plan_for(TokenMerging(0.5), 2, FIRST, x, film)
     assert decided == [3]

@@ -21,6 +21,7 @@ from benchmarks.demo_images import demo_images
 from benchmarks.dit_runner import DiTRunner
 from benchmarks.methods import BUNDLED_PLACEMENT, methods
 from bigain_core.classification import TrialPlan, classify
+from tests.core.classifying import Calls
 
 SIZE = 16
 METHODS = methods(BUNDLED_PLACEMENT)
@@ -78,13 +79,13 @@ def ignore(number):
 def test_every_file_is_written_and_named(finished):
     assert finished.code == 0
     names = {path.name for path in finished.folder.iterdir()}
-    assert names == {"pictures.png", "ranking.png", "ranking.csv", "summary.md"}
+    assert names == {"images.png", "ranking.png", "ranking.csv", "summary.md"}
     for name in names:
         assert str(finished.folder / name) in finished.printed
 
 
-def test_pictures_are_those_of_the_runner(finished, dit):
-    with Image.open(finished.folder / "pictures.png") as sheet:
+def test_samples_are_those_of_the_runner(finished, dit):
+    with Image.open(finished.folder / "images.png") as sheet:
         assert sheet.size == (20 + 120 + 3 * 160 + 2 * 8 + 20, 20 + 44 + 3 * 160 + 2 * 8 + 20)
         for column, compression in enumerate(METHODS.values()):
             pixels = DiTRunner(dit, compression).sample(CLASSES, STEPS, GUIDANCE, SEED)
@@ -103,7 +104,13 @@ def test_ranking_table_is_that_of_the_classifier(finished, dit):
         denoiser = DiTRunner(dit, compression).denoiser(CLASSES)
         ranking = classify(denoiser, pixels, PROMPTS, TrialPlan(seed=SEED)).rankings[0]
         expected += [
-            [setting, PROMPTS[0], str(place), PROMPTS[k], f"{ranking.mean_errors[k].item():.7g}"]
+            [
+                setting,
+                PROMPTS[0],
+                str(place),
+                PROMPTS[k],
+                f"{ranking.table.mean_errors[k].item():.7g}",
+            ]
             for place, k in enumerate(ranking.order, 1)
         ]
     text = (finished.folder / "ranking.csv").read_text(encoding="utf-8")
@@ -142,7 +149,7 @@ def test_network_operations_equal_the_sum_over_layers(backend):
 
 
 def test_pooled_attention_has_the_ceiling_of_its_smaller_product(backend):
-    C, N, layers = 128, 64, len(BUNDLED_PLACEMENT.numbers)
+    C, N, layers = 128, 64, len(BUNDLED_PLACEMENT.layers)
     flops = backend.flops(METHODS["IE-KVD factor 2, alpha 0.9"])
     assert flops.tokens == N
     assert flops.layers_before == layers * (4 * N * N * C + 8 * N * C**2)
@@ -155,10 +162,10 @@ def test_plain_calls_have_no_ceiling_above_one(backend):
     assert (flops.ceiling, flops.layers_ceiling) == (1.0, 1.0)
 
 
-def test_equal_seeds_give_equal_pictures_and_the_global_generator_is_left_alone(backend):
+def test_equal_seeds_give_equal_samples_and_the_global_generator_is_left_alone(backend):
     before = torch.get_rng_state()
     first, again, other = (
-        backend.pictures(METHODS["off"], PROMPTS, STEPS, seed, ignore) for seed in (1, 1, 2)
+        backend.samples(METHODS["off"], PROMPTS, STEPS, seed, ignore) for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -166,13 +173,13 @@ def test_equal_seeds_give_equal_pictures_and_the_global_generator_is_left_alone(
 
 
 def test_progress_adds_up_to_the_plan(backend):
-    steps, calls = [], []
-    backend.pictures(METHODS["off"], PROMPTS, 3, SEED, steps.append)
+    steps, calls = [], Calls()
+    backend.samples(METHODS["off"], PROMPTS, 3, SEED, steps.append)
     plan = TrialPlan((1, 2), (2, 1))
     images = torch.full((2, SIZE, SIZE, 3), 0.5)
-    backend.classify(METHODS["off"], images, PROMPTS, plan, calls.append)
+    backend.classify(METHODS["off"], images, PROMPTS, plan, calls)
     assert steps == [1, 2, 3]
-    assert sum(calls) == 2 * plan.calls(len(PROMPTS))
+    assert sum(calls.counts) == 2 * plan.calls(len(PROMPTS))
 
 
 @pytest.mark.parametrize(
@@ -212,7 +219,7 @@ def test_own_images_are_ranked_among_their_kind():
     assert (len(shapes.prompts), len(digits.prompts)) == (30, 10)
     assert set(shapes.names) < set(shapes.prompts)
     assert set(digits.names) < set(digits.prompts)
-    assert set(demo.PAINTED) < set(CLASS_NAMES)
+    assert set(demo.GENERATED) < set(CLASS_NAMES)
 
 
 def test_own_images_are_those_that_the_command_writes():

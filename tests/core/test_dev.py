@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import skip_lines
+
 REPO = Path(__file__).resolve().parents[2]
 
 
@@ -28,9 +30,8 @@ def dev(tmp_path, monkeypatch):
     venv = repo / ".venv"
     monkeypatch.setattr(module, "REPO", repo)
     monkeypatch.setattr(module, "VENV", venv)
-    monkeypatch.setattr(module, "INSTALLED", venv / module.INSTALLED.name)
-    monkeypatch.setattr(module, "HOST_FAILED", venv / module.HOST_FAILED.name)
-    monkeypatch.setattr(module, "FRONT_ENDS", venv / module.FRONT_ENDS.name)
+    for name in ("INSTALLED", "HOST_FAILED", "BROWSER_FAILED", "FRONT_ENDS"):
+        monkeypatch.setattr(module, name, venv / getattr(module, name).name)
     venv.mkdir(parents=True)
     (repo / "pyproject.toml").write_text("[dependency-groups]\ndev = ['pytest']\n")
     return module
@@ -67,6 +68,15 @@ def test_what_a_console_cannot_show_is_replaced(dev, monkeypatch):
     monkeypatch.setattr(sys, "stdout", console)
     dev.say("\u2713 50 %")
     assert console.buffer.getvalue() == b"? 50 %\n"
+
+
+def test_skipped_tests_are_a_line_a_reason_and_families_of_newer_hosts_one():
+    reasons = {"this host has no A": 140, "node is not installed": 3, "this host has no B": 6}
+    assert list(skip_lines(reasons)) == [
+        "skipped: 2 families that only newer hosts have: 146 tests",
+        "skipped: node is not installed: 3 tests",
+    ]
+    assert list(skip_lines({})) == []
 
 
 class TestFindingHosts:
@@ -267,7 +277,6 @@ class TestInstalling:
             (dev.FRONT_ENDS / name).mkdir(parents=True)
         pip.clear()
         dev.install_front_ends(hosts)
-        dev.install_front_ends([])
         assert pip == []
 
     def test_failing_pip_is_reported(self, dev, monkeypatch):
@@ -317,38 +326,93 @@ class TestProvidingAHost:
         monkeypatch.setattr(dev.subprocess, "run", silent)
         assert dev.source_problem().endswith(f"not answer within {dev.SECONDS_TO_REACH_SOURCE} s")
 
-    def test_the_left_out_line_says_why_and_how(self, dev):
-        line = dev.left_out_line("demo", "git is not installed")
-        assert "\n" not in line and "git is not installed" in line
-        assert "python dev.py demo --host PATH_TO_COMFYUI" in line
-        assert f"delete .venv/{dev.HOST_FAILED.name}" in line
+
+class TestProvidingABrowser:
+    """`problems` are what is found before anything is tried and after each command."""
+
+    @pytest.fixture
+    def tried(self, dev, monkeypatch):
+        commands = []
+
+        def call(command, **_):
+            commands.append(command[-3:])
+            return 1
+
+        monkeypatch.setattr(dev.subprocess, "call", call)
+        monkeypatch.setattr(dev, "browser_problem", lambda: self.problems[len(commands)])
+        return commands
+
+    def test_a_browser_that_starts_is_enough(self, dev, tried):
+        self.problems = [""]
+        dev.BROWSER_FAILED.write_text("remembered")
+        assert dev.provide_browser("debian", True) == "" and tried == []
+
+    def test_that_of_playwright_comes_before_that_of_the_system(self, dev, tried):
+        self.problems = ["none", ""]
+        assert dev.provide_browser("debian", True) == ""
+        assert tried == [["playwright", "install", "chromium"]]
+        assert not dev.BROWSER_FAILED.exists()
+
+    @pytest.mark.parametrize(
+        ("distribution", "root", "last"),
+        [
+            ("debian", True, ["--yes", "--no-install-recommends", "chromium"]),
+            ("ubuntu", True, ["playwright", "install-deps", "chromium"]),
+            ("debian", False, ["playwright", "install", "chromium"]),
+            ("ubuntu", False, ["playwright", "install", "chromium"]),
+            ("", True, ["playwright", "install", "chromium"]),
+        ],
+    )
+    def test_a_failure_of_all_that_this_system_has_is_remembered(
+        self, dev, tried, distribution, root, last
+    ):
+        self.problems = ["none"] * 4
+        problem = dev.provide_browser(distribution, root)
+        assert tried[0] == ["playwright", "install", "chromium"] and tried[-1] == last
+        assert problem.count("exit code 1 of ") == len(tried)
+        tried.clear()
+        assert dev.provide_browser(distribution, root) == problem
+        assert tried == []
+
+    def test_the_problem_is_the_last_line_of_what_the_tests_would_start(self, dev, monkeypatch):
+        def run(command, **_):
+            assert command[1:] == [str(dev.BROWSER)] and (REPO / dev.BROWSER).is_file()
+            return dev.subprocess.CompletedProcess(
+                command, self.code, "", "Traceback\nno browser\n"
+            )
+
+        monkeypatch.setattr(dev.subprocess, "run", run)
+        self.code = 1
+        assert dev.browser_problem() == "no browser"
+        self.code = 0
+        assert dev.browser_problem() == ""
 
 
 class TestRunning:
     @pytest.fixture
     def runs(self, dev, monkeypatch):
-        """Collects (arguments, COMFYUI_PATH, BIGAIN_LEFT_OUT) in the order of these.
+        """Collects (arguments, COMFYUI_PATH) in the order of these.
 
-        `codes` are the exit codes, that of the run beside and of the one in front.
+        `codes` are the exit codes, that of the run in front and those of the runs beside.
         """
         seen = []
 
         def note(command, cwd, env):
             assert cwd == dev.REPO and command[0] == str(dev.venv_python(dev.VENV))
-            seen.append((command[2:], env.get("COMFYUI_PATH"), env.get("BIGAIN_LEFT_OUT")))
+            seen.append((command[2:], env.get("COMFYUI_PATH")))
             seen.sort(key=str)
 
         def call(command, cwd, env):
             note(command, cwd, env)
-            return self.codes[1]
+            return self.codes[0]
 
         def run(command, cwd, env, **kept):
             note(command, cwd, env)
-            return dev.subprocess.CompletedProcess(command, self.codes[0], stdout="said beside")
+            code = self.codes[2 if env.get("COMFYUI_PATH") else 1]
+            return dev.subprocess.CompletedProcess(command, code, stdout="said beside")
 
-        self.codes = [0, 0]
+        self.codes = [0, 0, 0]
         monkeypatch.setenv("COMFYUI_PATH", "inherited")
-        monkeypatch.setenv("BIGAIN_LEFT_OUT", "inherited")
         monkeypatch.setattr(dev.subprocess, "call", call)
         monkeypatch.setattr(dev.subprocess, "run", run)
         return seen
@@ -357,37 +421,48 @@ class TestRunning:
     def hosts(self, dev):
         return [dev.Host(Path("/new"), "0.33.0"), dev.Host(Path("/old"), "0.3.64")]
 
-    def test_everything_with_one_and_the_host_tests_with_the_others(self, dev, runs, hosts, capsys):
+    def test_the_host_tests_with_each_host_and_all_others_once(self, dev, runs, hosts, capsys):
         assert dev.run_tests(hosts, ["-x"], "") == 0
         new, old = (str(host.path) for host in hosts)
-        assert runs == [(["pytest", "-m", "host", "-x"], new, None), (["pytest", "-x"], old, None)]
+        assert runs == [
+            (["pytest", "-m", "host and not once", "-x"], old),
+            (["pytest", "-m", "host", "-x"], new),
+            (["pytest", "-m", "not host", "-x"], None),
+        ]
         said = capsys.readouterr().out
-        assert said.index("all tests with") < said.index("host tests with ComfyUI 0.33.0")
+        headings = [line for line in said.splitlines() if line.startswith("== ")]
+        assert [heading.split(" (")[0] for heading in headings] == [
+            "== host tests with ComfyUI 0.33.0",
+            "== tests that need no ComfyUI",
+            "== host tests with ComfyUI 0.3.64",
+        ]
         assert said.endswith("said beside\n")
 
-    def test_without_host(self, dev, runs):
-        dev.run_tests([], [], "Left out: much.")
-        assert runs == [(["pytest"], None, "Left out: much.")]
+    def test_tests_without_host_end_with_what_was_left_out(self, dev, runs, capsys):
+        assert dev.run_tests([], [], "LEFT OUT: much.") == 0
+        assert runs == [(["pytest"], None)]
+        assert capsys.readouterr().out.splitlines()[-1] == "LEFT OUT: much."
 
     @pytest.mark.parametrize(
-        ("codes", "expected"), [([1, 0], 1), ([0, 2], 2), ([5, 0], 0), ([5, 5], 5), ([3, 1], 1)]
+        ("codes", "expected"),
+        [([1, 0, 0], 1), ([0, 2, 0], 2), ([0, 0, 4], 4), ([5, 0, 5], 0), ([5, 5, 5], 5)],
     )
     def test_any_failure_is_the_exit_code(self, dev, runs, hosts, codes, expected):
         self.codes[:] = codes
         assert dev.run_tests(hosts, [], "") == expected
-        assert len(runs) == 2
+        assert len(runs) == 3
 
     def test_demo_gets_host_and_arguments(self, dev, runs, hosts):
         extra = ["--prompts", "a cat", "a dog"]
         dev.run_demo(hosts, extra, "")
         new = str(hosts[0].path)
-        assert runs == [(["benchmarks.demo", "--host", new, *extra], new, None)]
+        assert runs == [(["benchmarks.demo", "--host", new, *extra], new)]
 
     def test_demo_without_host_ends_with_what_was_left_out(self, dev, runs, capsys):
-        self.codes[1] = 7
-        assert dev.run_demo([], [], "Left out: much.") == 7
-        assert runs == [(["benchmarks.demo"], None, None)]
-        assert capsys.readouterr().out.splitlines()[-1] == "Left out: much."
+        self.codes[0] = 7
+        assert dev.run_demo([], [], "LEFT OUT: much.") == 7
+        assert runs == [(["benchmarks.demo"], None)]
+        assert capsys.readouterr().out.splitlines()[-1] == "LEFT OUT: much."
 
     @pytest.mark.parametrize(
         ("line", "hosts", "extra"),
@@ -402,6 +477,38 @@ class TestRunning:
     def test_command_line(self, dev, line, hosts, extra):
         command, *_ = arguments = line.split()
         assert dev.parse(arguments) == (command, hosts, extra)
+
+    @pytest.fixture
+    def provided(self, dev, monkeypatch):
+        """Nothing can be installed: what `main` asked for on the way."""
+        asked = []
+        for name in ("make_venv", "install_packages", "install_front_ends"):
+            monkeypatch.setattr(dev, name, lambda *_, name=name: asked.append(name))
+        monkeypatch.setattr(dev, "provide_host", lambda home: ([], "git is not installed"))
+        monkeypatch.setattr(dev, "provide_browser", lambda *_: "no root")
+        return asked
+
+    @pytest.mark.parametrize("command", ["demo", "test"])
+    def test_a_run_without_a_host_says_why_and_how_to_include_it(
+        self, dev, runs, provided, monkeypatch, capsys, command
+    ):
+        monkeypatch.setattr(dev, "find_hosts", lambda *_: [])
+        assert dev.main([command]) == 0
+        line = capsys.readouterr().out.splitlines()[-1]
+        assert "needs ComfyUI" in line and "git is not installed" in line
+        assert f"python dev.py {command} --host PATH_TO_COMFYUI" in line
+        assert f"delete .venv/{dev.HOST_FAILED.name}" in line
+        assert provided == ["make_venv", "install_packages"]  # a browser needs a host
+
+    def test_a_run_without_a_browser_says_why_and_how_to_include_it(
+        self, dev, runs, provided, hosts, monkeypatch, capsys
+    ):
+        monkeypatch.setattr(dev, "find_hosts", lambda *_: hosts)
+        assert dev.main(["test"]) == 0
+        line = capsys.readouterr().out.splitlines()[-1]
+        assert "in a browser" in line and "no root" in line and "install Chromium" in line
+        assert f"delete .venv/{dev.BROWSER_FAILED.name}" in line
+        assert provided[-1] == "install_front_ends"
 
     def test_an_invalid_host_starts_nothing(self, dev, tmp_path, capsys):
         assert dev.main(["test", "--host", str(tmp_path)]) == 2

@@ -8,10 +8,19 @@ import pytest
 
 from benchmarks import compatibility
 from benchmarks.flops import automatic_rows, model_rows
-from bigain_core.compression.break_even import PAYS_FROM
+from bigain_core.compression.break_even import BREAK_EVEN
 
 PACK = Path(__file__).resolve().parents[2]
-TESTS = PACK / "tests"
+PAPER_TO_CODE = PACK / "docs" / "paper-to-code.md"
+NOT_PROSE = r"`[^`\n]*`|\]\([^)]*\)|src=\"[^\"]*\"|.*\|( +yes \|)+"  # rows are named after tests
+PRIVATE_WORDS = (
+    r"\b(?:pictur\w+|paint\w*|graphics cards?|processors?|left alone|leaves? \w+ alone|spare[sd]?"
+    r"|every bit|asking|(?:each|the|a) looks?|published gate|rivals?)\b"
+)
+TEXTS = (
+    "*.md", "docs/*.md", "web/docs/*.md", "web/*.js", "nodes/*.py", "example_workflows/*.json",
+    "pyproject.toml", "tests/host/translated.json", ".github/ISSUE_TEMPLATE/*.yml",
+)  # fmt: skip
 README, RESULTS = PACK / "README.md", PACK / "docs" / "results.md"
 OVERVIEW = ["", "plain", "L-GTM 0.7", "IE-KVD factor 2"]
 SPEED = ["model, size", "L-GTM 0.7", "at most", "IE-KVD factor 2", "at most"]
@@ -93,31 +102,34 @@ def test_gains_on_the_page_of_auto_are_those_that_are_counted():
     assert [row for row in given if row and " px" in row[0]] == list(automatic_rows())
 
 
-def named_tests():
-    text = (PACK / "docs" / "paper-to-code.md").read_text("utf-8")
-    place = ""
-    for name in re.findall(r"`([^`]*)`", text):
-        if found := re.fullmatch(r"((?:core|host|server)/test_\w+\.py)(?:::(\w+))?", name):
-            place = found[1]
-            yield place, found[2]
-        elif re.fullmatch(r"test_\w+", name):
-            yield place, name
+def links_of_paper_to_code():
+    """(name, path) of every function and test that the page links to."""
+    text = PAPER_TO_CODE.read_text("utf-8")
+    return sorted(set(re.findall(r"\[`([^`]+)`\]\(\.\./([^)]+)\)", text)))
 
 
-@pytest.mark.parametrize(("file", "name"), list(named_tests()))
-def test_every_test_that_paper_to_code_names_exists(file, name):
-    text = (TESTS / file).read_text("utf-8")
-    assert name is None or f"def {name}(" in text
+@pytest.mark.parametrize(("name", "path"), links_of_paper_to_code())
+def test_every_link_of_paper_to_code_leads_to_what_it_names(name, path):
+    text = (PACK / path).read_text("utf-8")
+    for part in name.split("."):
+        assert re.search(rf"^ *(def |class )?{part}\b", text, re.MULTILINE), part
 
 
-def test_no_row_of_paper_to_code_is_empty():
-    for row in rows((PACK / "docs" / "paper-to-code.md").read_text("utf-8")):
+def test_every_row_of_paper_to_code_is_full_and_names_a_test():
+    for row in rows(PAPER_TO_CODE.read_text("utf-8")):
         assert all(row), row
+        assert len(row) < 3 or row[0] in ("in the paper", "---") or "test_" in row[2], row
+
+
+def test_texts_for_users_have_the_words_of_the_field():
+    for page in (page for pattern in TEXTS for page in PACK.glob(pattern)):
+        text = re.sub(NOT_PROSE, "", page.read_text("utf-8"))
+        assert re.findall(PRIVATE_WORDS, text, re.IGNORECASE) == [], page
 
 
 def test_thresholds_in_the_results_are_those_of_the_gate():
     given = {row[0]: row for row in rows((PACK / "docs" / "results.md").read_text("utf-8")) if row}
-    for method, flops in PAYS_FROM["cpu"].items():
+    for method, flops in BREAK_EVEN["cpu"].items():
         threshold, runs = given[method.__name__][1:3]
         assert float(threshold) * 1e6 == flops
         assert max(map(float, runs.split(", "))) == float(threshold)

@@ -1,7 +1,5 @@
 """What the results of labelled images add up to."""
 
-import csv
-import io
 import json
 
 import pytest
@@ -9,32 +7,27 @@ import torch
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score
 
-from bigain_core.classification import Ranking, TrialPlan
+from bigain_core.classification import TrialPlan
 from bigain_core.classification.datasets.evaluation import (
     Job,
+    Summary,
     comparison,
     record,
     unreadable_record,
 )
 from bigain_core.classification.datasets.image_folder import LabelledImage
 from bigain_core.classification.datasets.result_files import Results
-from tests.core.labelled import labelled, plain
-
-
-def ranking(errors):
-    """One stage: all prompts had all trials."""
-    errors = torch.tensor(errors, dtype=torch.float64)
-    best = errors.mean(1).argmin()
-    stage = torch.zeros(len(errors), dtype=torch.long)
-    stage[best] = 1
-    return Ranking(errors, stage, torch.arange(errors.shape[1]))
+from tests.core.classifying import ranking
+from tests.core.labelled import csv_rows, labelled, plain
 
 
 def results(job, scores):
     """Records of all images but the last from scores (N, P) of errors."""
     records = {
-        image.number: record(image, ranking([[s, s] for s in row]), job.labels)
-        for image, row in zip(job.every, scores.tolist(), strict=False)
+        image.number: record(
+            image, ranking(torch.tensor([[s, s] for s in row]).double()), job.labels
+        )
+        for image, row in zip(job.all_images, scores.tolist(), strict=False)
     }
     assert json.loads(json.dumps(records[0])) == records[0]
     return Results(job.settings(job.labels, TrialPlan(), 32), records)
@@ -43,7 +36,7 @@ def results(job, scores):
 def test_accuracy_comes_with_the_interval_of_wilson():
     job = Job(labelled(["ant"], ["bee"], ["bee"], ["ant"], ["ant"]), ("ant", "bee"))
     scores = torch.tensor([[1.0, 2], [2, 1], [1, 2], [1, 2], [1, 2]])
-    summary = job.summary(results(job, scores))
+    summary = Summary(job, results(job, scores).records)
     assert summary.accuracy == pytest.approx(0.8)
     interval = binomtest(4, 5).proportion_ci(0.95, "wilson")
     low, high = (f"{edge:.4f}" for edge in interval)
@@ -52,7 +45,7 @@ def test_accuracy_comes_with_the_interval_of_wilson():
     assert summary.by_class() == [("ant", 3, 3), ("bee", 2, 1)]
     assert summary.calls == 4
     assert summary.is_complete
-    rows = list(csv.DictReader(io.StringIO(summary.class_table())))
+    rows = csv_rows(summary.class_table())
     assert [row["accuracy"] for row in rows] == ["1.0000", "0.5000"]
 
 
@@ -64,7 +57,7 @@ def test_several_labels_are_averaged_as_scikit_learn_does():
     own = [[name for name, on in zip(names, row, strict=True) if on] for row in wanted]
     job = Job(labelled(*own), names)
     scores = torch.rand(12, 6, generator=generator)
-    summary = job.summary(results(job, scores))
+    summary = Summary(job, results(job, scores).records)
     expected = [
         average_precision_score(row, -score)
         for row, score in zip(wanted.numpy(), scores.numpy(), strict=True)
@@ -91,19 +84,19 @@ def test_what_is_missing_is_said():
     images = labelled(["ant"], ["fox"], ["bee"], ["ant"], ["ant"], empty=("elk",))
     job = Job(images, ("ant", "bee", "cow"))
     found = results(job, torch.tensor([[1.0, 2, 3]]))
-    found.records[2] = unreadable_record(images.images[2], ValueError("no picture"))
-    text = str(job.summary(found))
+    found.records[2] = unreadable_record(images.images[2], ValueError("no image"))
+    text = str(Summary(job, found.records))
     assert "2 of 4 images have no result yet" in text
     assert "1 unreadable, skipped: 2.png" in text
     assert "1 left out, no prompt for their labels: fox" in text
     assert "2 labels without images: cow, elk" in text
     assert "mAP" not in text
-    assert not job.summary(found).is_complete
+    assert not Summary(job, found.records).is_complete
 
 
 def test_nothing_finished_has_no_accuracy():
     job = Job(plain(2), ("ant",))
-    summary = job.summary(Results({}, {}))
+    summary = Summary(job, {})
     assert summary.accuracy != summary.accuracy
     assert "2 of 2 images have no result yet" in str(summary)
 
@@ -111,7 +104,7 @@ def test_nothing_finished_has_no_accuracy():
 def test_images_are_exported_one_per_row():
     job = Job(labelled(["ant", "bee"], ["bee"]), ("ant", "bee"))
     found = results(job, torch.tensor([[1.0, 2], [1, 3]]))
-    rows = list(csv.DictReader(io.StringIO(job.summary(found).image_table())))
+    rows = csv_rows(Summary(job, found.records).image_table())
     assert [(row["file"], row["labels"], row["best"], row["right"]) for row in rows] == [
         ("0.png", "ant; bee", "ant", "True"),
         ("1.png", "bee", "ant", "False"),
@@ -123,11 +116,11 @@ def test_images_are_exported_one_per_row():
 def test_images_without_labels_are_tagged_and_not_judged():
     job = Job(labelled([], [], []), ("ant", "bee", "cow"))
     found = results(job, torch.tensor([[2.0, 1, 3], [1, 2, 3], [2, 1, 3]]))
-    summary = job.summary(found)
+    summary = Summary(job, found.records)
     assert str(summary).splitlines()[0] == "3 tagged: bee (2), ant (1)"
     assert len(str(summary).splitlines()) == 2  # and the evaluations, no accuracy, no mAP
     assert summary.accuracy != summary.accuracy and summary.is_complete
-    rows = list(csv.DictReader(io.StringIO(summary.table())))
+    rows = csv_rows(summary.table())
     assert [(row["file"], row["best"]) for row in rows] == [
         ("0.png", "bee"),
         ("1.png", "ant"),
@@ -140,13 +133,13 @@ def test_images_without_labels_are_tagged_and_not_judged():
 
 def test_a_shard_of_images_without_labels_has_its_part():
     job = Job(labelled([], [], []), ("ant",), shard=1, shards=2)
-    assert [image.number for image in job.own] == [1]
+    assert [image.number for image in job.shard_images] == [1]
     assert job.left_out == ()
 
 
 def test_the_table_of_labelled_images_has_a_row_per_class():
     job = Job(labelled(["ant"], ["ant"]), ("ant", "bee"))
-    summary = job.summary(results(job, torch.tensor([[1.0, 2], [2, 1]])))
+    summary = Summary(job, results(job, torch.tensor([[1.0, 2], [2, 1]])).records)
     assert summary.table() == summary.class_table() != summary.image_table()
 
 

@@ -17,14 +17,14 @@ from bigain_core.methods import (
     SimilarityPruning,
     TokenMerging,
 )
-from bigain_core.schedules import AlphaCurve, AlphaSchedule, DenoisingProgress
+from bigain_core.schedules import AlphaCurve, AlphaSchedule
 from bigain_core.tokens.grid import TokenGrid
 from bigain_core.tokens.matching import AGGREGATES, DESTINATION_RULES
 from bigain_core.tokens.plans import MERGE_MODES
 from bigain_core.tokens.scoring import SCORERS
 from bigain_core.tokens.selection import CELL_MODES, SELECTION_MODES
+from tests.core.calls import MIDDLE
 
-MIDDLE = DenoisingProgress(0.5)
 sides = st.integers(1, 9)
 METHODS = [
     *(TokenMerging(0.7, rule) for rule in DESTINATION_RULES),
@@ -46,9 +46,14 @@ every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: met
 
 
 def carried_out(plan, x):
-    """(queries, context, restored queries) of x."""
-    queries = plan.queries(x)
-    return queries, plan.context(x), plan.restore(queries)
+    """(queries, context, restored queries) of x, which have the shapes that the plan tells."""
+    queries, context = plan.queries(x), plan.context(x)
+    restored = plan.restore(queries)
+    assert queries.shape == (len(x), plan.query_tokens, x.shape[2])
+    assert context.shape == (len(x), plan.context_tokens, x.shape[2])
+    assert restored.shape == x.shape
+    assert plan.key_bias is None or plan.key_bias.shape == context.shape[:2]
+    return queries, context, restored
 
 
 @every_method
@@ -62,31 +67,23 @@ def carried_out(plan, x):
 def test_any_grid_batch_and_dtype_gives_finite_tokens(randn, method, height, width, batch, dtype):
     x = randn(batch, height * width, 8, seed=height).to(dtype)
     plan = method.plan(x, TokenGrid(height, width), MIDDLE, 0)
-    queries, context, restored = carried_out(plan, x)
-    assert queries.shape == (batch, plan.query_tokens, 8)
-    assert context.shape == (batch, plan.context_tokens, 8)
-    assert restored.shape == x.shape
-    for out in (queries, context, restored):
+    found = carried_out(plan, x)
+    for out in found:
         assert out.dtype == dtype and out.isfinite().all()
-    if plan.key_bias is not None:
-        assert plan.key_bias.shape == context.shape[:2] and plan.key_bias.isfinite().all()
+    assert plan.key_bias is None or plan.key_bias.isfinite().all()
     for k in range(batch):
-        alone = method.plan(x[k : k + 1], TokenGrid(height, width), MIDDLE, 0)
-        for together, single in zip(
-            (queries, context, restored), carried_out(alone, x[k : k + 1]), strict=True
-        ):
-            assert torch.equal(together[k], single[0])
+        row = x[k : k + 1]
+        alone = carried_out(method.plan(row, TokenGrid(height, width), MIDDLE, 0), row)
+        assert all(torch.equal(a[k], b[0]) for a, b in zip(found, alone, strict=True))
 
 
 @every_method
 def test_every_grid_up_to_9_x_9_has_a_shape_without_values(method):
-    for height, width in product(range(1, 10), repeat=2):
+    """Sides that cells of 2, 3 and 4 divide and do not, and those that are smaller."""
+    for height, width in product((1, 2, 3, 4, 7, 8, 9), repeat=2):
         x = torch.empty(2, height * width, 4, device="meta")
         plan = method.plan(x, TokenGrid(height, width), MIDDLE, 0)
-        queries, context, restored = carried_out(plan, x)
-        assert queries.shape == (2, plan.query_tokens, 4)
-        assert context.shape == (2, plan.context_tokens, 4)
-        assert restored.shape == x.shape
+        carried_out(plan, x)
         assert 1 <= plan.query_tokens <= height * width
         assert 1 <= plan.context_tokens <= height * width
 
@@ -111,26 +108,19 @@ def test_a_uniform_image_is_left_as_it_is(method):
 
 
 @every_method
-def test_a_plan_repeats_and_leaves_the_global_random_state_alone(randn, method):
+def test_a_plan_repeats_deterministically_and_leaves_the_global_random_state(randn, method):
     x, grid = randn(2, 63, 8), TokenGrid(9, 7)
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
-    first, second = (carried_out(method.plan(x, grid, MIDDLE, 0), x) for _ in range(2))
+    first = carried_out(method.plan(x, grid, MIDDLE, 0), x)
+    torch.use_deterministic_algorithms(True)
+    try:
+        second = carried_out(method.plan(x, grid, MIDDLE, 0), x)
+    finally:
+        torch.use_deterministic_algorithms(False)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert np.array_equal(np.random.get_state()[1], numpy_state[1])
     assert np.random.get_state()[2] == numpy_state[2]
-
-
-@every_method
-def test_every_method_has_deterministic_algorithms_alone(randn, method):
-    x, grid = randn(2, 63, 8), TokenGrid(9, 7)
-    free = carried_out(method.plan(x, grid, MIDDLE, 0), x)
-    torch.use_deterministic_algorithms(True)
-    try:
-        strict = carried_out(method.plan(x, grid, MIDDLE, 0), x)
-    finally:
-        torch.use_deterministic_algorithms(False)
-    assert all(torch.equal(a, b) for a, b in zip(free, strict, strict=True))
 
 
 @every_method
@@ -142,7 +132,8 @@ def test_a_method_can_be_compared_and_kept_in_a_set(method):
 @pytest.mark.parametrize("scorer", SCORERS)
 @pytest.mark.parametrize("method", [TokenMerging, BlockMerging, KVSelection, KVCellSelection])
 def test_every_scorer_serves_every_method_that_scores(randn, method, scorer):
-    x = randn(2, 35, 4).half()
+    x, state = randn(2, 35, 4).half(), torch.get_rng_state()
     plan = method(scorer=scorer).plan(x, TokenGrid(5, 7), MIDDLE, 0)
+    assert torch.equal(torch.get_rng_state(), state)
     assert all(out.isfinite().all() for out in carried_out(plan, x))
     assert plan.context_tokens < 35

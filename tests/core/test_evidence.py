@@ -14,15 +14,13 @@ from benchmarks.frequency_bands import (
     radial_bands,
     sum_by_band,
 )
+from benchmarks.noise_schedules import alphas_cumprod, variance_preserving
 from bigain_core.classification import (
     PLANS,
     AdaptiveTimes,
     ErrorSource,
-    NoiseSchedule,
-    Screening,
     SpreadGrid,
     TrialPlan,
-    alphas_cumprod,
     classify,
     evidence_map,
 )
@@ -30,6 +28,7 @@ from bigain_core.methods import TokenMerging
 from bigain_core.schedules import DenoisingProgress
 from bigain_core.tokens.grid import TokenGrid
 from bigain_core.tokens.plans import IdentityPlan, PoolPlan
+from tests.core.classifying import classify_screened
 
 LABELS = ["a", "b", "c", "d"]
 
@@ -37,7 +36,7 @@ LABELS = ["a", "b", "c", "d"]
 class Blurry:
     """Each prompt answers with its own mixture of the noisy latent and its neighbours."""
 
-    schedule = NoiseSchedule.variance_preserving(alphas_cumprod("linear"))
+    schedule = variance_preserving(alphas_cumprod("linear"))
 
     def __call__(self, latent, trial, prompts):
         noisy = trial.noised(latent)
@@ -49,14 +48,19 @@ LATENT = torch.randn(3, 8, 12, generator=torch.Generator().manual_seed(0))
 MASK = torch.rand(1, 8, 12, generator=torch.Generator().manual_seed(1))
 
 
+def ranked(denoiser, plan, mask=None):
+    """Where the errors of a ranking come from, and the ranking."""
+    masks = None if mask is None else mask[None]
+    found = classify(denoiser, LATENT[None], LABELS, plan, masks=masks)
+    return ErrorSource(denoiser, LATENT, LABELS, plan, mask=mask), found.rankings[0]
+
+
 @pytest.mark.parametrize("mask", [None, MASK])
 @pytest.mark.parametrize("loss", ["l2", "l1", "huber"])
 @pytest.mark.parametrize("sampler", [SpreadGrid(), AdaptiveTimes()])
 def test_the_map_adds_up_to_the_margin(sampler, loss, mask):
     plan = TrialPlan((5, 9), (3, 1), loss, weighting="x0", sampler=sampler)
-    masks = None if mask is None else mask[None]
-    ranking = classify(Blurry(), LATENT[None], LABELS, plan, masks=masks).rankings[0]
-    source = ErrorSource(Blurry(), LATENT, LABELS, plan, mask=mask)
+    source, ranking = ranked(Blurry(), plan, mask)
     for better, worse in ((0, 1), (0, 3), (2, 1)):
         found = evidence_map(source, ranking, better, worse)
         assert found.shape == LATENT.shape
@@ -72,9 +76,8 @@ def test_the_map_lies_where_prompts_differ():
                 clean[row, :, 2, 3] += 0.1 * k
             return clean
 
-    plan = TrialPlan((5,))
-    ranking = classify(Spot(), LATENT[None], LABELS, plan).rankings[0]
-    found = evidence_map(ErrorSource(Spot(), LATENT, LABELS, plan), ranking, 0, 1)
+    source, ranking = ranked(Spot(), TrialPlan((5,)))
+    found = evidence_map(source, ranking, 0, 1)
     inside = found[:, 2, 3].sum().item()
     assert inside == pytest.approx(ranking.margin, rel=1e-5) and inside > 0
     found[:, 2, 3] = 0
@@ -83,12 +86,10 @@ def test_the_map_lies_where_prompts_differ():
 
 @pytest.mark.parametrize("bands", [1, 5])
 def test_bands_add_up_to_the_difference_of_each_trial(bands):
-    plan = TrialPlan((5, 20), (4, 1))
-    ranking = classify(Blurry(), LATENT[None], LABELS, plan).rankings[0]
-    source = ErrorSource(Blurry(), LATENT, LABELS, plan)
+    source, ranking = ranked(Blurry(), TrialPlan((5, 20), (4, 1)))
     rows = band_differences(source, ranking, 0, 2, bands)
     assert rows.shape == (20, bands)
-    expected = ranking.errors[2] - ranking.errors[0]
+    expected = ranking.table.errors[2] - ranking.table.errors[0]
     torch.testing.assert_close(rows.sum(1), expected, rtol=1e-5, atol=1e-9)
 
 
@@ -99,29 +100,25 @@ def test_bands_are_where_the_difference_lies():
         def __call__(self, latent, trial, prompts):
             return torch.stack([latent + k * wave for k in prompts])
 
-    plan = TrialPlan((5,))
-    ranking = classify(Waves(), LATENT[None], LABELS, plan).rankings[0]
-    rows = band_differences(ErrorSource(Waves(), LATENT, LABELS, plan), ranking, 0, 1, bands=4)
+    source, ranking = ranked(Waves(), TrialPlan((5,)))
+    rows = band_differences(source, ranking, 0, 1, bands=4)
     ring = int(6 / 8 / math.sqrt(2) * 4)
     others = [band for band in range(4) if band != ring]
     assert rows[:, ring].min() > 1e-4
     assert (rows[:, others].abs() < 1e-5 * rows[:, [ring]]).all()
 
 
-def test_bands_need_squared_errors_of_pictures():
-    plan = TrialPlan((5,), loss="l1")
-    ranking = classify(Blurry(), LATENT[None], LABELS, plan).rankings[0]
-    with pytest.raises(ValueError, match="loss l1 without a mask"):
-        band_differences(ErrorSource(Blurry(), LATENT, LABELS, plan), ranking, 0, 1, 3)
-    source = ErrorSource(Blurry(), LATENT, LABELS, TrialPlan((5,)), mask=MASK)
-    with pytest.raises(ValueError, match="loss l2 with a mask"):
-        band_differences(source, ranking, 0, 1, 3)
+def test_bands_need_squared_errors_of_samples():
+    for loss, mask, given in (("l1", None, "l1 without a mask"), ("l2", MASK, "l2 with a mask")):
+        source, ranking = ranked(Blurry(), TrialPlan((5,), loss=loss), mask)
+        with pytest.raises(ValueError, match=f"loss {given}"):
+            band_differences(source, ranking, 0, 1, 3)
 
 
 def test_what_screening_ruled_out_has_no_map():
-    screening = Screening(Blurry(), keep=2)
     plan = PLANS["balanced"]
-    ranking = classify(Blurry(), LATENT[None], LABELS, plan, screening=screening).rankings[0]
+    found = classify_screened(Blurry(), Blurry(), LATENT[None], LABELS, plan, keep=2)
+    ranking = found.rankings[0]
     out = ranking.order[-1]
     with pytest.raises(ValueError, match="one that the screening ruled out"):
         evidence_map(ErrorSource(Blurry(), LATENT, LABELS, plan), ranking, ranking.best, out)
@@ -168,8 +165,8 @@ def test_a_filter_is_measured_as_what_it_is():
     gains = torch.rand(8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
     def operator(tokens):
-        pictures = tokens[0].T.unflatten(1, (8, 8)).numpy()
-        filtered = dctn(pictures, axes=(1, 2), norm="ortho") * gains.numpy()
+        samples = tokens[0].T.unflatten(1, (8, 8)).numpy()
+        filtered = dctn(samples, axes=(1, 2), norm="ortho") * gains.numpy()
         back = idctn(filtered, axes=(1, 2), norm="ortho")
         return torch.from_numpy(back).flatten(1).T[None]
 

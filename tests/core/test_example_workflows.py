@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.demo_images import CLASSES, demo_images
-from benchmarks.example_pictures import QUALITY, SIZE, TAGGED, THUMBNAILS
+from benchmarks.example_images import QUALITY, SIZE, TAGGED, THUMBNAILS
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "example_workflows"
 WORKFLOWS = sorted(EXAMPLES.glob("*.json"))
@@ -36,10 +36,6 @@ def outline(node):
     """(left, top, right, bottom) with the title bar."""
     (x, y), (width, height) = node["pos"], node["size"]
     return x, y - TITLE_HEIGHT, x + width, y + height
-
-
-def test_there_are_examples():
-    assert WORKFLOWS
 
 
 def test_links_and_slots_agree(workflow):
@@ -101,8 +97,8 @@ def loaded(workflow):
             yield node["widgets_values"][0]
 
 
-def test_every_picture_that_is_loaded_comes_with_the_pack_or_with_the_host():
-    """ComfyUI takes a image with the name of a workflow as its thumbnail."""
+def test_every_image_that_is_loaded_comes_with_the_pack_or_with_the_host():
+    """ComfyUI takes an image with the name of a workflow as its thumbnail."""
     used = {name for path in WORKFLOWS for name in loaded(json.loads(path.read_text("ascii")))}
     given = {path.name for path in EXAMPLES.glob("*_input*")}
     assert used == given | {OF_THE_HOST}
@@ -128,7 +124,7 @@ def test_a_thumbnail_is_what_the_script_draws(name):
     assert abs(committed - drawn).mean() < 1
 
 
-def test_the_pictures_to_tag_are_those_of_the_demo():
+def test_the_images_to_tag_are_those_of_the_demo():
     for number, image in enumerate(demo_images().values(), 1):
         assert np.array_equal(np.asarray(image), np.asarray(Image.open(TAGGED / f"{number}.png")))
     assert len(list(TAGGED.iterdir())) == len(CLASSES)

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.dit_runner import DiTRunner
+from benchmarks.dit_runner import DiTRunner, PlainDiT
 from benchmarks.flops import (
     DEARER,
     MODELS,
@@ -20,33 +19,22 @@ from benchmarks.flops import (
     published_count,
 )
 from benchmarks.outlines.dit_outline import DIT_XL_2, dit_outline
+from benchmarks.outlines.outline import convolution_flops, cross_attention_flops
 from benchmarks.outlines.unet_outline import SD_1, SD_2, SD_XL, unet_outline
 from bigain_core.compression.forwards import replaced_forwards
-from bigain_core.compression.network_call import NetworkCall
 from bigain_core.compression.presets import PRESETS
 from bigain_core.compression.rules import Compression, Rule
-from bigain_core.compression.run_log import RunLog
 from bigain_core.measure.flops import (
-    convolution_flops,
-    cross_attention_flops,
-    laplacian_flops,
-    matching_flops,
     projections_shortened,
     self_attention_flops,
 )
 from bigain_core.methods import KVDownsampling, TokenMerging
-from bigain_core.models.compressed_dit import replacements, token_grid
-from bigain_core.models.dit import DiT, DiTConfig
+from bigain_core.models.compressed_dit import replacements
+from bigain_core.models.dit import DiTConfig
 from bigain_core.placement import Placement
-from bigain_core.schedules import DenoisingProgress
 from bigain_core.tokens import scoring
 from bigain_core.tokens.grid import TokenGrid
-
-
-def counted(function):
-    with FlopCounterMode(display=False) as counter:
-        function()
-    return counter.get_total_flops()
+from tests.core.calls import counted, network_call
 
 
 @pytest.mark.parametrize("after_projection", [False, True])
@@ -80,35 +68,10 @@ def test_cross_attention_equals_the_count_of_torch():
     assert cross_attention_flops(320, 4096, 77, 768) == counted(layer)
 
 
-def test_matching_equals_the_count_of_torch():
-    sources = torch.empty(1, 3072, 320, device="meta")
-    destinations = torch.empty(1, 1024, 320, device="meta")
-    assert matching_flops(320, 4096, 1024) == counted(lambda: sources @ destinations.mT)
-
-
-def test_the_laplacian_counts_as_a_depthwise_convolution():
-    image = torch.empty(1, 320, 64, 64, device="meta")
-    kernel = torch.empty(320, 1, 3, 3, device="meta")
-    convolution = counted(lambda: functional.conv2d(image, kernel, padding=1, groups=320))
-    assert laplacian_flops(320, 4096) == convolution
-
-
 def test_a_convolution_equals_the_count_of_torch():
     image, kernel = torch.empty(1, 4, 9, 15, device="meta"), torch.empty(32, 4, 3, 3, device="meta")
     strided = counted(lambda: functional.conv2d(image, kernel, stride=2, padding=1))
     assert convolution_flops(4, 32, 3, 5 * 8) == strided
-
-
-@pytest.mark.parametrize(
-    ("flops", "giga"),
-    [
-        (self_attention_flops(320, 4096, 4096, 4096), 21.475 + 4 * 0.839),
-        (matching_flops(320, 4096, 1024), 2.013),
-        (laplacian_flops(320, 4096), 0.0236),
-    ],
-)
-def test_figures_of_one_full_resolution_layer(flops, giga):
-    assert flops / 1e9 == pytest.approx(giga, abs=1e-3)
 
 
 DIT = DiTConfig(8, 2, 4, 64, 3, 4, 5, learn_sigma=False)
@@ -116,13 +79,11 @@ DIT = DiTConfig(8, 2, 4, 64, 3, 4, 5, learn_sigma=False)
 
 def dit_call(config, height, width, *rules):
     """A compressed call on tensors without data."""
-    model, grid = DiT(config, device="meta"), token_grid(config, height, width)
+    model = PlainDiT(config, device="meta")
     x = torch.empty(1, config.in_channels, height, width, device="meta")
     one = torch.zeros(1, dtype=torch.long, device="meta")
-    call = NetworkCall(
-        Compression(rules), DenoisingProgress(0.5), RunLog(), layer_flops=projections_shortened
-    )
-    with replaced_forwards(replacements(model, grid, call)):
+    call = network_call(*rules, layer_flops=projections_shortened)
+    with replaced_forwards(replacements(model, x, call)):
         model(x, one, one)
     return call.log
 
@@ -155,7 +116,7 @@ def test_a_compressed_dit_equals_the_count_of_torch(monkeypatch, method, height,
         return combine(image, summed.movedim(1, -1))
 
     monkeypatch.setattr(scoring, "_with_neighbours", convolved)
-    rule = Rule(method, Placement(numbers=(1, 2)))
+    rule = Rule(method, Placement(layers=(1, 2)))
     outline = dit_outline(DIT, height, width)
     log = outline.log(Compression((rule,)))
     assert log.layers_compressed == 2

@@ -6,28 +6,22 @@ The model is one of independent errors: each prompt is off by a number of its ow
 import pytest
 import torch
 
-from benchmarks.mirrored_pairs import MirroredPairs
 from benchmarks.oracle import GaussianWorld, OracleDenoiser
 from bigain_core.classification import (
     PLANS,
-    AdaptiveTimes,
-    Blocks,
     Budget,
-    NoiseSchedule,
     Screening,
     Sequential,
     SpreadGrid,
     TrialPlan,
-    UniformTimes,
-    alphas_cumprod,
     classify,
 )
+from bigain_core.classification.results.result_table import result_table
+from tests.core.classifying import SAMPLERS, SCHEDULE, classify_screened, same
 
-SCHEDULE = NoiseSchedule.variance_preserving(alphas_cumprod("scaled-linear"))
 WORLD = GaussianWorld.random(20, seed=1, shift=0.7)
 IMAGES, _ = WORLD.images(3, seed=2)
 LABELS = [f"class {k}" for k in range(20)]
-SAMPLERS = [SpreadGrid(), UniformTimes(), Blocks(), MirroredPairs(), AdaptiveTimes()]
 
 
 class Counting:
@@ -42,13 +36,6 @@ class Counting:
         key = latent.sum().item(), trial.timestep, trial.noise.sum().item()
         self.asked += [(*key, k) for k in prompts]
         return self.inner(latent, trial, [self.order[k] for k in prompts])
-
-
-def same(found, expected):
-    for one, two in zip(found.rankings, expected.rankings, strict=True):
-        assert one.specs == two.specs and one.stage.tolist() == two.stage.tolist()
-        torch.testing.assert_close(one.errors, two.errors, equal_nan=True, rtol=0, atol=0)
-        assert one.order == two.order and one.tied == two.tied
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -72,7 +59,9 @@ def test_a_published_run_is_gone_on_with():
     second = classify(denoiser, IMAGES, LABELS, plan, previous=first)
     same(second, classify(whole, IMAGES, LABELS, plan))
     assert len(set(denoiser.asked)) == len(denoiser.asked)
-    assert second.calls - (len(denoiser.asked) - asked) >= 3 * 20 * 5, "all of the first look"
+    assert second.calls - (len(denoiser.asked) - asked) >= 3 * 20 * 5, (
+        "all of the first elimination step"
+    )
 
 
 def test_the_same_plan_again_asks_nothing():
@@ -106,7 +95,7 @@ def test_a_result_of_something_else_is_refused(change):
 def test_a_result_of_another_model_is_refused():
     plan = TrialPlan((5,))
     first = classify(Counting(), IMAGES, LABELS, plan, model="SD 1")
-    assert [ranking.model for ranking in first.rankings] == ["SD 1"] * 3
+    assert [ranking.provenance.model for ranking in first.rankings] == ["SD 1"] * 3
     same(classify(Counting(), IMAGES, LABELS, plan, model="SD 1", previous=first), first)
     for name, shown in (("SD 2", "SD 2"), ("", "an unnamed one")):
         with pytest.raises(ValueError, match=f"same model, got one of SD 1 for {shown}"):
@@ -114,14 +103,13 @@ def test_a_result_of_another_model_is_refused():
 
 
 def test_a_screening_of_another_model_is_refused():
-    cheap, other = (Screening(Counting(), keep=6, model=name) for name in ("small", "tiny"))
-    plan = TrialPlan((5,))
-    first = classify(Counting(), IMAGES, LABELS, plan, model="large", screening=cheap)
-    assert first.rankings[0].screening.model == "small"
-    run = {"model": "large", "previous": first}
-    same(classify(Counting(), IMAGES, LABELS, plan, screening=cheap, **run), first)
+    run = (Counting(), Counting(), IMAGES, LABELS, TrialPlan((5,)))
+    options = {"keep": 6, "name": "large", "cheap_name": "small"}
+    first = classify_screened(*run, **options)
+    assert first.rankings[0].screening.provenance.model == "small"
+    same(classify_screened(*run, **options, previous=first), first)
     with pytest.raises(ValueError, match="same model, got one of small for tiny"):
-        classify(Counting(), IMAGES, LABELS, plan, screening=other, **run)
+        classify_screened(*run, **options | {"cheap_name": "tiny"}, previous=first)
 
 
 def test_thousands_of_prompts_are_asked_in_parts():
@@ -139,10 +127,10 @@ def test_thousands_of_prompts_are_asked_in_parts():
     found = classify(Parts(), image, names, TrialPlan((2,), (1,)))
     assert max(sizes) <= 256 and sum(sizes) == found.calls == 1400
     whole = classify(Parts(), image, names[:100], TrialPlan((2,), (1,)))
-    assert torch.equal(found.rankings[0].errors[:100], whole.rankings[0].errors)
-    assert len(found.table().splitlines()) == 701
-    assert len(found.table(most=50).splitlines()) == 51
-    assert found.table().startswith(found.table(most=50))
+    assert torch.equal(found.rankings[0].table.errors[:100], whole.rankings[0].table.errors)
+    assert len(result_table(found).splitlines()) == 701
+    assert len(result_table(found, limit=50).splitlines()) == 51
+    assert result_table(found).startswith(result_table(found, limit=50))
 
 
 @pytest.mark.parametrize("name", ["balanced", "sequential", "paper [5, 20]"])
@@ -153,13 +141,13 @@ def test_neither_order_of_prompts_nor_of_images_matters(name):
     other = classify(Counting(order=order), IMAGES, shuffled, PLANS[name])
     for one, two in zip(whole.rankings, other.rankings, strict=True):
         assert [LABELS[k] for k in one.order] == [shuffled[k] for k in two.order]
-        assert one.specs == two.specs
-        assert torch.equal(one.errors[order].nan_to_num(-1), two.errors.nan_to_num(-1))
+        assert one.table.specs == two.table.specs
+        assert torch.equal(one.table.errors[order].nan_to_num(-1), two.table.errors.nan_to_num(-1))
         assert torch.equal(one.stage[order], two.stage)
         assert one.confidence == pytest.approx(two.confidence, abs=1e-12)
     alone = classify(Counting(), IMAGES[2:], LABELS, PLANS[name], first_image=2)
     assert torch.equal(
-        alone.rankings[0].errors.nan_to_num(-1), whole.rankings[2].errors.nan_to_num(-1)
+        alone.rankings[0].table.errors.nan_to_num(-1), whole.rankings[2].table.errors.nan_to_num(-1)
     )
 
 
@@ -170,7 +158,7 @@ def test_a_budget_of_calls_is_kept():
         )
         for ranking in classify(Counting(), IMAGES, LABELS, plan).rankings:
             assert ranking.calls <= calls
-            shared = ranking.trials == ranking.trials.max()
+            shared = ranking.table.trials == ranking.table.trials.max()
             assert shared[ranking.best], "the best is one of those with all trials"
             assert ranking.calls > calls - 20 or len(ranking.order) == 1 or shared.sum() == 1
 
@@ -178,17 +166,17 @@ def test_a_budget_of_calls_is_kept():
 def test_the_first_trial_takes_place_whatever_the_budget():
     plan = TrialPlan((5, 20), budget=Budget(calls=1))
     ranking = classify(Counting(), IMAGES[:1], LABELS, plan).rankings[0]
-    assert ranking.trials.tolist() == [1] * 20
-    assert ranking.best == int(ranking.errors[:, 0].argmin())
+    assert ranking.table.trials.tolist() == [1] * 20
+    assert ranking.best == int(ranking.table.errors[:, 0].argmin())
 
 
 def test_a_budget_of_seconds_ends_the_trials():
-    now = iter(range(0, 1000, 2))  # every look at the clock takes two seconds
+    now = iter(range(0, 1000, 2))  # every reading of the clock takes two seconds
     plan = TrialPlan((20,), budget=Budget(seconds=15.0))
     found = classify(Counting(), IMAGES[:1], LABELS, plan, clock=lambda: next(now))
-    assert 3 <= found.rankings[0].errors.shape[1] <= 8
+    assert 3 <= found.rankings[0].table.errors.shape[1] <= 8
     free = classify(Counting(), IMAGES[:1], LABELS, TrialPlan((20,)), clock=lambda: 0)
-    assert free.rankings[0].errors.shape[1] == 20
+    assert free.rankings[0].table.errors.shape[1] == 20
 
 
 def test_screening_leaves_the_decision_to_the_other_model():
@@ -200,21 +188,20 @@ def test_screening_leaves_the_decision_to_the_other_model():
     cheap = Counting(GaussianWorld(swapped, WORLD.variances))
     plain = Counting()
     plan = TrialPlan((5, 20), (4, 1))
-    screening = Screening(cheap, trials=5, keep=6, cost=0.5)
-    ranking = classify(plain, IMAGES[:1], LABELS, plan, screening=screening).rankings[0]
+    found = classify_screened(cheap, plain, IMAGES[:1], LABELS, plan, 5, keep=6, cost=0.5)
+    ranking = found.rankings[0]
     assert ranking.screening.best == truth[1] and ranking.best == truth[0]
     kept = sorted(ranking.screening.ranked()[:6])
     assert sorted({k for *_, k in plain.asked}) == kept
     alone = classify(Counting(), IMAGES[:1], LABELS, plan).rankings[0]
-    torch.testing.assert_close(ranking.errors[kept][:, :5], alone.errors[kept][:, :5])
+    torch.testing.assert_close(ranking.table.errors[kept][:, :5], alone.table.errors[kept][:, :5])
     assert len(cheap.asked) == 100 and ranking.calls == len(plain.asked) == 6 * 5 + 4 * 15
     assert ranking.spent == 90 + 0.5 * 100
     assert ranking.saved == 20 * 20 - 140
 
 
 def test_those_that_were_screened_out_come_last():
-    screening = Screening(Counting(), keep=6)
-    found = classify(Counting(), IMAGES, LABELS, PLANS["balanced"], screening=screening)
+    found = classify_screened(Counting(), Counting(), IMAGES, LABELS, PLANS["balanced"], keep=6)
     for ranking in found.rankings:
         quick = ranking.screening.ranked()
         for kind in ("paired", "stage", "raw", "paper_code"):
@@ -224,24 +211,25 @@ def test_those_that_were_screened_out_come_last():
         assert ranking.ranked()[6:] == quick[6:]
         assert 0 <= ranking.confidence <= 1
         assert ranking.lead(ranking.best, quick[-1]).margin > 0
-    assert len(found.table().splitlines()) == 1 + 3 * 20
+    assert len(result_table(found).splitlines()) == 1 + 3 * 20
 
 
 def test_screening_of_as_many_as_there_are_does_nothing():
-    cheap, plan = Counting(), PLANS["balanced"]
-    found = classify(Counting(), IMAGES, LABELS, plan, screening=Screening(cheap, keep=20))
+    plan = PLANS["balanced"]
+    found = classify_screened(Counting(), Counting(), IMAGES, LABELS, plan, keep=20)
     same(found, classify(Counting(), IMAGES, LABELS, plan))
-    assert not cheap.asked
+    assert found.screening is found.rankings[0].screening is None
 
 
 def test_going_on_takes_over_the_screening():
     cheap, plain = Counting(), Counting()
-    screening, plan = Screening(cheap, keep=6), TrialPlan((4, 8), (3, 1), sampler=SpreadGrid())
-    first = classify(plain, IMAGES, LABELS, plan, screening=screening)
+    plan, more = TrialPlan((4, 8), (3, 1), sampler=SpreadGrid()), PLANS["balanced"]
+    first = classify_screened(cheap, plain, IMAGES, LABELS, plan, keep=6)
     asked = len(cheap.asked)
-    second = classify(plain, IMAGES, LABELS, PLANS["balanced"], screening=screening, previous=first)
-    same(second, classify(Counting(), IMAGES, LABELS, PLANS["balanced"], screening=screening))
-    assert len(cheap.asked) == 2 * asked, "the run from the start alone asked again"
+    second = classify_screened(cheap, plain, IMAGES, LABELS, more, keep=6, previous=first)
+    assert len(cheap.asked) == asked, "the run from the start alone asks again"
+    same(second, classify_screened(cheap, Counting(), IMAGES, LABELS, more, keep=6))
+    assert len(cheap.asked) == 2 * asked
     assert len(set(plain.asked)) == len(plain.asked)
 
 
@@ -263,9 +251,9 @@ def test_a_mask_says_where_to_look():
     for region, errors in ((mask, [0.0, 1.0]), (1 - mask, [1.0, 0.0]), (mask + 0.5, [0.25, 0.75])):
         found = classify(Halves(), latent, ["up", "down"], TrialPlan((5,)), masks=region)
         expected = torch.tensor(errors, dtype=torch.float64)[:, None].expand(2, 5)
-        torch.testing.assert_close(found.rankings[0].errors, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found.rankings[0].table.errors, expected, atol=1e-5, rtol=1e-5)
     whole = classify(Halves(), latent, ["up", "down"], TrialPlan((5,)))
-    assert whole.rankings[0].errors.flatten().tolist() == pytest.approx([0.5] * 10, abs=1e-5)
+    assert whole.rankings[0].table.errors.flatten().tolist() == pytest.approx([0.5] * 10, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -292,18 +280,6 @@ def test_a_model_that_gives_no_number_is_named(bad):
         classify(Broken(), IMAGES, LABELS, TrialPlan())
 
 
-def test_ties_end_the_trials_and_are_named():
-    world = GaussianWorld(WORLD.means[[0, 0, 1]], WORLD.variances)
-    image = world.means[:1].float()
-    plan = TrialPlan((5, 10, 20), sampler=SpreadGrid(), rule=Sequential(indifference=1e-4))
-    found = classify(Counting(world), image, ["one", "same", "other"], plan)
-    ranking = found.rankings[0]
-    assert set(ranking.tied) == {0, 1} and ranking.errors.shape[1] < 20
-    assert found.warnings == [
-        "These are as good as equal and were not told apart further: one, same."
-    ]
-
-
 def test_screening_keeps_someone():
     with pytest.raises(ValueError, match="expected screening to keep a prompt, got 0"):
-        Screening(Counting(), keep=0)
+        Screening(classify(Counting(), IMAGES, LABELS, TrialPlan()), keep=0)

@@ -1,21 +1,18 @@
-"""Images ranked for one prompt, and evidence as a picture."""
-
-import csv
-import io
+"""Images ranked for one prompt, and evidence as an image."""
 
 import pytest
 import torch
 
+from benchmarks.noise_schedules import alphas_cumprod, variance_preserving
 from bigain_core.classification import (
-    NoiseSchedule,
     SpreadGrid,
     TrialPlan,
-    alphas_cumprod,
     trial_noise,
     trial_timesteps,
 )
 from bigain_core.classification.evidence.evidence_images import evidence_images, evidence_plane
 from bigain_core.classification.evidence.image_ranking import rank_images
+from tests.core.labelled import csv_rows
 
 SHAPE = (2, 4, 4)
 PLAN = TrialPlan((5,), seed=3, sampler=SpreadGrid())
@@ -24,13 +21,12 @@ PLAN = TrialPlan((5,), seed=3, sampler=SpreadGrid())
 class Toy:
     """Prompt 0 expects `wanted` in an image, prompt 1 nothing; both see through a bit of noise."""
 
-    schedule = NoiseSchedule.variance_preserving(alphas_cumprod("linear"))
+    schedule = variance_preserving(alphas_cumprod("linear"))
 
     def __init__(self, wanted):
-        self.expected, self.noises = (wanted, torch.zeros(SHAPE)), []
+        self.expected = wanted, torch.zeros(SHAPE)
 
     def __call__(self, latent, trial, prompts):
-        self.noises.append(trial.noise)
         return torch.stack([self.expected[k] + 0.1 * trial.noised(latent) for k in prompts])
 
 
@@ -67,19 +63,9 @@ def test_an_image_that_is_easy_under_any_prompt_does_not_win(latents, wanted):
     assert found.scores[0] < 0 < found.scores[1]
 
 
-def test_all_images_see_the_same_noise(latents, wanted):
-    toy = Toy(wanted)
-    rank_images(toy, latents, PLAN)
-    first = toy.noises[:5]
-    assert len(toy.noises) == 5 * len(latents)
-    for image in range(1, len(latents)):
-        for one, other in zip(first, toy.noises[5 * image : 5 * image + 5], strict=True):
-            assert torch.equal(one, other)
-
-
 def test_the_table_lists_images_from_the_best(latents, wanted):
     found = rank_images(Toy(wanted), latents, PLAN)
-    rows = list(csv.DictReader(io.StringIO(found.table())))
+    rows = csv_rows(found.table())
     assert [int(row["image"]) for row in rows] == found.order
     scores = [float(row["score"]) for row in rows]
     assert scores == sorted(scores, reverse=True)
@@ -112,8 +98,8 @@ def test_red_is_for_and_blue_against(halves):
     images = torch.full((2, 8, 8, 3), 0.5)
     overlay, mask = evidence_images([halves, -halves], images)
     assert overlay.shape == (2, 8, 8, 3) and mask.shape == (2, 8, 8)
-    for picture, left in zip(overlay, (True, False), strict=True):
-        red = picture[..., 0] > picture[..., 2]
+    for sample, left in zip(overlay, (True, False), strict=True):
+        red = sample[..., 0] > sample[..., 2]
         assert red[:, :3].all() == left and red[:, 5:].all() != left
     torch.testing.assert_close(mask[0, :, :3], torch.full((8, 3), 0.5))
     torch.testing.assert_close(mask[1, :, 5:], torch.ones(8, 3))

@@ -1,47 +1,15 @@
 """Keys and values chosen by score: over the image and in each cell."""
 
-import statistics
-
-import numpy as np
 import pytest
 import torch
 
 from bigain_core.methods import KVCellSelection, KVDownsampling, KVSelection
-from bigain_core.schedules import AlphaSchedule, DenoisingProgress
+from bigain_core.schedules import AlphaSchedule
 from bigain_core.tokens.grid import TokenGrid
 from bigain_core.tokens.pooling import downsample_tokens
 from bigain_core.tokens.selection import CELL_MODES, SELECTION_MODES
-
-MIDDLE = DenoisingProgress(0.5)
-
-
-def slow_scores(metric, height, width):
-    """Mean absolute Laplacian with zeros outside."""
-    image = np.pad(metric.double().numpy().reshape(height, width, -1), ((1, 1), (1, 1), (0, 0)))
-    near = image[:-2, 1:-1] + image[2:, 1:-1] + image[1:-1, :-2] + image[1:-1, 2:]
-    return np.abs(near - 4 * image[1:-1, 1:-1]).mean(-1).flatten().tolist()
-
-
-def slow_choice(scores, count, choice):
-    ascending = sorted(range(len(scores)), key=lambda n: scores[n])
-    if choice == "uniform":
-        return sorted(ascending[i * (len(scores) - 1) // (count - 1)] for i in range(count))
-    first = {"low": 0, "high": len(scores) - count, "medium": (len(scores) - count) // 2}[choice]
-    return sorted(ascending[first : first + count])
-
-
-def slow_choice_in_cells(scores, height, width, factor, choice):
-    """Whole windows of the pooled grid, remainders dropped."""
-    h, w = max(1, height // factor), max(1, width // factor)
-    rows, columns = height // h, width // w
-    pick = {"high": max, "low": min, "median": statistics.median_low}[choice]
-    chosen = []
-    for top in range(0, h * rows, rows):
-        for left in range(0, w * columns, columns):
-            cell = [(top + y) * width + left + x for y in range(rows) for x in range(columns)]
-            wanted = pick([scores[n] for n in cell])
-            chosen.append(next(n for n in cell if scores[n] == wanted))
-    return chosen
+from tests.core.calls import MIDDLE
+from tests.core.loops import slow_choice, slow_choice_in_cells, slow_scores
 
 
 @pytest.mark.parametrize("choice", SELECTION_MODES)
@@ -55,12 +23,6 @@ def test_keys_and_values_are_the_tokens_chosen_by_score(randn, height, width, ra
         assert torch.equal(plan.context(x)[sample], x[sample, chosen])
     assert plan.queries(x) is x and plan.restore(x) is x
     assert (plan.query_tokens, plan.context_tokens) == (height * width, count)
-
-
-@pytest.mark.parametrize("choice", SELECTION_MODES)
-def test_the_published_ratio_keeps_a_quarter(randn, choice):
-    plan = KVSelection(choice).plan(randn(1, 4096, 4), TokenGrid(64, 64), MIDDLE, 0)
-    assert (plan.query_tokens, plan.context_tokens) == (4096, 1024)
 
 
 @pytest.mark.parametrize(("side", "ratio"), [(1, 0.75), (2, 0.99), (3, 0.9999)])
@@ -113,31 +75,3 @@ def test_the_ends_of_the_blend_are_exact(randn, choice):
     average, alone = (KVCellSelection(choice, 2, b).plan(x, grid, MIDDLE, 0) for b in (0.0, 1.0))
     assert torch.equal(average.context(x), pooled.context(x))
     assert torch.isin(alone.context(x), x).all()
-
-
-@pytest.mark.parametrize("method", [KVSelection("high"), KVCellSelection("high", 2, 1.0)])
-@pytest.mark.parametrize("option", [{"padding": "replicate"}, {"scorer": "variance"}])
-def test_scorer_and_padding_matter(randn, method, option):
-    metric, grid = randn(1, 400, 8), TokenGrid(20, 20)
-    other = type(method)(**(vars(method) | option))
-    chosen = (m.plan(metric, grid, MIDDLE, 0).chosen for m in (method, other))
-    assert not torch.equal(*chosen)
-
-
-@pytest.mark.parametrize("ratio", [-0.01, 1.0, 1.2, float("nan")])
-def test_a_bad_ratio_is_refused(ratio):
-    expected = f"BiGain: expected a ratio of at least 0 .* and below 1, .*got {ratio}"
-    with pytest.raises(ValueError, match=expected):
-        KVSelection("high", ratio)
-
-
-@pytest.mark.parametrize("factor", [0, -2])
-def test_a_bad_factor_is_refused(factor):
-    with pytest.raises(ValueError, match=f"BiGain: expected a downsampling factor.*got {factor}"):
-        KVCellSelection("high", factor)
-
-
-@pytest.mark.parametrize("method", [KVSelection("median"), KVCellSelection("medium")])
-def test_an_unknown_choice_is_refused(randn, method):
-    with pytest.raises(ValueError, match=f"expected a selection mode of .*got '{method.choice}'"):
-        method.plan(randn(1, 16, 4), TokenGrid(4, 4), MIDDLE, 0)

@@ -5,17 +5,18 @@ import math
 import pytest
 import torch
 
-from bigain_core.classification import Curve, NoiseSchedule, TrialPlan, alphas_cumprod
+from benchmarks.noise_schedules import alphas_cumprod, variance_preserving
+from bigain_core.classification import NoiseSchedule, TrialPlan
 from bigain_core.classification.trials.weighting import error_weight
 
 ALPHAS = alphas_cumprod("scaled-linear")
 SIGMAS = ((1 - ALPHAS.double()) / ALPHAS.double()).sqrt()
 SCHEDULES = {
-    "eps": NoiseSchedule.variance_preserving(ALPHAS),
+    "eps": variance_preserving(ALPHAS),
     "eps, host": NoiseSchedule.exploding(SIGMAS),
-    "v": NoiseSchedule.variance_preserving(ALPHAS, "v"),
+    "v": variance_preserving(ALPHAS, "v"),
     "v, host": NoiseSchedule.exploding(SIGMAS, "v"),
-    "x0": NoiseSchedule.variance_preserving(ALPHAS, "x0"),
+    "x0": variance_preserving(ALPHAS, "x0"),
     "flow": NoiseSchedule.straight(),
     "edm": NoiseSchedule.exploding(SIGMAS, "v", data_scale=0.5),
 }
@@ -41,22 +42,17 @@ def network_error(name, level, clean, eps, predicted):
 
 @pytest.mark.parametrize("timestep", [3, 400, 990])
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_the_native_error_is_that_of_what_the_network_predicts(randn, name, timestep):
+@pytest.mark.parametrize("weighting", ["native", "eps"])
+def test_the_error_is_that_of_what_the_network_predicts_or_of_noise(
+    randn, weighting, name, timestep
+):
+    """By its own prediction, or by the noise, which is the same for any network."""
     schedule = SCHEDULES[name]
     clean, eps, predicted = (randn(4, 8, seed=seed).double() for seed in range(3))
     level = schedule.level(timestep)
-    expected = network_error(name, level, clean, eps, predicted)
-    found = error_weight("native", schedule, level) * (predicted - clean).square().mean().item()
-    assert found == pytest.approx(expected, rel=1e-9)
-
-
-@pytest.mark.parametrize("name", ["eps", "v", "flow"])
-def test_the_noise_error_is_the_same_for_any_network(randn, name):
-    schedule = SCHEDULES[name]
-    clean, eps, predicted = (randn(4, 8, seed=seed).double() for seed in range(3))
-    level = schedule.level(123)
-    expected = network_error("eps", level, clean, eps, predicted)
-    found = error_weight("eps", schedule, level) * (predicted - clean).square().mean().item()
+    kind = name if weighting == "native" else "eps"
+    expected = network_error(kind, level, clean, eps, predicted)
+    found = error_weight(weighting, schedule, level) * (predicted - clean).square().mean().item()
     assert found == pytest.approx(expected, rel=1e-9)
 
 
@@ -65,9 +61,6 @@ def test_other_weightings():
     level = schedule.level(249)
     assert error_weight("x0", schedule, level) == 1
     assert error_weight("clark-jaini", schedule, level) == pytest.approx(math.exp(-7 * 0.2495))
-    halfway = Curve(((0.0, 3.0), (0.499, 1.0), (1.0, 1.0)))
-    native = error_weight("native", schedule, level)
-    assert error_weight(halfway, schedule, level) == pytest.approx(2 * native)
 
 
 def test_both_forms_of_a_schedule_agree():
@@ -100,11 +93,3 @@ def test_what_does_not_fit_is_refused():
         NoiseSchedule.exploding(SIGMAS[:5])
     with pytest.raises(ValueError, match="expected a weighting of .*'elbo'.* got 'snr'"):
         TrialPlan(weighting="snr")
-
-
-@pytest.mark.parametrize("points", [(), ((0.5, 1), (0.5, 2)), ((0.1, 1), (1.2, 1)), ((0.1, 0),)])
-def test_a_curve_needs_rising_fractions_and_a_weight(points):
-    with pytest.raises(ValueError, match="expected (points|weights)"):
-        Curve(points)
-    with pytest.raises(ValueError, match="weights of at least 0"):
-        Curve(((0.1, 1.0), (0.2, -1.0)))

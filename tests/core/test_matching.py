@@ -1,7 +1,5 @@
 """Bipartite matching against a loop over all pairs."""
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,50 +8,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bigain_core.tokens import matching
 from bigain_core.tokens.grid import TokenGrid
-from bigain_core.tokens.matching import choose_destinations, match_tokens, prune_tokens
-
-
-def cosine(a, b):
-    def length(vector):
-        return max(math.sqrt(sum(value * value for value in vector)), 1e-12)
-
-    return sum(p * q for p, q in zip(a, b, strict=True)) / (length(a) * length(b))
-
-
-def slow_matching(tokens, destinations, ratio):
-    """{source: its best destinations} for the sources that merge; equal sources in raster order."""
-    best = {}
-    for source in range(len(tokens)):
-        if source not in destinations:
-            alike = {d: cosine(tokens[source], tokens[d]) for d in destinations}
-            top = max(alike.values())
-            best[source] = (top, {d for d in destinations if alike[d] == top})
-    ranked = sorted(best, key=lambda source: (-best[source][0], source))
-    return {source: best[source][1] for source in ranked[: int(len(tokens) * ratio)]}
+from bigain_core.tokens.matching import choose_destinations, match_tokens, prune_tokens, rank_blocks
+from tests.core.loops import four_signs, matching_cases, slow_matching
 
 
 def check_against_the_loop(metric, destinations, ratio):
     plan = match_tokens(metric, destinations, ratio)
     for sample in range(len(metric)):
-        expected = slow_matching(metric[sample].tolist(), destinations[sample].tolist(), ratio)
+        merged = int(metric.shape[1] * ratio)
+        expected = slow_matching(metric[sample].tolist(), destinations[sample].tolist(), merged)
+        assert plan.query_tokens == plan.context_tokens == metric.shape[1] - len(expected)
         for token, target in enumerate(plan.target[sample].tolist()):
             assert target in expected.get(token, {token})
-    return plan
 
 
-@given(
-    height=st.integers(1, 6),
-    width=st.integers(1, 6),
-    cell=st.integers(1, 3),
-    ratio=st.floats(0, 1),
-    seed=st.integers(0, 9999),
-)
-def test_with_many_exact_ties_the_first_sources_merge(height, width, cell, ratio, seed):
-    """Tokens of four signs have length 2 and cosines in quarters, so fp32 is exact."""
-    generator = torch.Generator().manual_seed(seed)
-    metric = torch.randint(2, (2, height * width, 4), generator=generator) * 2.0 - 1
-    grid = TokenGrid(height, width)
-    destinations = choose_destinations(metric[..., 0], grid, cell, "random", generator)
+@given(case=matching_cases())
+def test_with_many_exact_ties_the_first_sources_merge(case):
+    metric, destinations, ratio = case
     if destinations.shape[1]:
         check_against_the_loop(metric, destinations, ratio)
 
@@ -64,28 +35,6 @@ def test_general_tokens_merge_as_in_the_loop(randn, height, width, ratio):
     metric = randn(3, height * width, 8)
     destinations = choose_destinations(metric[..., 0], TokenGrid(height, width))
     check_against_the_loop(metric, destinations, ratio)
-
-
-@pytest.mark.parametrize(
-    ("side", "ratio", "merged"),
-    [(64, 0.5, 2048), (64, 0.7, 2867), (32, 0.7, 716), (64, 0.75, 3072), (64, 0.9, 3072)],
-)
-def test_ratio_is_the_share_of_all_tokens_up_to_all_sources(randn, side, ratio, merged):
-    count = side * side
-    destinations = choose_destinations(torch.zeros(1, count), TokenGrid(side, side), 2, "top-left")
-    plan = match_tokens(randn(1, count, 4), destinations, ratio)
-    assert plan.query_tokens == plan.context_tokens == count - merged
-    assert (plan.target != torch.arange(count)).sum() == merged
-
-
-@pytest.mark.parametrize("ratio", [0.4, 1.0])
-def test_destinations_and_unmerged_sources_keep_themselves(randn, ratio):
-    metric = randn(2, 35, 6)
-    destinations = choose_destinations(metric[..., 0], TokenGrid(5, 7))
-    plan = match_tokens(metric, destinations, ratio)
-    for target, chosen in zip(plan.target.tolist(), destinations.tolist(), strict=True):
-        assert all(target[token] == token for token in chosen)
-        assert all(target[token] in {token, *chosen} for token in range(35))
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 500.0])
@@ -111,25 +60,6 @@ def test_half_precision_is_compared_in_fp32(randn, dtype):
     assert torch.equal(plan.target, match_tokens(metric.float(), destinations, 0.5).target)
 
 
-def test_a_sample_of_a_batch_is_matched_as_if_alone(randn):
-    metric = randn(4, 48, 16)
-    destinations = choose_destinations(metric[..., 0], TokenGrid(6, 8))
-    together = match_tokens(metric, destinations, 0.6)
-    for k in range(4):
-        alone = match_tokens(metric[k : k + 1], destinations[k : k + 1], 0.6)
-        assert torch.equal(together.target[k], alone.target[0])
-        assert torch.equal(together.kept[k], alone.kept[0])
-
-
-def test_two_runs_agree_bitwise(randn):
-    metric = randn(2, 1024, 32)
-    destinations = choose_destinations(metric[..., 0], TokenGrid(32, 32))
-    first, second = (match_tokens(metric, destinations, 0.7) for _ in range(2))
-    assert torch.equal(first.target, second.target)
-    x = randn(2, 1024, 32, seed=1)
-    assert torch.equal(first.merge(x), second.merge(x))
-
-
 @pytest.mark.parametrize("ratio", [0.0, 0.01, 0.7])
 def test_without_destinations_or_sources_nothing_merges(randn, ratio):
     x = randn(2, 9, 4)
@@ -141,19 +71,17 @@ def test_without_destinations_or_sources_nothing_merges(randn, ratio):
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.01, float("nan")])
 def test_a_ratio_outside_0_to_1_is_refused(ratio):
-    with pytest.raises(ValueError, match=f"a merge ratio between 0 .* and 1 .*got {ratio}"):
-        match_tokens(torch.zeros(1, 4, 2), torch.tensor([[0]]), ratio)
+    for attempt in (
+        lambda: match_tokens(torch.zeros(1, 4, 2), torch.tensor([[0]]), ratio),
+        lambda: rank_blocks(torch.zeros(1, 4), TokenGrid(2, 2), 2, ratio, "max"),
+    ):
+        with pytest.raises(ValueError, match=f"a merge ratio between 0 .* and 1 .*got {ratio}"):
+            attempt()
 
 
 # Cosines are computed in tiles: how large they are must not show.
 
 TILES = [(1, 1), (2, 3), (7, 5), (1000, 2), (3, 1000)]
-
-
-def four_signs(batch, count, seed):
-    """Tokens of four signs have length 2 and cosines in quarters: many ties, and fp32 is exact."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(2, (batch, count, 4), generator=generator) * 2.0 - 1
 
 
 @pytest.mark.parametrize("tile", TILES)
@@ -162,7 +90,8 @@ def four_signs(batch, count, seed):
 @settings(max_examples=10)
 def test_tiles_do_not_show(tile, dtype, height, width, ratio, data):
     count = height * width
-    metric = four_signs(3, count, data.draw(st.integers(0, 999))).to(dtype)
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 999)))
+    metric = four_signs(3, count, generator).to(dtype)
     chosen = choose_destinations(metric[..., 0].float(), TokenGrid(height, width))
     closed = torch.arange(1, count, 5).expand(3, -1)  # the first destination may be closed, not all
     works = [
@@ -183,8 +112,9 @@ def test_tiles_do_not_show(tile, dtype, height, width, ratio, data):
 def test_a_batch_at_once_finds_what_image_after_image_finds(monkeypatch, tile, seed):
     """The ways of other devices and of a CPU."""
     monkeypatch.setattr(matching, "_FEW", 0)
-    metric = four_signs(3, 60, seed)
-    order = torch.rand(3, 60, generator=torch.Generator().manual_seed(seed)).argsort(1)
+    generator = torch.Generator().manual_seed(seed)
+    metric = four_signs(3, 60, generator)
+    order = torch.rand(3, 60, generator=generator).argsort(1)
     tokens, candidates = order[:, :37], order[:, 37:]
     best, chosen = matching._most_alike(metric, tokens, candidates)
     found = matching._search(metric, tokens, candidates, tile, torch.matmul)

@@ -3,12 +3,8 @@
 import pytest
 import torch
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
-from bigain_core.compression.network_call import NetworkCall
-from bigain_core.compression.rules import Compression, Rule
-from bigain_core.compression.run_log import RunLog
-from bigain_core.measure.flops import input_shortened
+from bigain_core.compression.rules import Rule
 from bigain_core.methods import (
     BlockMerging,
     KVCellSelection,
@@ -20,19 +16,13 @@ from bigain_core.methods import (
     TokenMerging,
 )
 from bigain_core.placement import LayerId
-from bigain_core.schedules import DenoisingProgress
 from bigain_core.tokens.grid import TokenGrid
+from tests.core.calls import MIDDLE, counted, network_call
 
 BASELINE = 804.26e9  # Stable Diffusion 2.0, one network call at 512 x 512
 FULL_RESOLUTION = [LayerId(n, "encoder" if n < 2 else "decoder") for n in range(5)]
 WIDTH, TOKENS, CELLS = 320, 4096, 1024
 CACHED = TokenMerging(0.7, sharing=Sharing())
-
-
-def counted(function):
-    with FlopCounterMode(display=False) as counter:
-        function()
-    return counter.get_total_flops()
 
 
 def tokens(count, width=WIDTH):
@@ -48,12 +38,11 @@ def convolution(side=64, width=WIDTH):
 
 
 def run(method, layers=FULL_RESOLUTION):
-    log = RunLog()
-    call = NetworkCall(Compression((Rule(method),)), DenoisingProgress(0.5), log, input_shortened)
+    call = network_call(Rule(method))
     for layer_id in layers:
-        call.plan(layer_id, tokens(TOKENS), TokenGrid(64, 64))
-    assert log.layers_compressed == len(layers)
-    return log
+        call.visit(layer_id, tokens(TOKENS), TokenGrid(64, 64))
+    assert call.log.layers_compressed == len(layers)
+    return call.log
 
 
 def total_gflops(method):
@@ -121,31 +110,9 @@ def test_a_decision_equals_the_count_of_torch(method, slow):
 def test_what_a_decision_multiplies_is_what_it_counts(method, height, width):
     """Of the real decision torch sees the matrix products, but no convolution in the Laplacian."""
     grid = TokenGrid(height, width)
-    products = counted(lambda: method.plan(tokens(grid.tokens, 8), grid, DenoisingProgress(0.5), 0))
+    products = counted(lambda: method.plan(tokens(grid.tokens, 8), grid, MIDDLE, 0))
     laplacian = 18 * 8 * grid.tokens if isinstance(method, TokenMerging) else 0
     assert method.decision_flops(8, grid) == products + laplacian
-
-
-@pytest.mark.parametrize(
-    ("method", "slow"),
-    [
-        (SimilarityPruning(0.7), slow_pruning),
-        (BlockMerging(0.7), convolution),
-        (CACHED, slow_merging),
-        (KVSelection(), convolution),
-    ],
-)
-def test_a_layer_costs_its_decision_and_its_attention(method, slow):
-    to_q, to_k, to_v, to_out = (torch.nn.Linear(WIDTH, WIDTH, device="meta") for _ in range(4))
-    [record] = run(method, FULL_RESOLUTION[:1]).layers.values()
-
-    def layer():
-        slow()
-        queries, context = tokens(record.query_tokens), tokens(record.context_tokens)
-        weights = (to_q(queries) @ to_k(context).mT).softmax(-1)
-        to_out(weights @ to_v(context))
-
-    assert record.flops_after == counted(layer)
 
 
 def test_a_reused_assignment_costs_no_decision():

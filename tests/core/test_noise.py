@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from bigain_core.classification import alphas_cumprod, trial_noise
+from benchmarks.noise_schedules import alphas_cumprod
+from bigain_core.classification import trial_noise
 
 
 @pytest.mark.parametrize(

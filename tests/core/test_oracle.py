@@ -4,7 +4,8 @@ import pytest
 import torch
 from scipy.stats import t as student
 
-from benchmarks.frequency_bands import band_differences
+from benchmarks.frequency_bands import band_differences, cosine_transform, cosines
+from benchmarks.noise_schedules import alphas_cumprod, variance_preserving
 from benchmarks.oracle import GaussianWorld, OracleDenoiser
 from benchmarks.theorem_1 import noise_change
 from bigain_core.classification import (
@@ -17,21 +18,27 @@ from bigain_core.classification import (
     SpreadGrid,
     TrialPlan,
     UniformTimes,
-    alphas_cumprod,
     average_precision,
     classify,
 )
 from bigain_core.classification import errors as errors_module
 from bigain_core.classification.elimination.elimination_rules import EliminationStep
+from bigain_core.classification.results.posterior import posterior
 
 ALPHAS = alphas_cumprod("scaled-linear")
-STABLE_DIFFUSION = NoiseSchedule.variance_preserving(ALPHAS)
+STABLE_DIFFUSION = variance_preserving(ALPHAS)
 LOG_SNR = torch.linspace(18, -18, 1000, dtype=torch.float64)
-WIDE = NoiseSchedule.variance_preserving(LOG_SNR.sigmoid())
+WIDE = variance_preserving(LOG_SNR.sigmoid())
 
 
 def labels(count):
     return [str(k) for k in range(count)]
+
+
+def found_in(world, images, plan, schedule=STABLE_DIFFUSION):
+    """What the best network of a world finds in its images."""
+    names = labels(len(world.means))
+    return classify(OracleDenoiser(world, schedule), images, names, plan)
 
 
 @pytest.fixture
@@ -47,10 +54,12 @@ def test_with_all_trials_the_elbo_is_the_likelihood(no_noise, schedule, nats, sl
     world = GaussianWorld.random(6, seed=1, shift=0.8)
     images, _ = world.images(3, seed=2)
     plan = TrialPlan((1000,), (1,), weighting="elbo")
-    found = classify(OracleDenoiser(world, schedule), images, labels(6), plan)
+    found = found_in(world, images, plan, schedule)
     true = world.log_likelihoods(images)
     true = true - true.mean(1, keepdim=True)
-    ours = torch.stack([-ranking.scores * 512 for ranking in found.rankings])
+    ours = torch.stack(
+        [-ranking.table.centred(ranking.table.errors) * 512 for ranking in found.rankings]
+    )
     ours = ours - ours.mean(1, keepdim=True)
     assert (ours - true).abs().max() < nats
     assert ((ours * true).sum() / true.square().sum()).item() == pytest.approx(1, abs=slope)
@@ -58,37 +67,32 @@ def test_with_all_trials_the_elbo_is_the_likelihood(no_noise, schedule, nats, sl
     assert found.best == true.argmax(1).tolist()
     for ranking, likelihoods in zip(found.rankings, true, strict=True):
         bits = likelihoods.log_softmax(0) / torch.tensor(2.0).log()
-        torch.testing.assert_close(ranking.posterior(), bits, atol=3 * nats, rtol=slope)
+        torch.testing.assert_close(posterior(ranking.table), bits, atol=3 * nats, rtol=slope)
 
 
 def test_the_posterior_does_not_depend_on_the_weighting(no_noise):
     world = GaussianWorld.random(4, seed=1, shift=0.3)
     images, _ = world.images(2, seed=2)
     found = [
-        classify(
-            OracleDenoiser(world, WIDE), images, labels(4), TrialPlan((50,), weighting=weighting)
-        )
+        found_in(world, images, TrialPlan((50,), weighting=weighting), WIDE)
         for weighting in ("elbo", "native", "x0")
     ]
     for number in range(2):
-        first, *others = [result.rankings[number].posterior() for result in found]
+        first, *others = [posterior(result.rankings[number].table) for result in found]
         for other in others:
             torch.testing.assert_close(other, first, atol=1e-4, rtol=1e-4)
 
 
-def test_temperature_and_prior_act_on_the_posterior():
+def test_temperature_acts_on_the_posterior():
     world = GaussianWorld.random(3, seed=1, shift=0.3)
     images, _ = world.images(1, seed=2)
-    denoiser = OracleDenoiser(world, STABLE_DIFFUSION)
-    ranking = classify(denoiser, images, labels(3), TrialPlan((20,))).rankings[0]
-    bits, cool = ranking.posterior(), ranking.posterior(0.5)
+    ranking = found_in(world, images, TrialPlan((20,))).rankings[0]
+    bits, cool = posterior(ranking.table), posterior(ranking.table, 0.5)
     torch.testing.assert_close(cool.diff(), bits.diff() / 2)
-    prior = ranking.posterior(log_prior=[0.0, torch.log(torch.tensor(8.0)), 0.0])
-    torch.testing.assert_close(prior.diff() - bits.diff(), torch.tensor([3.0, -3.0]).double())
-    assert (2**prior).sum().item() == pytest.approx(1)
-    absolute = classify(denoiser, images, labels(3), TrialPlan((20,), loss="l1")).rankings[0]
+    assert (2**bits).sum().item() == pytest.approx(1)
+    absolute = found_in(world, images, TrialPlan((20,), loss="l1")).rankings[0]
     with pytest.raises(ValueError, match="loss l2 for a posterior"):
-        absolute.posterior()
+        posterior(absolute.table)
 
 
 @pytest.mark.parametrize("weighting", ["eps", "x0", "elbo"])
@@ -101,18 +105,17 @@ def test_networks_of_every_kind_decide_alike(weighting):
     )
     sigmas = ((1 - ALPHAS.double()) / ALPHAS.double()).sqrt()
     schedules = [
-        *(NoiseSchedule.variance_preserving(ALPHAS, kind) for kind in ("eps", "v", "x0")),
+        *(variance_preserving(ALPHAS, kind) for kind in ("eps", "v", "x0")),
         NoiseSchedule.exploding(sigmas, "v"),
         NoiseSchedule(1 / (1 + sigmas), sigmas / (1 + sigmas), "flow"),
     ]
-    first, *others = [
-        classify(OracleDenoiser(world, schedule), images, labels(10), plan)
-        for schedule in schedules
-    ]
+    first, *others = [found_in(world, images, plan, schedule) for schedule in schedules]
     for other in others:
         assert other.best == first.best and other.calls == first.calls
         for one, two in zip(other.rankings, first.rankings, strict=True):
-            torch.testing.assert_close(one.errors, two.errors, rtol=1e-5, atol=0, equal_nan=True)
+            torch.testing.assert_close(
+                one.table.errors, two.table.errors, rtol=1e-5, atol=0, equal_nan=True
+            )
 
 
 def block_errors(world, images, blocks, size, generator):
@@ -169,10 +172,10 @@ def test_intervals_of_the_margin_cover_the_truth(sampler):
     images, _ = world.images(60, seed=9)
     truth = expected_errors(world, images)
     plan = TrialPlan((20,), (1,), sampler=sampler)
-    found = classify(OracleDenoiser(world, STABLE_DIFFUSION), images, labels(8), plan)
-    adapter = student.ppf(0.95, 19 + 8)
+    found = found_in(world, images, plan)
+    half_width = student.ppf(0.95, 19 + 8)
     inside = [
-        abs(ranking.lead(0, k).margin - (truth[n, k] - truth[n, 0])) <= adapter * error
+        abs(ranking.lead(0, k).margin - (truth[n, k] - truth[n, 0])) <= half_width * error
         for n, ranking in enumerate(found.rankings)
         for k in range(1, 8)
         for error in [ranking.lead(0, k).standard_error]
@@ -184,11 +187,10 @@ def test_cantelli_bounds_how_often_a_margin_is_lost():
     world = GaussianWorld.random(2, seed=10, shift=0.5, size=64)
     images, _ = world.images(8, seed=12)
     truth = expected_errors(world, images)
-    denoiser = OracleDenoiser(world, STABLE_DIFFUSION)
     lost, bounds = [], []
     for image, row in zip(images, truth, strict=True):
         better = int(row.argmin())
-        repeats = classify(denoiser, image.expand(40, -1), labels(2), TrialPlan((10,)))
+        repeats = found_in(world, image.expand(40, -1), TrialPlan((10,)))
         leads = [ranking.lead(better, 1 - better) for ranking in repeats.rankings]
         lost += [lead.margin <= 0 for lead in leads]
         bounds += [lead.cantelli for lead in leads]
@@ -203,9 +205,8 @@ def test_rankings_by_paired_scores_are_those_of_a_full_run():
     noise = torch.randn(40, 512, generator=generator, dtype=torch.float64)
     means = torch.stack([world.means[rows].sum(0) for rows in wanted])
     images = (means + world.variances.sqrt() * noise).float()
-    denoiser = OracleDenoiser(world, STABLE_DIFFUSION)
-    found = classify(denoiser, images, labels(40), TrialPlan())
-    full = classify(denoiser, images, labels(40), TrialPlan((20,), sampler=SpreadGrid()))
+    found = found_in(world, images, TrialPlan())
+    full = found_in(world, images, TrialPlan((20,), sampler=SpreadGrid()))
 
     def precision(result, kind):
         pairs = zip(result.rankings, wanted, strict=True)
@@ -225,33 +226,28 @@ def test_bands_add_up_and_independent_bands_add_up_in_variance():
     """Pixels that are cosines of the coefficients, so errors of bands are independent (S.12)."""
     world = GaussianWorld.random(2, seed=15, shift=0.5, size=256)
     images, _ = world.images(1, seed=16)
+    basis = cosines(16)
 
     class Pixels:
-        """The oracle behind a image whose cosine transform holds its coefficients."""
+        """The oracle behind an image whose cosine transform holds its coefficients."""
 
         schedule = STABLE_DIFFUSION
         inner = OracleDenoiser(world, STABLE_DIFFUSION)
 
         def __call__(self, latent, trial, prompts):
-            from benchmarks.frequency_bands import cosine_transform, cosines
-
-            basis = cosines(16)
             trial = type(trial)(trial.level, cosine_transform(trial.noise).flatten())
             clean = self.inner(cosine_transform(latent).flatten(), trial, prompts)
             return (basis.T @ clean.unflatten(-1, (16, 16)) @ basis)[:, None]
 
-    from benchmarks.frequency_bands import cosines
-
-    basis = cosines(16)
-    picture = (basis.T @ images[0].double().view(16, 16) @ basis)[None].float()
+    sample = (basis.T @ images[0].double().view(16, 16) @ basis)[None].float()
     plan = TrialPlan((100,), (1,), sampler=SpreadGrid())
-    ranking = classify(Pixels(), picture[None], labels(2), plan).rankings[0]
-    source = ErrorSource(Pixels(), picture, labels(2), plan)
+    ranking = classify(Pixels(), sample[None], labels(2), plan).rankings[0]
+    source = ErrorSource(Pixels(), sample, labels(2), plan)
     rows = band_differences(source, ranking, 0, 1, bands=6)
     assert rows.shape == (100, 6)
-    differences = ranking.errors[1] - ranking.errors[0]
+    differences = ranking.table.errors[1] - ranking.table.errors[0]
     torch.testing.assert_close(rows.sum(1), differences, atol=1e-7, rtol=1e-4)
-    late = [n for n, spec in enumerate(ranking.specs) if spec.timestep > 300]
+    late = [n for n, spec in enumerate(ranking.table.specs) if spec.timestep > 300]
     variances, total = rows[late].diff(dim=0).var(0), differences[late].diff().var()
     assert variances.sum().item() == pytest.approx(total.item(), rel=0.5)
 
@@ -279,8 +275,8 @@ def test_theorem_1_tells_whether_a_filter_helps():
 def ranking_draws(plan):
     world = GaussianWorld.random(2, seed=0, shift=1.0)
     images, _ = world.images(1, seed=0)
-    found = classify(OracleDenoiser(world, STABLE_DIFFUSION), images, labels(2), plan)
-    return found.rankings[0].specs
+    found = found_in(world, images, plan)
+    return found.rankings[0].table.specs
 
 
 def test_effects_need_three_trials_of_both():
@@ -292,8 +288,7 @@ def test_effects_need_three_trials_of_both():
 def test_every_plan_finds_classes_that_are_far_apart(name):
     world = GaussianWorld.random(20, seed=18, shift=1.8)
     images, truth = world.images(10, seed=19)
-    denoiser = OracleDenoiser(world, STABLE_DIFFUSION)
-    found = classify(denoiser, images, labels(20), PLANS[name])
+    found = found_in(world, images, PLANS[name])
     assert found.best == truth.tolist()
     assert all(r.calls <= PLANS[name].calls(20) for r in found.rankings)
 
@@ -305,9 +300,8 @@ def test_stopping_early_saves_calls_without_losing_images(name, share):
     for seed in range(3):
         world = GaussianWorld.random(10, seed=100 + seed, shift=0.8)
         images, truth = world.images(40, seed=200 + seed)
-        denoiser = OracleDenoiser(world, STABLE_DIFFUSION)
         for number, plan in enumerate((paper, PLANS[name])):
-            found = classify(denoiser, images, labels(10), plan)
+            found = found_in(world, images, plan)
             calls[number] += found.calls
             right[number] += sum(a == b for a, b in zip(found.best, truth.tolist(), strict=True))
     assert calls[1] <= share * calls[0]
@@ -329,8 +323,7 @@ def test_confidence_is_how_often_a_long_run_agrees(classes, shift, name):
     """On average, or less; with many classes too, most of which had a few trials only."""
     world = GaussianWorld.random(classes, seed=20, shift=shift, size=256)
     images, _ = world.images(60, seed=21)
-    denoiser = OracleDenoiser(world, STABLE_DIFFUSION)
-    found = classify(denoiser, images, labels(classes), PLANS[name])
+    found = found_in(world, images, PLANS[name])
     agree = (expected_errors(world, images).argmin(1) == torch.tensor(found.best)).double().mean()
     confidence = sum(ranking.confidence for ranking in found.rankings) / 60
     assert 0.4 < agree < 0.99

@@ -1,4 +1,4 @@
-"""Data sets where they lie, and the pictures held out of the small models."""
+"""Data sets where they lie, and the images held out of the small models."""
 
 import json
 from collections import Counter
@@ -16,7 +16,7 @@ from bigain_core.classification.datasets.imagenet import imagenet_labels
 PLAN = TrialPlan((1, 2), (2, 1))
 
 
-def picture(path: Path, seed=0):
+def image(path: Path, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     levels = np.random.default_rng(seed).integers(0, 256, (12, 10, 3), dtype=np.uint8)
     Image.fromarray(levels).save(path)
@@ -38,7 +38,7 @@ def test_a_wrong_choice_among_rivals_is_wrong_in_one_factor():
             assert len({factors(other)[1] for other in among}) == len(TEXTURES)
 
 
-def test_held_out_pictures_are_as_many_of_each_class_and_the_same_again(tmp_path):
+def test_held_out_samples_are_as_many_of_each_class_and_the_same_again(tmp_path):
     data = small_set(tmp_path / "a", 85)
     counts = Counter(image.labels[0] for image in data.images.images)
     assert set(counts) == set(CLASS_NAMES)
@@ -64,7 +64,7 @@ def imagenet(tmp_path):
     )
     for wnid in (*inside, outside):
         for number in range(2):
-            picture(tmp_path / "val" / wnid / f"ILSVRC2012_val_0000000{number}.JPEG", number)
+            image(tmp_path / "val" / wnid / f"ILSVRC2012_val_0000000{number}.JPEG", number)
     return tmp_path, inside, outside
 
 
@@ -84,7 +84,7 @@ def test_imagenet_folders_are_ranked_among_the_labels_of_the_set(imagenet):
     assert names[outside] in {image.labels[0] for image in whole.images.images}
 
 
-def test_a_subset_names_its_pictures_by_file(imagenet, tmp_path):
+def test_a_subset_names_its_samples_by_file(imagenet, tmp_path):
     data = SETS["imagenet1k"](imagenet[0])
     wanted = [data.images.images[n] for n in (4, 1)]
     (tmp_path / "some.txt").write_text("# two\n" + "\n".join(image.file for image in wanted) + "\n")
@@ -95,7 +95,7 @@ def test_a_subset_names_its_pictures_by_file(imagenet, tmp_path):
     ]
     assert part.asked == (wanted[1].labels[0], wanted[0].labels[0])
     (tmp_path / "some.txt").write_text("no/such.JPEG\n")
-    with pytest.raises(ValueError, match="of the 6 pictures of ImageNet-1K in some.txt, such as"):
+    with pytest.raises(ValueError, match="of the 6 images of ImageNet-1K in some.txt, such as"):
         subset(data, tmp_path / "some.txt")
     np.save(tmp_path / "some.npy", np.array([4, 1]))
     assert subset(data, tmp_path / "some.npy") == part
@@ -106,7 +106,7 @@ def test_a_subset_names_its_pictures_by_file(imagenet, tmp_path):
 
 def test_pets_are_those_of_the_test_list(tmp_path):
     for name in ("Abyssinian_1", "yorkshire_terrier_9", "Abyssinian_2"):
-        picture(tmp_path / "images" / f"{name}.jpg")
+        image(tmp_path / "images" / f"{name}.jpg")
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "test.txt").write_text(
         "yorkshire_terrier_9 37 2 25\nAbyssinian_1 1 1 1\n"
@@ -124,7 +124,7 @@ def test_pets_are_those_of_the_test_list(tmp_path):
 @pytest.fixture
 def coco(tmp_path):
     for number in (7, 8, 9):
-        picture(tmp_path / "val2017" / f"{number:012}.jpg")
+        image(tmp_path / "val2017" / f"{number:012}.jpg")
     (tmp_path / "annotations").mkdir()
     images = [{"id": n, "file_name": f"{n:012}.jpg"} for n in (9, 8, 7)]
     marked = [(9, 3), (9, 1), (9, 3), (7, 3)]
@@ -140,7 +140,7 @@ def coco(tmp_path):
     return tmp_path
 
 
-def test_coco_pictures_have_all_their_categories_and_their_first_caption(coco):
+def test_coco_samples_have_all_their_categories_and_their_first_caption(coco):
     data = SETS["coco"](coco)
     assert data.labels == ("person", "car")
     assert [(i.file, set(i.labels)) for i in data.images.images] == [

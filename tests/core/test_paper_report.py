@@ -6,10 +6,10 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
+from benchmarks.paper.charts import curves
 from benchmarks.paper.cost import FILE, Cost, read_costs
 from benchmarks.paper.data import small_set
 from benchmarks.paper.generation import blocks
-from benchmarks.paper.pictures import curves
 from benchmarks.paper.recognition import Share, found_results, pending
 from benchmarks.paper.report import Finished, against, recognition_table, share, whole
 from benchmarks.paper.tables import OFF, TABLES
@@ -121,7 +121,7 @@ def test_nothing_is_made_up_where_nothing_is_known():
     assert against({1: True, 2: True, 3: False}, {1: False, 2: True}) == "1:0, p = 1"
 
 
-def test_processes_share_all_blocks_of_pictures():
+def test_processes_share_all_blocks_of_samples():
     parts = [blocks(70, Share(shard, 3)) for shard in range(3)]
     numbers = [number for part in parts for block in part for number in block]
     assert sorted(numbers) == list(range(70))

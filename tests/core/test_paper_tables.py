@@ -6,20 +6,20 @@ import pytest
 import torch
 
 from benchmarks.flops import count
+from benchmarks.noise_schedules import alphas_cumprod, variance_preserving
 from benchmarks.outlines.unet_outline import SD_2, unet_outline
 from benchmarks.paper.experiments import OwnDraws, OwnNoise, SharedPlan
 from benchmarks.paper.models import SMALL, UNETS, transformer
 from benchmarks.paper.recognition import slug
 from benchmarks.paper.tables import OFF, ROWS, TABLES, chosen, translated
-from bigain_core.classification import Trial, alphas_cumprod
-from bigain_core.classification.trials.levels import NoiseSchedule
+from bigain_core.classification import Trial
 from bigain_core.methods import TokenMerging
 from bigain_core.placement import LayerId
-from bigain_core.schedules import DenoisingProgress
 from bigain_core.tokens.grid import TokenGrid
+from tests.core.calls import MIDDLE
 
 PAGE = Path(__file__).parents[2] / "docs" / "paper-tables.md"
-GRID, MOMENT = TokenGrid(6, 8), DenoisingProgress(0.5)
+GRID = TokenGrid(6, 8)
 PLAIN = 804.257  # GFLOP of a call
 PRINTED = {  # Tables 3 and 10
     "ToMe 0.7": 704.87,
@@ -82,7 +82,7 @@ def covered(row, blocks=12):
     """Numbers of the transformer blocks in which each rule of a row decides."""
     compression = translated(ROWS[row].compression, transformer([1, 2], [3, 4, 7]))
     layers = [LayerId(number, "transformer") for number in range(blocks)]
-    found = [(layer_id.number, compression.rule_at(layer_id, MOMENT)) for layer_id in layers]
+    found = [(layer_id.number, compression.rule_at(layer_id, MIDDLE)) for layer_id in layers]
     return {number: rule.method.name for number, rule in found if rule}
 
 
@@ -102,31 +102,31 @@ def test_blocks_of_a_transformer_stand_for_encoder_and_decoder():
 
 def test_one_plan_for_all_prompts_is_that_of_their_mean(randn):
     metric, method = randn(3, GRID.tokens, 5), TokenMerging(0.5)
-    found = SharedPlan(method).plan(metric, GRID, MOMENT, 1)
-    alone = method.plan(metric.mean(0, keepdim=True), GRID, MOMENT, 1)
+    found = SharedPlan(method).plan(metric, GRID, MIDDLE, 1)
+    alone = method.plan(metric.mean(0, keepdim=True), GRID, MIDDLE, 1)
     assert torch.equal(found.target, alone.target.expand(3, -1))
-    own = method.plan(metric, GRID, MOMENT, 1).target
+    own = method.plan(metric, GRID, MIDDLE, 1).target
     assert not torch.equal(own, own[:1].expand(3, -1))
 
 
 def test_own_draws_differ_between_prompts_and_are_uniform(randn):
     metric = randn(1, GRID.tokens, 5).expand(400, -1, -1)
     method = OwnDraws(0.75)
-    target = method.plan(metric, GRID, MOMENT, 1).target  # at 0.75 only destinations are left
-    assert torch.equal(target, method.plan(metric, GRID, MOMENT, 1).target)
+    target = method.plan(metric, GRID, MIDDLE, 1).target  # at 0.75 only destinations are left
+    assert torch.equal(target, method.plan(metric, GRID, MIDDLE, 1).target)
     assert not torch.equal(target[0], target[1])
     kept = target == torch.arange(GRID.tokens)
     cells = kept.view(400, 3, 2, 4, 2).transpose(2, 3).flatten(-2)  # (400, 3, 4, 4)
     assert (cells.sum(-1) == 1).all()
     assert cells.double().mean((0, 1, 2)).sub(0.25).abs().max() < 0.03
-    shared = TokenMerging(0.75, "random").plan(metric, GRID, MOMENT, 1).target
+    shared = TokenMerging(0.75, "random").plan(metric, GRID, MIDDLE, 1).target
     assert torch.equal(shared, shared[:1].expand(400, -1)), "ToMe draws once for all prompts"
 
 
 class Watching:
     """A denoiser that notes which prompt saw which noise."""
 
-    schedule = NoiseSchedule.variance_preserving(alphas_cumprod("linear"))
+    schedule = variance_preserving(alphas_cumprod("linear"))
 
     def __init__(self):
         self.seen = {}
@@ -164,4 +164,4 @@ def test_the_page_has_every_row(name, model):
     part = section.split(f"### {model},", 1)[1].split("\n### ")[0]
     found = {line.split("|")[1].strip() for line in part.splitlines() if line.startswith("|")}
     assert found >= {row for row in table.rows if model in UNETS or not ROWS[row].unets_only}
-    assert "Pictures without a result" not in page
+    assert "Images without a result" not in page

@@ -21,37 +21,48 @@ def covered(placement, layers):
 
 
 @pytest.mark.parametrize(
-    ("name", "numbers"),
+    ("name", "options", "layers"),
     [
-        ("everywhere", list(range(28))),
-        ("encoder", []),
-        ("blocks 0-5 (early)", [0, 1, 2, 3, 4, 5]),
-        ("blocks 6-11 (mid-early)", [6, 7, 8, 9, 10, 11]),
-        ("blocks 0-11", list(range(12))),
-        ("blocks 1-5 and 7-11 (published)", [1, 2, 3, 4, 5, 7, 8, 9, 10, 11]),
+        ("everywhere", {}, list(range(28))),
+        ("encoder", {}, []),
+        ("blocks 0-5 (early)", {}, [0, 1, 2, 3, 4, 5]),
+        ("blocks 6-11 (mid-early)", {}, [6, 7, 8, 9, 10, 11]),
+        ("blocks 0-11", {}, list(range(12))),
+        ("blocks 1-5 and 7-11 (published)", {}, [1, 2, 3, 4, 5, 7, 8, 9, 10, 11]),
+        ("everywhere", {"blocks": "0, 27-30"}, [0, 27]),
+        ("blocks 0-5 (early)", {"blocks": "20-21"}, [20, 21]),
+        ("blocks 0-5 (early)", {"blocks": " "}, [0, 1, 2, 3, 4, 5]),
+        ("encoder", {"blocks": "0-27"}, []),
     ],
 )
-def test_named_placements_in_a_transformer(name, numbers):
-    assert covered(named_placement(name), TRANSFORMER) == numbers
+def test_named_placements_in_a_transformer(name, options, layers):
+    """Blocks replace those of a preset but not its stages."""
+    assert covered(named_placement(name, **options), TRANSFORMER) == layers
 
 
 @pytest.mark.parametrize(
-    ("name", "levels", "numbers"),
+    ("placement", "layers"),
     [
-        ("everywhere", 1, [0, 6]),
-        ("everywhere", 2, [0, 1, 5, 6]),
-        ("everywhere", 4, [0, 1, 2, 3, 4, 5, 6]),
-        ("encoder", 1, [0]),
-        ("encoder", 3, [0, 1, 2]),
-        ("decoder", 1, [6]),
-        ("decoder", 2, [5, 6]),
-        ("middle", 1, []),
-        ("middle", 4, [3]),
-        ("blocks 0-11", 4, []),
+        (named_placement("everywhere", 1), [0, 6]),
+        (named_placement("everywhere", 2), [0, 1, 5, 6]),
+        (named_placement("everywhere", 4), [0, 1, 2, 3, 4, 5, 6]),
+        (named_placement("encoder", 1), [0]),
+        (named_placement("encoder", 3), [0, 1, 2]),
+        (named_placement("decoder", 1), [6]),
+        (named_placement("decoder", 2), [5, 6]),
+        (named_placement("middle", 1), []),
+        (named_placement("middle", 4), [3]),
+        (named_placement("blocks 0-11", 4), []),
+        (named_placement("everywhere", 4, blocks="1, 4-6"), [1, 4, 5, 6]),
+        (named_placement("decoder", 2, blocks="1, 4-6"), [5, 6]),
+        (Placement(stages=("encoder", "middle"), layers=(0, 2, 3, 4), levels=3), [0, 2]),
+        (Placement(stages=()), []),
+        (Placement(layers=()), []),
     ],
 )
-def test_named_placements_in_a_unet(name, levels, numbers):
-    assert covered(named_placement(name, levels), UNET) == numbers
+def test_named_placements_in_a_unet(placement, layers):
+    """Stage, number and level must all match."""
+    assert covered(placement, UNET) == layers
 
 
 def test_encoder_middle_and_decoder_are_everywhere():
@@ -59,20 +70,9 @@ def test_encoder_middle_and_decoder_are_everywhere():
     assert sorted(sum(parts, [])) == covered(named_placement("everywhere", 4), UNET)
 
 
-@pytest.mark.parametrize(
-    "layer_id", [*TRANSFORMER, *(layer_id for layer_id in UNET if layer_id.level == 1)]
-)
-def test_the_default_covers_every_site_of_the_finest_level(layer_id):
-    assert Placement().covers(layer_id)
-
-
-def test_stage_number_and_level_must_all_match():
-    placement = Placement(stages=("encoder", "middle"), numbers=(0, 2, 3, 4), levels=3)
-    assert covered(placement, UNET) == [0, 2]
-
-
-def test_an_empty_choice_covers_nothing():
-    assert covered(Placement(stages=()), UNET) == covered(Placement(numbers=()), UNET) == []
+def test_the_default_covers_every_layer_of_the_finest_level():
+    assert covered(Placement(), TRANSFORMER) == list(range(28))
+    assert covered(Placement(), UNET) == [0, 6]
 
 
 @pytest.mark.parametrize(
@@ -117,24 +117,6 @@ def test_layers_beyond_any_model_are_refused_at_once(text):
     assert parse_blocks("9998-9999") == (9998, 9999)
     with pytest.raises(ValueError, match=r"expected attention layers up to 9999, got '.*' in '.*'"):
         parse_blocks(text)
-
-
-@pytest.mark.parametrize(
-    ("name", "blocks", "numbers"),
-    [
-        ("everywhere", "0, 27-30", [0, 27]),
-        ("blocks 0-5 (early)", "20-21", [20, 21]),
-        ("blocks 0-5 (early)", " ", [0, 1, 2, 3, 4, 5]),
-        ("encoder", "0-27", []),
-    ],
-)
-def test_blocks_replace_those_of_a_preset_but_not_its_stages(name, blocks, numbers):
-    assert covered(named_placement(name, blocks=blocks), TRANSFORMER) == numbers
-
-
-def test_blocks_are_numbers_of_attention_layers_in_a_unet():
-    assert covered(named_placement("everywhere", 4, blocks="1, 4-6"), UNET) == [1, 4, 5, 6]
-    assert covered(named_placement("decoder", 2, blocks="1, 4-6"), UNET) == [5, 6]
 
 
 def test_a_named_placement_carries_the_least_number_of_tokens():

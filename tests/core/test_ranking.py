@@ -1,15 +1,16 @@
 """Order, margin and table of a classification."""
 
-import csv
-import io
 import math
 
 import pytest
 import torch
 
-from bigain_core.classification import Classification, Ranking
+from bigain_core.classification import Classification
+from bigain_core.classification.results.result_table import result_table
+from tests.core.classifying import ranking as made
+from tests.core.labelled import csv_rows
 
-OUT, LOG2 = float("nan"), math.log(2)
+OUT, LOG2, TIMES = float("nan"), math.log(2), [250, 750, 125, 875]
 ERRORS = torch.tensor(
     [
         [0.5, 0.5, OUT, OUT],
@@ -22,11 +23,11 @@ ERRORS = torch.tensor(
 
 @pytest.fixture
 def ranking():
-    return Ranking(ERRORS, torch.tensor([0, 2, 1, 0]), torch.tensor([250, 750, 125, 875]))
+    return made(ERRORS, [0, 2, 1, 0], TIMES)
 
 
 def test_means_are_taken_over_the_trials_that_each_prompt_had(ranking):
-    torch.testing.assert_close(ranking.mean_errors, torch.tensor([0.5, 0.5, 0.6, 0.425]))
+    torch.testing.assert_close(ranking.table.mean_errors, torch.tensor([0.5, 0.5, 0.6, 0.425]))
 
 
 def test_survivors_come_before_prompts_that_were_out_earlier(ranking):
@@ -35,7 +36,7 @@ def test_survivors_come_before_prompts_that_were_out_earlier(ranking):
 
 
 def test_equal_prompts_stay_in_order():
-    ranking = Ranking(torch.full((3, 2), 0.5), torch.zeros(3), torch.tensor([250, 750]))
+    ranking = made(torch.full((3, 2), 0.5), [0, 0, 0])
     assert ranking.order == [0, 1, 2]
 
 
@@ -45,12 +46,12 @@ def test_the_margin_is_paired_over_all_common_trials(ranking):
 
 def test_the_margin_ignores_trials_that_the_runner_up_did_not_have():
     errors = torch.tensor([[0.2, 0.3, 5.0], [0.3, 0.6, OUT]])
-    ranking = Ranking(errors, torch.tensor([2, 0]), torch.tensor([250, 750, 500]))
+    ranking = made(errors, [2, 0], [250, 750, 500])
     assert ranking.margin == pytest.approx((0.1 + 0.3) / 2)
 
 
 def test_a_single_prompt_has_no_margin():
-    ranking = Ranking(torch.tensor([[0.4]]), torch.tensor([1]), torch.tensor([500]))
+    ranking = made([[0.4]])
     assert ranking.margin == 0.0
     assert ranking.order == [0]
 
@@ -62,9 +63,9 @@ def test_calls_are_the_trials_that_took_place(ranking):
 
 def test_the_table_is_csv_with_a_row_per_image_and_prompt(ranking):
     labels = ("plain", "a cat, sleeping", 'the "cat"', "grey")
-    other = Ranking(ERRORS[[1, 0, 3, 2]], torch.tensor([2, 0, 0, 1]), ranking.timesteps)
+    other = made(ERRORS[[1, 0, 3, 2]], [2, 0, 0, 1], TIMES)
     found = Classification(labels, (ranking, other))
-    rows = list(csv.DictReader(io.StringIO(found.table())))
+    rows = csv_rows(result_table(found))
     assert [list(row.values())[:6] for row in rows[:4]] == [
         ["0", "1", "a cat, sleeping", "0.5", "4", "2"],
         ["0", "2", 'the "cat"', "0.6", "4", "1"],
@@ -84,11 +85,10 @@ def test_the_table_has_leads_and_posteriors_of_every_prompt():
     nats = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
     errors = ERRORS.double()
     errors[2, 3] = OUT
-    stages, times = torch.tensor([0, 2, 1, 0]), torch.tensor([250, 750, 125, 875])
-    ranking = Ranking(errors, stages, times, nats=nats)
+    ranking = made(errors, [0, 2, 1, 0], TIMES, nats)
     found = Classification(("p", "q", "r", "s"), (ranking,))
     for temperature in (1.0, 0.25):
-        rows = {row["label"]: row for row in csv.DictReader(io.StringIO(found.table(temperature)))}
+        rows = {row["label"]: row for row in csv_rows(result_table(found, temperature))}
         likelihoods = {}
         for k, label in enumerate("pqrs"):
             count = int(errors[k].isfinite().sum())

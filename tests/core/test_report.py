@@ -29,21 +29,21 @@ def test_the_summary_counts_layers_and_operations(log):
     text = summary(log)
     assert text.startswith("BiGain on a UNet: 2 of 3 self-attention layers compressed")
     assert "4096 tokens -> 1229 queries and 1229 keys" in text
-    assert "14 GFLOP -> 5 GFLOP in all of them" in text and "64% saved" in text
+    assert "14 GFLOP -> 5 GFLOP per sample" in text and "64% saved" in text
 
 
 def test_the_summary_bounds_the_gain_by_the_work_of_the_whole_network(log):
     log.networks[4, 64, 64] = (int(2e9), 10)  # 20 GFLOP in the run, of which 9 are saved
-    assert "about 20 GFLOP for the whole network this leaves 55%" in summary(log)
+    assert "about 20 GFLOP, of which 55% remain" in summary(log)
     ceiling = 20 / (20 - 14 + 2)  # what is fixed in the decoder stays
     assert "at most 1.82x as fast" in summary(log)
-    assert f"all of them shortened to nothing, is {ceiling:.2f}x" in summary(log)
+    assert f"no tokens left in self-attention: {ceiling:.2f}x" in summary(log)
     assert "NO GAIN" not in summary(log)
 
 
 def test_a_gain_too_small_to_notice_is_called_none(log):
     log.networks[4, 64, 64] = (int(30e9), 10)
-    assert "At this size NO GAIN in time can be expected" in summary(log)
+    assert "Expect NO GAIN in speed at this size" in summary(log)
 
 
 def test_a_run_that_compressed_nothing_says_so():
@@ -59,14 +59,14 @@ def test_a_run_that_compressed_nothing_gives_the_commonest_reason():
 def test_layers_that_another_patch_computes_are_counted(log):
     log.layers[LayerId(3, "decoder")] = LayerRecord()
     assert "2 of 4 self-attention layers" in summary(log)
-    assert report(log).endswith("never reached 1 layers: another patch computes their attention")
+    assert report(log).endswith("skipped 1 layers: another patch computes their attention")
     nothing = RunLog("a UNet", {LayerId(n, "encoder"): LayerRecord() for n in range(3)})
     assert summary(nothing).endswith("Another patch computes the attention of 3 of them.")
 
 
 def test_a_run_that_never_called_the_network_says_what_to_do():
     assert "no network call was seen" in report(RunLog())
-    assert "connect the report behind the sampler" in report(RunLog())
+    assert "Connect `after` to an output of the sampler" in report(RunLog())
 
 
 def test_the_report_has_a_line_per_compressed_layer_and_per_reason(log):
@@ -76,9 +76,9 @@ def test_the_report_has_a_line_per_compressed_layer_and_per_reason(log):
     assert len(lines) == 4
     assert "layer 0 (encoder, level 1): L-GTM 0.7" in lines[1]
     assert "4096 tokens -> 1229 queries, 1229 keys" in lines[1]
-    assert "4095 tokens beside 77 of text or references -> 4095 queries, 1023 keys" in lines[2]
+    assert "4095 tokens + 77 of text or references -> 4095 queries, 1023 keys" in lines[2]
     assert "in 10 of 20 calls" in lines[2]
-    assert lines[3] == "left alone 4 times: 65 tokens where the image has 8 x 8"
+    assert lines[3] == "skipped 4 calls: 65 tokens where the image has 8 x 8"
 
 
 def test_the_data_of_the_report_say_what_its_text_says(log):
@@ -89,13 +89,13 @@ def test_the_data_of_the_report_say_what_its_text_says(log):
     first, second = data["layers"]
     assert first == {
         "layer": 0, "stage": "encoder", "level": 1, "method": "L-GTM 0.7", "tokens": 4096,
-        "others": 0, "queries": 1229, "keys": 1229, "compressed": 20, "calls": 20,
+        "text_tokens": 0, "queries": 1229, "keys": 1229, "compressed": 20, "calls": 20,
     }  # fmt: skip
-    assert (second["layer"], second["others"], second["keys"]) == (2, 77, 1023)
+    assert (second["layer"], second["text_tokens"], second["keys"]) == (2, 77, 1023)
     assert (second["compressed"], second["calls"]) == (10, 20)
-    assert data["left"] == [
+    assert data["skipped"] == [
         {"reason": "an attention mask is in use", "calls": 3},
         {"reason": "another patch computes their attention", "layers": 1},
     ]
     lines = report(log).splitlines()
-    assert len(lines) == 1 + len(data["layers"]) + len(data["left"])
+    assert len(lines) == 1 + len(data["layers"]) + len(data["skipped"])

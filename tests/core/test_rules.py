@@ -25,6 +25,7 @@ from bigain_core.classification.elimination.estimates import (
     paired_differences,
     shrunken_tail,
 )
+from tests.core.classifying import slow_tails
 
 DRAWS = tuple(TrialSpec(t, n) for n, t in enumerate([500, 100, 900, 300, 700]))
 
@@ -36,30 +37,10 @@ def look_at(errors, sampler=None, classes=None):
     return EliminationStep(errors, specs, sampler or SpreadGrid(), count, classes or range(count))
 
 
-def slow_tail(errors, leader):
-    """P(better than the leader) of every other prompt, written out for even grids."""
-    n = len(errors[0])
-    order = sorted(range(n), key=lambda s: DRAWS[s].timestep)
-    means, variances = {}, {}
-    for k, row in enumerate(errors):
-        d = [row[s] - errors[leader][s] for s in order]
-        mean = sum(d) / n
-        ordinary = sum((x - mean) ** 2 for x in d) / (n - 1)
-        successive = sum((b - a) ** 2 for a, b in zip(d, d[1:], strict=False)) / (2 * (n - 1))
-        means[k], variances[k] = mean, min(ordinary, successive) / n
-    others = sorted(variances[k] for k in variances if k != leader)
-    prior = others[(len(others) - 1) // 2]
-    tails = {}
-    for k in variances:
-        moderated = (8 * prior + (n - 1) * variances[k]) / (8 + n - 1)
-        tails[k] = student.sf(means[k] / math.sqrt(moderated), 8 + n - 1)
-    return tails
-
-
 def test_tails_equal_those_written_out(randn):
     errors = (randn(4, 5).double() * 0.2 + torch.tensor([[0.0], [0.1], [0.3], [0.6]])).tolist()
     found = paired_differences(torch.tensor(errors, dtype=torch.float64), DRAWS, 0, SpreadGrid())
-    expected = slow_tail(errors, 0)
+    expected = slow_tails(errors, 0, (1, 2, 3), [spec.timestep for spec in DRAWS])
     assert found.tail()[1:].tolist() == pytest.approx([expected[k] for k in (1, 2, 3)], rel=1e-9)
     assert found.dof == 12
 
@@ -74,25 +55,6 @@ def test_two_prompts_need_no_others():
 def test_one_trial_tells_nothing():
     found = paired_differences(torch.tensor([[0.1], [0.9]]).double(), DRAWS[:1], 0, SpreadGrid())
     assert found.tail().tolist() == [0.5, 0.5]
-
-
-def test_the_longest_list_of_sure_losers_is_dropped(randn):
-    """Their probabilities of being better may add up to delta, no more."""
-    offsets = torch.linspace(0, 1, 12)[:, None]
-    errors = randn(12, 8).double() * 0.3 + offsets
-    step = look_at(errors)
-    tails = paired_differences(errors, step.specs, step.leader, step.sampler).tail()
-    for delta in (0.01, 0.05, 0.2, 0.6):
-        kept = Sequential(delta).keeps(step)
-        dropped = [k for k in range(12) if k not in kept]
-        assert step.leader in kept
-        assert sum(tails[dropped].tolist()) <= delta
-        survivors = [k for k in kept if k != step.leader]
-        if survivors:
-            surest = min(tails[k].item() for k in survivors)
-            assert sum(tails[dropped].tolist()) + surest > delta
-            assert all(tails[k] <= surest for k in dropped)
-    assert 1 < len(Sequential(0.01).keeps(step)) < 12
 
 
 def test_equal_prompts_are_never_dropped():
@@ -118,16 +80,6 @@ def test_a_constant_difference_is_sure():
 def test_many_prompts_are_capped(prompts, caps):
     plan = TrialPlan((2, 3, 4, 5, 9), sampler=SpreadGrid(), rule=Sequential())
     assert plan.kept(prompts) == caps
-
-
-def test_prompts_within_the_indifference_are_tied(randn):
-    errors = 0.001 * randn(3, 20).double() + torch.tensor([[0.5], [0.5002], [0.5004]])
-    errors = errors.double()
-    assert Sequential(indifference=0.01).ties(look_at(errors))
-    assert not Sequential(indifference=0.0001).ties(look_at(errors))
-    assert not Sequential().ties(look_at(errors))
-    errors[2] += 0.1
-    assert not Sequential(indifference=0.01).ties(look_at(errors))
 
 
 def mixture_of_bets(total, square, scale):
@@ -176,7 +128,6 @@ def test_equal_prompts_prove_nothing():
     [
         (lambda: Sequential(delta=0), "a delta between 0 and 1, got 0"),
         (lambda: Certified(delta=1.5), "a delta between 0 and 1, got 1.5"),
-        (lambda: Sequential(indifference=-1), "an indifference of at least 0"),
         (lambda: Budget(calls=0), "a budget above 0 calls"),
         (lambda: Budget(seconds=-1.0), "a budget above 0 calls"),
         (lambda: TrialPlan((8,), rule=Certified()), "trials in Blocks .* got PublishedGrid"),
@@ -249,11 +200,3 @@ def test_prompts_of_the_leaders_class_hold_nobody_back(randn):
         assert [k for k in kept if k > 2] == [alone[row] for row in without[1:]]
         same_class = Sequential(delta).keeps(look_at(errors[:3]))
         assert [k for k in kept if k < 3] == same_class
-
-
-def test_only_rivals_make_a_tie(randn):
-    errors = 0.001 * randn(3, 20).double() + torch.tensor([[0.5], [0.5002], [0.9]]).double()
-    rule = Sequential(indifference=0.01)
-    assert not rule.ties(look_at(errors))
-    assert rule.ties(look_at(errors, classes=[0, 1, 0]))
-    assert not rule.ties(look_at(errors, classes=[0, 0, 0])), "one class is decided and not tied"

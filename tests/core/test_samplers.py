@@ -15,9 +15,9 @@ from bigain_core.classification import (
     trial_timesteps,
 )
 from bigain_core.classification.trials.samplers import Progress
+from tests.core.classifying import SAMPLERS
 
 TRIALS = (100,)
-SAMPLERS = [SpreadGrid(), UniformTimes(), Blocks(), MirroredPairs(), AdaptiveTimes()]
 
 
 def draws_of(sampler, count, errors_at=None, seed=0, image=0):
@@ -64,19 +64,6 @@ def test_every_look_at_the_spread_grid_is_even(count):
 
 def test_the_finest_noise_level_comes_right_after_the_first_look():
     assert 25 in [d.timestep for d in draws_of(SpreadGrid(), 8)[5:]]
-
-
-def test_the_published_grid_keeps_its_order():
-    plan = TrialPlan((5, 20, 100))
-    specs = [
-        plan.sampler.draw(
-            plan.trials, Progress(0, 0, (TrialSpec(0, 0),) * n, torch.zeros(1, n), [0])
-        )
-        for n in range(100)
-    ]
-    assert [d.timestep for d in specs] == sum(trial_timesteps((5, 20, 100)), [])
-    assert [d.noise for d in specs] == list(range(100))
-    assert plan.elimination_steps == (5, 25, 100)
 
 
 def test_uniform_times_cover_the_axis_and_depend_on_the_key_alone():

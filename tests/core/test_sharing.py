@@ -1,23 +1,18 @@
 """Cached assignment: layers of one network call that share a decision."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigain_core.compression.network_call import NetworkCall
-from bigain_core.compression.rules import Compression, Rule
+from bigain_core.compression.rules import Rule
 from bigain_core.compression.run_log import RunLog
-from bigain_core.measure.flops import (
-    input_shortened,
-    laplacian_flops,
-    matching_flops,
-    self_attention_flops,
-)
 from bigain_core.methods import BlockMerging, Sharing, SimilarityPruning, TokenMerging
 from bigain_core.placement import LayerId, Placement, named_placement
-from bigain_core.schedules import DenoisingProgress
 from bigain_core.tokens.grid import TokenGrid
+from tests.core.calls import MIDDLE, network_call, planned
 
 GRID = TokenGrid(8, 8)
 UNET = [LayerId(n, stage) for n, stage in enumerate(["encoder"] * 2 + ["middle"] + ["decoder"] * 3)]
@@ -28,24 +23,19 @@ def shared(scope, interval=5, ratio=0.5):
     return TokenMerging(ratio, sharing=Sharing(scope, interval))
 
 
-def network_call(*rules, log=None):
-    return NetworkCall(Compression(rules), DenoisingProgress(0.5), log or RunLog(), input_shortened)
-
-
 def plans(call, layers, randn, grid=GRID, batch=1):
     """Plans of layers whose tokens all differ."""
     return {
-        layer_id: call.plan(layer_id, randn(batch, grid.tokens, 8, seed=layer_id.number), grid)
+        layer_id: planned(call, layer_id, randn(batch, grid.tokens, 8, seed=layer_id.number), grid)
         for layer_id in layers
     }
 
 
 def deciders(found, method, randn):
     """The layer that decided for each: the one whose own tokens give the same plan, by number."""
+    method = replace(method, sharing=None)  # cached assignment differs by reuse alone
     own = {
-        layer_id: method.plan(
-            randn(1, 64, 8, seed=layer_id.number), GRID, DenoisingProgress(0.5), layer_id.number
-        )
+        layer_id: method.plan(randn(1, 64, 8, seed=layer_id.number), GRID, MIDDLE, layer_id.number)
         for layer_id in found
     }
     return {
@@ -55,22 +45,18 @@ def deciders(found, method, randn):
 
 
 @pytest.mark.parametrize(
-    ("scope", "expected"),
+    ("sharing", "expected"),
     [
-        ("stage", {0: 0, 1: 0, 2: 2, 3: 3, 4: 3, 5: 3}),
-        ("network", dict.fromkeys(range(6), 0)),
-        ("interval", {0: 0, 1: 0, 2: 2, 3: 2, 4: 4, 5: 4}),
+        (None, {n: n for n in range(6)}),
+        (Sharing("stage"), {0: 0, 1: 0, 2: 2, 3: 3, 4: 3, 5: 3}),
+        (Sharing("network"), dict.fromkeys(range(6), 0)),
+        (Sharing("interval", 2), {0: 0, 1: 0, 2: 2, 3: 2, 4: 4, 5: 4}),
     ],
 )
-def test_layers_take_over_the_decision_of_their_scope(randn, scope, expected):
-    method = shared(scope, 2)
+@pytest.mark.parametrize("rule", ["lowest", "published", "random"])
+def test_layers_take_over_the_decision_of_their_scope(randn, rule, sharing, expected):
+    method = TokenMerging(0.5, rule, sharing=sharing)
     assert deciders(plans(network_call(Rule(method)), UNET, randn), method, randn) == expected
-
-
-def test_without_sharing_every_layer_decides(randn):
-    method = TokenMerging(0.5)
-    found = plans(network_call(Rule(method)), UNET, randn)
-    assert deciders(found, method, randn) == {n: n for n in range(6)}
 
 
 def test_the_published_blocks_of_a_dit_decide_at_1_and_7(randn):
@@ -89,39 +75,19 @@ def test_an_interval_counts_from_the_last_decision(randn, numbers, interval):
         if last is None or number - last >= interval:
             last = number
         expected[number] = last
-    call = network_call(Rule(method, Placement(numbers=tuple(numbers))))
+    call = network_call(Rule(method, Placement(layers=tuple(numbers))))
     found = plans(call, [layer_id for layer_id in TRANSFORMER if layer_id.number in numbers], randn)
     first = {number: found[TRANSFORMER[number]] for number in expected}
     assert all(first[number] is first[decider] for number, decider in expected.items())
     assert len({id(plan) for plan in first.values()}) == len(set(expected.values()))
 
 
-@pytest.mark.parametrize("rule", ["lowest", "published", "random"])
-def test_a_single_layer_shares_with_none(randn, rule):
-    """Cached assignment differs from L-GTM, or ToMe, by reuse alone."""
-    cached = TokenMerging(0.7, rule, sharing=Sharing("network"))
-    found = (
-        plans(network_call(Rule(m)), UNET[:1], randn) for m in (cached, TokenMerging(0.7, rule))
-    )
-    one, other = (plan[UNET[0]] for plan in found)
-    assert torch.equal(one.target, other.target)
-
-
-def test_a_shared_decision_acts_on_the_tokens_of_each_layer(randn):
-    found = plans(network_call(Rule(shared("network"))), UNET, randn)
-    target = found[UNET[0]].target[0]
-    x = randn(1, 64, 8, seed=3)
-    merged = found[UNET[3]].queries(x)[0]
-    for row, token in enumerate(target.unique()):
-        torch.testing.assert_close(merged[row], x[0, target == token].mean(0))
-
-
 def test_nothing_is_carried_over_to_another_call(randn):
     log, rule = RunLog(), Rule(shared("network"))
     first = network_call(rule, log=log)
     second = network_call(rule, log=log)
-    before = first.plan(UNET[0], randn(1, 64, 8), GRID)
-    after = second.plan(UNET[0], randn(1, 64, 8, seed=1), GRID)
+    before = planned(first, UNET[0], randn(1, 64, 8), GRID)
+    after = planned(second, UNET[0], randn(1, 64, 8, seed=1), GRID)
     assert not torch.equal(before.target, after.target)
 
 
@@ -131,11 +97,11 @@ def test_nothing_is_carried_over_to_another_call(randn):
 def test_another_grid_or_batch_is_decided_anew(randn, grid, batch):
     method = shared("network")
     call = network_call(Rule(method))
-    first = call.plan(UNET[0], randn(1, 64, 8), GRID)
+    first = planned(call, UNET[0], randn(1, 64, 8), GRID)
     metric = randn(batch, grid.tokens, 8, seed=1)
-    other = call.plan(UNET[1], metric, grid)
-    assert torch.equal(other.target, method.plan(metric, grid, DenoisingProgress(0.5), 1).target)
-    assert call.plan(UNET[2], randn(1, 64, 8, seed=2), GRID) is first
+    other = planned(call, UNET[1], metric, grid)
+    assert torch.equal(other.target, method.plan(metric, grid, MIDDLE, 1).target)
+    assert planned(call, UNET[2], randn(1, 64, 8, seed=2), GRID) is first
 
 
 def test_stages_of_a_unet_share_on_each_resolution_of_their_own(randn):
@@ -145,7 +111,7 @@ def test_stages_of_a_unet_share_on_each_resolution_of_their_own(randn):
     call, found = network_call(Rule(method, Placement(levels=2))), []
     for number, grid in enumerate(layout):
         layer_id = LayerId(number, "encoder" if number < 4 else "decoder", 1 if grid == GRID else 2)
-        found.append(call.plan(layer_id, randn(1, grid.tokens, 8, seed=number), grid))
+        found.append(planned(call, layer_id, randn(1, grid.tokens, 8, seed=number), grid))
     for first, second in (found[0:2], found[2:4], found[4:6], found[6:8]):
         assert first is second
     assert len({id(plan) for plan in found}) == 4
@@ -165,16 +131,6 @@ def test_methods_that_do_not_share_keep_no_assignment(randn, method):
     found = plans(call, UNET, randn)
     assert len({id(plan) for plan in found.values()}) == len(UNET)
     assert not call.assignments
-
-
-def test_a_reused_decision_costs_nothing(randn):
-    call = network_call(Rule(shared("stage")))
-    plans(call, UNET, randn)
-    layer = self_attention_flops(8, 32, 32, 32)
-    decision = matching_flops(8, 64, 16) + laplacian_flops(8, 64)
-    spent = [record.flops_after - layer for record in call.log.layers.values()]
-    assert spent == [decision, 0, decision, decision, 0, 0]
-    assert all(record.compressed == 1 for record in call.log.layers.values())
 
 
 @pytest.mark.parametrize(("scope", "interval"), [("image", 5), ("interval", 0)])

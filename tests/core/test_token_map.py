@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from bigain_core.compression.network_call import Decision, NetworkCall
-from bigain_core.compression.rules import Compression, Rule
-from bigain_core.compression.run_log import RunLog
+from bigain_core.compression.decisions import Decision
+from bigain_core.compression.rules import Rule
 from bigain_core.compression.token_map import (
     LEAST_SIDE,
     TokenMap,
@@ -14,7 +13,6 @@ from bigain_core.compression.token_map import (
     token_map,
     token_masks,
 )
-from bigain_core.measure.flops import input_shortened
 from bigain_core.methods import (
     BlockMerging,
     KVCellSelection,
@@ -27,22 +25,25 @@ from bigain_core.placement import LayerId
 from bigain_core.schedules import DenoisingProgress
 from bigain_core.tokens.grid import TokenGrid
 from bigain_core.tokens.plans import MergePlan, PoolPlan
+from tests.core.calls import network_call
+from tests.core.loops import pooled_windows
 
 GRID = TokenGrid(4, 6)
-MOMENT = DenoisingProgress.at_timestep(500)
-SITE = LayerId(3, "encoder", 1)
+MIDDLE = DenoisingProgress.at_timestep(500)
+LAYER = LayerId(3, "encoder", 1)
 
 
 def decided(method, metric, grid=GRID):
-    return Decision(SITE, method, metric, grid, method.plan(metric, grid, MOMENT, SITE.number))
+    plan = method.plan(metric, grid, MIDDLE, LAYER.number)
+    return Decision(LAYER, Rule(method), metric, grid, plan)
 
 
 def made(stand_in, grid=GRID, merges=True, scores=None):
-    return TokenMap(SITE, "by hand", grid, torch.tensor(stand_in), merges, scores)
+    return TokenMap(LAYER, "by hand", grid, torch.tensor(stand_in), merges, scores)
 
 
 def test_a_merged_token_is_stood_for_by_the_one_it_merged_into(randn):
-    plan = TokenMerging(0.5).plan(randn(2, 24, 8), GRID, MOMENT, 0)
+    plan = TokenMerging(0.5).plan(randn(2, 24, 8), GRID, MIDDLE, 0)
     assert torch.equal(stand_ins(plan, GRID, 2), plan.target)
 
 
@@ -50,27 +51,17 @@ def test_a_merged_token_is_stood_for_by_the_one_it_merged_into(randn):
 @pytest.mark.parametrize("factor", [2, 3])
 def test_a_pooled_window_is_stood_for_by_its_nearest_sample(grid, factor):
     found = stand_ins(PoolPlan(grid, factor, 0.9), grid, 2)
-    height, width = max(1, grid.height // factor), max(1, grid.width // factor)
     expected = [-1] * grid.tokens
-    nearest = {}
-    for i in range(height):
-        for j in range(width):
-            row = int((i + 0.5) * grid.height / height)
-            column = int((j + 0.5) * grid.width / width)
-            nearest[i, j] = row * grid.width + column
-    tall, wide = grid.height // height, grid.width // width
-    for row in range(height * tall):
-        for column in range(width * wide):
-            expected[row * grid.width + column] = nearest[row // tall, column // wide]
-    for token in nearest.values():
-        expected[token] = token
+    for window, nearest in pooled_windows(grid.height, grid.width, factor):
+        for token in {*window, nearest}:
+            expected[token] = nearest
     assert found.tolist() == [expected, expected]
 
 
 def test_selection_leaves_the_others_out(randn):
     method = KVSelection("high", 0.75)
     metric = randn(2, 24, 8)
-    plan = method.plan(metric, GRID, MOMENT, 0)
+    plan = method.plan(metric, GRID, MIDDLE, 0)
     found = stand_ins(plan, GRID, 2)
     for row in range(2):
         chosen = set(plan.chosen[row].tolist())
@@ -78,7 +69,7 @@ def test_selection_leaves_the_others_out(randn):
 
 
 def test_selection_per_square_stands_for_the_square(randn):
-    plan = KVCellSelection("high", 2, 0.5).plan(randn(1, 24, 8), GRID, MOMENT, 0)
+    plan = KVCellSelection("high", 2, 0.5).plan(randn(1, 24, 8), GRID, MIDDLE, 0)
     found = stand_ins(plan, GRID)[0].view(4, 6)
     chosen = set(plan.chosen[0].tolist())
     for row in range(0, 4, 2):
@@ -118,11 +109,9 @@ def test_a_cached_assignment_shows_the_scores_of_the_layer_that_decided(randn):
     first, second = randn(1, 24, 8, seed=1), randn(1, 24, 8, seed=2)
     method = TokenMerging(0.5, scorer="l2-norm", sharing=Sharing())
     decisions = []
-    call = NetworkCall(
-        Compression((Rule(method),)), MOMENT, RunLog(), input_shortened, on_plan=decisions.append
-    )
-    call.plan(LayerId(0, "encoder"), first, GRID)
-    call.plan(LayerId(1, "encoder"), second, GRID)
+    call = network_call(Rule(method), on_decision=decisions.append)
+    call.visit(LayerId(0, "encoder"), first, GRID)
+    call.visit(LayerId(1, "encoder"), second, GRID)
     assert [one.layer_id.number for one in decisions] == [0, 1]
     assert decisions[0].plan is decisions[1].plan
     torch.testing.assert_close(token_map(decisions[1], decisions[0]).scores, first[0].norm(dim=-1))
@@ -130,12 +119,9 @@ def test_a_cached_assignment_shows_the_scores_of_the_layer_that_decided(randn):
 
 def test_layers_that_are_left_alone_are_not_told(randn):
     decisions = []
-    rule = Rule(TokenMerging(0.5))
-    call = NetworkCall(
-        Compression((rule,)), MOMENT, RunLog(), input_shortened, on_plan=decisions.append
-    )
-    call.plan(LayerId(0, "encoder", level=2), randn(1, 24, 8), GRID)
-    call.plan(LayerId(1, "encoder"), randn(1, 20, 8), GRID)
+    call = network_call(Rule(TokenMerging(0.5)), on_decision=decisions.append)
+    call.visit(LayerId(0, "encoder", level=2), randn(1, 24, 8), GRID)
+    call.visit(LayerId(1, "encoder"), randn(1, 20, 8), GRID)
     assert decisions == []
 
 
@@ -183,7 +169,7 @@ def test_higher_scores_are_brighter():
 
 
 def test_masks_have_the_size_of_the_image(randn):
-    plan = TokenMerging(0.5).plan(randn(1, 24, 8), GRID, MOMENT, 0)
+    plan = TokenMerging(0.5).plan(randn(1, 24, 8), GRID, MIDDLE, 0)
     assert isinstance(plan, MergePlan)
     one = made(plan.target[0].tolist())
     shortened, destinations = token_masks([one], (8, 12))

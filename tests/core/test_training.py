@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from benchmarks import training
+from benchmarks.noise_schedules import alphas_cumprod
 from benchmarks.training import (
     NO_PROMPT,
     PROMPT_DROPOUT,
@@ -17,7 +18,6 @@ from benchmarks.training import (
     draw_timesteps,
     initialise,
 )
-from bigain_core.classification.trials.noise import alphas_cumprod
 
 FIRST = Stage(5, 1e-2, (0.1, 0.2), digit_share=0.25, crowding=2, weight_limit=1.0)
 SECOND = Stage(4, 1e-3, (0.1, 0.2), digit_share=0.5, crowding=1, weight_limit=50.0)

@@ -83,37 +83,32 @@ def test_calls_are_counted_over_the_survivors_of_each_stage(plan, prompts, calls
     assert plan.calls(prompts) == calls
 
 
-@pytest.mark.parametrize("trials", [(), (0, 5), (20, 5), (5, 5), (5, 1001), (-1,)])
-def test_trials_must_ascend_between_1_and_1000(trials):
-    with pytest.raises(ValueError, match="expected ascending numbers of trials") as error:
-        TrialPlan(trials)
-    assert f"got {list(trials)}" in str(error.value)
+BAD_TRIALS = (), (0, 5), (20, 5), (5, 5), (5, 1001), (-1,)
+BAD_LISTS = (), (1,), (5, 2), (1, 5), (5, 3, 1), (3, 0), (5, 1, 1)
 
 
-def test_an_unknown_loss_is_refused():
-    with pytest.raises(ValueError, match="expected a loss of .*'l2'.* got 'mse'"):
-        TrialPlan(loss="mse")
+@pytest.mark.parametrize(
+    ("settings", "prompts", "message"),
+    [
+        *(
+            ({"trials": trials}, None, f"expected ascending numbers of trials.*got {list(trials)}")
+            for trials in BAD_TRIALS
+        ),
+        ({"loss": "mse"}, None, "expected a loss of .*'l2'.* got 'mse'"),
+        ({"seed": -1}, None, "expected a seed of at least 0, got -1"),
+        *(
+            ({"keep": keep}, 10, f"expected 2 descending numbers of kept.*got {list(keep)}")
+            for keep in BAD_LISTS
+        ),
+        ({"keep": (4, 1)}, 3, "at most the 3 prompts that are present, got 4"),
+        ({"trials": (1, 2, 4, 8)}, 10, "one number per stage, for 4 stages"),
+    ],
+)
+def test_plans_that_cannot_be_are_refused(settings, prompts, message):
+    with pytest.raises(ValueError, match=message.replace("[", r"\[")):
+        TrialPlan(**settings).kept(prompts)
 
 
-def test_a_negative_seed_is_refused():
-    with pytest.raises(ValueError, match="expected a seed of at least 0, got -1"):
-        TrialPlan(seed=-1)
-
-
-@pytest.mark.parametrize("keep", [(), (1,), (5, 2), (1, 5), (5, 3, 1), (3, 0), (5, 1, 1)])
-def test_kept_prompts_must_descend_to_1_once_per_stage(keep):
-    with pytest.raises(ValueError, match="expected 2 descending numbers of kept") as error:
-        TrialPlan((5, 20), keep).kept(10)
-    assert f"got {list(keep)}" in str(error.value)
-
-
-def test_no_more_prompts_can_be_kept_than_there_are():
+def test_a_list_keeps_as_many_as_it_says():
     assert TrialPlan((5, 20), (4, 1)).kept(4) == (4, 1)
-    with pytest.raises(ValueError, match="at most the 3 prompts that are present, got 4"):
-        TrialPlan((5, 20), (4, 1)).kept(3)
-
-
-def test_more_than_three_stages_need_a_list():
-    with pytest.raises(ValueError, match="one number per stage, for 4 stages"):
-        TrialPlan((1, 2, 4, 8)).kept(10)
     assert TrialPlan((1, 2, 4, 8), (9, 4, 2, 1)).kept(10) == (9, 4, 2, 1)

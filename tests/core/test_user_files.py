@@ -11,7 +11,6 @@ import pytest
 
 from bigain_core.classification.datasets.image_folder import (
     FILE_HEADERS,
-    UnreadableImageError,
     read_folder,
 )
 from bigain_core.classification.datasets.labels import read_labels
@@ -67,26 +66,6 @@ def test_a_header_is_no_image(folder, header):
     assert labelled(read_folder(folder.parent, "set", "labels.csv")) == EXPECTED
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("caf\u00e9.png,chat".encode("cp1252"), "in UTF-8, got labels.csv in another encoding"),
-        (b'a.png,"cat\n' + b"b.png,dog\n" * 20000, "line .*Is a quotation mark missing"),
-        (b"a.png,cat\nb.png\n", r"got 'b.png' in row 2 of labels.csv"),
-    ],
-)
-def test_a_table_that_cannot_be_read_is_explained(folder, content, message):
-    (folder / "labels.csv").write_bytes(content)
-    with pytest.raises(ValueError, match=f"BiGain: expected .*{message}"):
-        read_folder(folder.parent, "set", "labels.csv")
-
-
-def test_a_missing_table_is_named_without_the_paths_of_the_machine(folder):
-    with pytest.raises(ValueError, match="expected a CSV file, got none.csv") as error:
-        read_folder(folder.parent, "set", "none.csv")
-    assert str(folder) not in str(error.value)
-
-
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_folders_and_labels_match_however_their_letters_are_composed(tmp_path, form):
     name = normalize(form, "b\u00eate \u304c")
@@ -109,17 +88,6 @@ def test_a_name_that_is_no_text_is_read_and_kept(tmp_path):
     with ResultFile(tmp_path / "r.jsonl", {}) as results:
         results.add({"image": 0, "file": image.file})
     assert read_results(tmp_path / "r.jsonl").records[0]["file"] == image.file
-
-
-def test_links_that_lead_nowhere_are_unreadable_and_take_nothing_along(tmp_path):
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "good.png").touch()
-    (tmp_path / "set" / "loop.png").symlink_to(tmp_path / "set" / "loop.png")
-    found = read_folder(tmp_path, "set")
-    good, loop = found.images
-    assert found.path(good).name == "good.png"
-    with pytest.raises(UnreadableImageError):
-        found.path(loop)
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])

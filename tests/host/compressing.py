@@ -1,5 +1,6 @@
 """The compressing nodes with the defaults of their schemas, as a user meets them."""
 
+from bigain.bigain_core.comfyui.patching.attach import compression_state
 from bigain.nodes.compression_nodes import BiGainAuto, BiGainReport
 from bigain.nodes.kv_nodes import BiGainAlphaSchedule, BiGainKVDownsampling
 from bigain.nodes.merging_node import BiGainTokenMerging
@@ -30,3 +31,8 @@ def preset(model, name):
 
 def report(model):
     return BiGainReport.execute(model, None).args[0]
+
+
+def skipped(model):
+    """How many layers of the last run were skipped, by the reason."""
+    return compression_state(model).log.skipped

@@ -15,14 +15,9 @@ from benchmarks.data import CLASS_NAMES, held_out_shapes
 from tests.host.drawn import LABELS
 from tests.host.families import NAMED
 from tests.host.families.case import guided
-from tests.host.families.models import build, fill
-from tests.host.families.unets import NARROW_HEADS, UNET
+from tests.host.families.models import fill
+from tests.host.families.unets import SD15
 from tests.host.side_by_side import Run
-
-
-def sd15(**dtypes):
-    """A model of its own; that of the fixture `models` is shared."""
-    return build("SD15", UNET, fixed=NARROW_HEADS, **dtypes)
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +89,7 @@ def lora_file(models, tmp_path_factory):
 @pytest.fixture
 def own_sd15():
     """For a test that leaves traces on the network."""
-    return sd15()
+    return SD15()
 
 
 @pytest.fixture(scope="session")

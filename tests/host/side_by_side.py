@@ -2,7 +2,7 @@
 
 What they should give together is known without our nodes: the host's own attention patches can
 compress too, and `through_the_hosts_patches` does it with them. They are not what we use, as they
-do not nest with other packs, but where nothing else shortens a layer both give the same picture.
+do not nest with other packs, but where nothing else shortens a layer both give the same image.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch.nn import functional
 
 import nodes
 from tests.host.compressing import merge, pool, report
+from tests.host.recording import OVERRIDE
 
 Conditioning = list
 Options = dict  # what the host tells a patch: block, activations_shape, cond_or_uncond, ...
@@ -31,7 +32,7 @@ Options = dict  # what the host tells a patch: block, activations_shape, cond_or
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """All that a image depends on: the inputs of a KSampler node."""
+    """All that an image depends on: the inputs of a KSampler node."""
 
     model: ModelPatcher
     positive: Conditioning
@@ -51,16 +52,16 @@ class Run:
     def with_model(self, change: Callable[[ModelPatcher], ModelPatcher]) -> Run:
         return replace(self, model=change(self.model))
 
-    def picture(self) -> Tensor:
+    def image(self) -> Tensor:
         """(B, 4, H, W), float; with `sigmas` from the node that takes them instead of steps."""
         if self.sigmas:
-            return self._custom_picture()
+            return self._custom_image()
         return outputs(
             nodes.KSampler, self.model, self.seed, self.steps, self.cfg, self.sampler,
             self.scheduler, self.positive, self.negative, self.latent, self.denoise,
         )[0]["samples"]  # fmt: skip
 
-    def _custom_picture(self) -> Tensor:
+    def _custom_image(self) -> Tensor:
         extra = comfy_extras.nodes_custom_sampler
         (sampler,) = outputs(extra.KSamplerSelect, self.sampler)
         return outputs(
@@ -90,6 +91,15 @@ def on_model(change: Callable[[ModelPatcher], None]) -> Callable[[Run], Run]:
         return clone
 
     return lambda run: run.with_model(edit)
+
+
+def with_kernel(kernel: Callable) -> Callable[[Run], Run]:
+    """A run with another attention kernel in the host's slot for one."""
+
+    def install(model):
+        model.model_options["transformer_options"][OVERRIDE] = kernel
+
+    return on_model(install)
 
 
 @dataclass(frozen=True)
@@ -208,8 +218,8 @@ def through_the_hosts_patches(scenario: Scenario, base: Run, ours: Ours) -> Tens
 
         compress = on_model(install)
         if scenario.works_on_results:
-            return scenario.add(compress(base)).picture()
-        return compress(scenario.add(base)).picture()
+            return scenario.add(compress(base)).image()
+        return compress(scenario.add(base)).image()
 
 
 def no_memory(device=None, torch_free_too=False):
@@ -223,17 +233,17 @@ def instance_forwards(model: ModelPatcher) -> list[torch.nn.Module]:
     return [module for module in modules if "forward" in module.__dict__]
 
 
-def assert_same_picture(picture: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
+def assert_same_image(image: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
     """Equal up to `tolerance` of the largest value."""
     torch.testing.assert_close(
-        picture, expected, rtol=0, atol=tolerance * float(expected.abs().max())
+        image, expected, rtol=0, atol=tolerance * float(expected.abs().max())
     )
 
 
-def assert_differs(picture: Tensor, other: Tensor, why: str) -> None:
+def assert_differs(image: Tensor, other: Tensor, why: str) -> None:
     """By more than rounding could explain."""
-    difference = (picture - other).abs().max() / other.abs().max()
-    assert difference > 1e-3, f"{why}: the pictures differ by {difference:.1e} of their range"
+    difference = (image - other).abs().max() / other.abs().max()
+    assert difference > 1e-3, f"{why}: the images differ by {difference:.1e} of their range"
 
 
 def in_both_orders(
@@ -247,37 +257,37 @@ def in_both_orders(
 def with_theirs(scenario: Scenario, base: Run) -> tuple[Run, Tensor]:
     """The run with the scenario, and its image without ours."""
     run = scenario.add(base)
-    return run, run.picture()
+    return run, run.image()
 
 
 @cache
 def ours_alone(base: Run, ours: Ours) -> Tensor:
-    return base.with_model(ours.on).picture()
+    return base.with_model(ours.on).image()
 
 
 def check_ours(scenario: Scenario, base: Run, ours: Ours, tolerance: float = 1e-4) -> Tensor:
     """The image with the scenario and ours behind it, which acts as it should."""
     theirs, theirs_alone = with_theirs(scenario, base)
     run = theirs.with_model(ours.on)
-    picture = run.picture()
-    assert picture.isfinite().all()
-    assert_differs(picture, theirs_alone, "ours did nothing")
-    assert_same_picture(picture, through_the_hosts_patches(scenario, base, ours), tolerance)
+    image = run.image()
+    assert image.isfinite().all()
+    assert_differs(image, theirs_alone, "ours did nothing")
+    assert_same_image(image, through_the_hosts_patches(scenario, base, ours), tolerance)
     text = report(run.model)
     assert "BiGain on " in text and "CHANGED NOTHING" not in text
     assert not instance_forwards(run.model)
     off = theirs.with_model(lambda model: switched_off(ours.idle(model)))
-    assert torch.equal(off.picture(), theirs_alone), "ours is off and yet acts"
-    return picture
+    assert torch.equal(off.image(), theirs_alone), "ours is off and yet acts"
+    return image
 
 
 def check(scenario: Scenario, start: Run, ours: Ours) -> None:
     """Both act as they should, in either order, and with ours off the other acts as without it."""
     base = scenario.base(start)
-    picture = check_ours(scenario, base, ours)
-    assert_differs(picture, ours_alone(base, ours), "theirs did nothing")
+    image = check_ours(scenario, base, ours)
+    assert_differs(image, ours_alone(base, ours), "theirs did nothing")
     first = base.with_model(ours.on)
     before = scenario.add(first)
     if before.model is not first.model:
-        assert torch.equal(before.picture(), picture), "the order of the nodes matters"
+        assert torch.equal(before.image(), image), "the order of the nodes matters"
         assert report(first.model) == report(before.model), "the report behind our node"

@@ -128,13 +128,13 @@ def test_deviation_is_the_relative_distance_from_off(outputs):
 def test_the_model_is_as_before(ours):
     case = NAMED["sd15"]
     model, plain = ours(case.model), sample(case, case.model)
-    picture, text = sample(case, model), report(model)
+    generated, text = sample(case, model), report(model)
     state = torch.get_rng_state()
     run(model, case, ALL)
     assert torch.equal(torch.get_rng_state(), state)
     assert report(model) == text, "the log is still that of the last run"
     assert not instance_forwards(model)
-    assert torch.equal(sample(case, model), picture)
+    assert torch.equal(sample(case, model), generated)
     assert torch.equal(sample(case, case.model), plain)
     assert compression_state(case.model) is None
 
@@ -174,7 +174,7 @@ def test_both_prompts_go_into_one_call_as_in_sampling():
 def test_it_can_be_interrupted_and_leaves_nothing_behind(monkeypatch, after):
     case, done = NAMED["sd15"], []
     model, plain = merge(case.model), sample(NAMED["sd15"], case.model)
-    picture, text = sample(case, model), report(model)
+    generated, text = sample(case, model), report(model)
 
     def hook(*args, **kwargs):
         done.append(1)
@@ -186,7 +186,7 @@ def test_it_can_be_interrupted_and_leaves_nothing_behind(monkeypatch, after):
             run(model, case, ALL, rounds=5)
     assert len(done) == after
     assert report(model) == text and not instance_forwards(model)
-    assert torch.equal(sample(case, model), picture)
+    assert torch.equal(sample(case, model), generated)
     assert torch.equal(sample(case, case.model), plain)
 
 

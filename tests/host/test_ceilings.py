@@ -4,6 +4,7 @@ It takes the blocks only and knows nothing of the code: 4 N^2 C for attention ov
 n are of the image, everything else from the published count of a network.
 """
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,21 +17,19 @@ FLUX_WITHOUT_ATTENTION = 59.5e12  # at 1024 pixels with 512 tokens of text, coun
 
 
 @pytest.fixture(scope="module")
-def flux():
-    return build(MODELS["Flux"])
-
-
-def flux_log(flux, factor):
+def log():
+    """What is counted at a size with a method."""
     model = MODELS["Flux"]
-    return count(flux, model, model.sizes["1024 px"], Rule(KVDownsampling(factor)))
+    flux = build(model)
+    return cache(lambda size, method: count(flux, model, model.sizes[size], Rule(method)))
 
 
 @pytest.mark.parametrize("factor", [2, 4])
-def test_flux_at_1024_pixels_saves_what_the_formula_says(flux, factor):
+def test_flux_at_1024_pixels_saves_what_the_formula_says(log, factor):
     layers, width, image, text = 57, 3072, 4096, 512
     attention = layers * 4 * (image + text) ** 2 * width
     keys_left = (image / factor**2 + text) / (image + text)
-    log = flux_log(flux, factor)
+    log = log("1024 px", KVDownsampling(factor))
     assert log.layers_compressed == layers
     assert log.flops_saved == pytest.approx(attention * (1 - keys_left), rel=1e-9)
     assert log.network_flops == pytest.approx(FLUX_WITHOUT_ATTENTION + attention, rel=0.002)
@@ -38,14 +37,11 @@ def test_flux_at_1024_pixels_saves_what_the_formula_says(flux, factor):
     assert fixed == pytest.approx(log.network_flops - attention, rel=1e-9)
 
 
-def test_the_readme_gives_the_gains_that_are_counted(flux):
+def test_the_readme_gives_the_gains_that_are_counted(log):
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
-    model = MODELS["Flux"]
-    for label, size in model.sizes.items():
-        gains = []
-        for method in (TokenMerging(0.7), KVDownsampling(2)):
-            log = count(flux, model, size, Rule(method))
-            gains.append(log.network_flops / (log.network_flops - log.flops_saved))
-        (row,) = (line for line in readme.splitlines() if line.startswith(f"| Flux, {label} |"))
+    for size in MODELS["Flux"].sizes:
+        logs = [log(size, method) for method in (TokenMerging(0.7), KVDownsampling(2))]
+        gains = [one.network_flops / (one.network_flops - one.flops_saved) for one in logs]
+        (row,) = (line for line in readme.splitlines() if line.startswith(f"| Flux, {size} |"))
         cells = [cell.strip() for cell in row.split("|")]
         assert cells[3:6:2] == [f"{gain:.2f}x" for gain in gains]

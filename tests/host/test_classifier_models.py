@@ -15,7 +15,7 @@ from bigain.bigain_core.comfyui.classifying.prompts import Prompts
 
 from tests.host.families import NAMED
 from tests.host.families.case import prompt
-from tests.host.ranking import silent, some_latents, some_prompts
+from tests.host.ranking import some_latents, some_prompts
 
 PLAN = TrialPlan((1, 3), (3, 1), sampler=SpreadGrid())
 FLOW_TIMES = {  # what a network is told at noise level 1
@@ -69,27 +69,27 @@ def dimensions(model, latents):
 def test_errors_equal_plain_calls_of_the_network(name):
     case = NAMED[name]
     model, latents, prompts = case.model, some_latents(case), some_prompts(case)
-    result = classify_latents(model, latents, prompts, PLAN, silent)
+    result = classify_latents(model, latents, prompts, PLAN)
     latents = dimensions(model, latents)
     for image, ranking in enumerate(result.rankings):
-        for trial, spec in enumerate(ranking.specs):
+        for trial, spec in enumerate(ranking.table.specs):
             noise = trial_noise(tuple(latents.shape[1:]), PLAN.seed, image, spec.noise)[None]
             expected = [
                 direct_error(name, model, c, latents[image : image + 1], spec.timestep, noise)
                 for c in prompts.conditionings
             ]
-            found = ranking.errors[:, trial].tolist()
+            found = ranking.table.errors[:, trial].tolist()
             assert found == pytest.approx(expected, rel=1e-6)
             assert len({f"{error:.5g}" for error in found}) == 3, "prompts make a difference"
 
 
-def test_a_picture_for_a_video_model_is_one_frame():
+def test_a_sample_for_a_video_model_is_one_frame():
     case = NAMED["wan"]
-    picture = some_latents(NAMED["lumina2"], 1)
-    assert picture.ndim == 4 and picture.shape[1] == 16
-    still = classify_latents(case.model, picture, some_prompts(case), PLAN, silent)
-    film = classify_latents(case.model, picture[:, :, None], some_prompts(case), PLAN, silent)
-    assert torch.equal(still.rankings[0].errors, film.rankings[0].errors)
+    sample = some_latents(NAMED["lumina2"], 1)
+    assert sample.ndim == 4 and sample.shape[1] == 16
+    still = classify_latents(case.model, sample, some_prompts(case), PLAN)
+    film = classify_latents(case.model, sample[:, :, None], some_prompts(case), PLAN)
+    assert torch.equal(still.rankings[0].table.errors, film.rankings[0].table.errors)
 
 
 # Kinds of sampling that users choose by nodes
@@ -121,58 +121,56 @@ def edm_target(sampling, x, clean, sigma, scale):
     return (clean - skip * x) / (out if sampling == "edm" else -out)
 
 
+def check_linear(model, monkeypatch, expected, tolerance=1e-4):
+    """Errors of a linear network against expected(spec, clean, noise), an (output, target)."""
+    network, latents = with_linear(model, monkeypatch), some_latents(NAMED["sd15"], 1)
+    result = classify_latents(model, latents, some_prompts(NAMED["sd15"]), TrialPlan((3,)))
+    clean, table = model.model.process_latent_in(latents), result.rankings[0].table
+    for trial, spec in enumerate(table.specs):
+        noise = trial_noise(tuple(latents.shape[1:]), 0, 0, spec.noise)
+        predicted, target = expected(spec, clean, noise)
+        error = (predicted - target).double().square().mean().item()
+        assert table.errors[:, trial].tolist() == pytest.approx([error] * 3, rel=tolerance)
+    return network
+
+
 @pytest.mark.parametrize(("sampling", "scale"), [("edm", 0.5), ("v_prediction", 1.0)])
 def test_edm_networks_are_scored_by_what_they_predict(monkeypatch, sampling, scale):
-    case = NAMED["sd15"]
-    latents = some_latents(case, 1)
     node = advanced.ModelSamplingContinuousEDM()
-    (model,) = node.patch(case.model, sampling, sigma_max=80.0, sigma_min=0.02)
-    with_linear(model, monkeypatch)
-    result = classify_latents(model, latents, some_prompts(case), TrialPlan((3,)), silent)
-    clean = model.model.process_latent_in(latents)
-    for trial, spec in enumerate(result.rankings[0].specs):
+    (model,) = node.patch(NAMED["sd15"].model, sampling, sigma_max=80.0, sigma_min=0.02)
+
+    def expected(spec, clean, noise):
         sigma = 0.02 * (80 / 0.02) ** ((spec.timestep + 0.5) / 1000)
-        noisy = clean + sigma * trial_noise(tuple(latents.shape[1:]), 0, 0, spec.noise)
+        noisy = clean + sigma * noise
         predicted = 0.3 * noisy / math.hypot(sigma, scale) + 0.1
-        target = edm_target(sampling, noisy, clean, sigma, scale)
-        expected = (predicted - target).double().square().mean().item()
-        found = result.rankings[0].errors[:, trial].tolist()
-        assert found == pytest.approx([expected] * 3, rel=1e-4)
+        return predicted, edm_target(sampling, noisy, clean, sigma, scale)
+
+    check_linear(model, monkeypatch, expected)
 
 
 def test_networks_that_give_the_clean_image_are_scored_by_it(monkeypatch):
-    case = NAMED["sd15"]
-    latents = some_latents(case, 1)
-    (model,) = advanced.ModelSamplingDiscrete().patch(case.model, "x0", zsnr=False)
-    with_linear(model, monkeypatch)
-    result = classify_latents(model, latents, some_prompts(case), TrialPlan((3,)), silent)
-    clean = model.model.process_latent_in(latents)
-    for trial, spec in enumerate(result.rankings[0].specs):
+    (model,) = advanced.ModelSamplingDiscrete().patch(NAMED["sd15"].model, "x0", zsnr=False)
+
+    def expected(spec, clean, noise):
         sigma = model.model.model_sampling.sigmas[spec.timestep].item()
-        noisy = clean + sigma * trial_noise(tuple(latents.shape[1:]), 0, 0, spec.noise)
-        predicted = 0.3 * noisy / math.hypot(sigma, 1) + 0.1
-        expected = (predicted - clean).double().square().mean().item()
-        found = result.rankings[0].errors[:, trial].tolist()
-        assert found == pytest.approx([expected] * 3, rel=1e-5)
+        return 0.3 * (clean + sigma * noise) / math.hypot(sigma, 1) + 0.1, clean
+
+    check_linear(model, monkeypatch, expected, 1e-5)
 
 
 def test_a_rectified_flow_counted_in_edm_units_is_scored_as_a_flow(monkeypatch):
-    case = NAMED["sd15"]
-    latents = some_latents(case, 1)
-    node = advanced.ModelSamplingContinuousEDM()
-    (model,) = node.patch(case.model, "cosmos_rflow", sigma_max=80.0, sigma_min=0.002)
-    network = with_linear(model, monkeypatch)
-    result = classify_latents(model, latents, some_prompts(case), TrialPlan((3,)), silent)
-    clean = model.model.process_latent_in(latents)
-    for trial, spec in enumerate(result.rankings[0].specs):
+    node, inputs = advanced.ModelSamplingContinuousEDM(), []
+    (model,) = node.patch(NAMED["sd15"].model, "cosmos_rflow", sigma_max=80.0, sigma_min=0.002)
+
+    def expected(spec, clean, noise):
         level = (spec.timestep + 0.5) / 1000
-        noise = trial_noise(tuple(latents.shape[1:]), 0, 0, spec.noise)
-        noisy = (1 - level) * clean + level * noise
-        torch.testing.assert_close(network.seen[trial][0][:1], noisy)
-        assert network.seen[trial][1][0].item() == pytest.approx(level)
-        expected = (0.3 * noisy + 0.1 - (noise - clean)).double().square().mean().item()
-        found = result.rankings[0].errors[:, trial].tolist()
-        assert found == pytest.approx([expected] * 3, rel=1e-4)
+        inputs.append(((1 - level) * clean + level * noise, level))
+        return 0.3 * inputs[-1][0] + 0.1, noise - clean
+
+    network = check_linear(model, monkeypatch, expected)
+    for (x, t), (noisy, level) in zip(network.seen, inputs, strict=True):
+        torch.testing.assert_close(x[:1], noisy)
+        assert t[0].item() == pytest.approx(level)
 
 
 def test_a_flow_is_tried_at_even_times_whatever_its_shift():
@@ -194,7 +192,7 @@ def test_patches_are_told_every_noise_level_in_falling_order():
         return apply(arguments["input"], arguments["timestep"], **arguments["c"])
 
     model.set_model_unet_function_wrapper(step)
-    classify_latents(model, some_latents(case, 1), some_prompts(case), PLAN, silent)
+    classify_latents(model, some_latents(case, 1), some_prompts(case), PLAN)
     timesteps = sorted(PLAN.timesteps, reverse=True)
     wanted = [(timestep + 0.5) / 1000 for timestep in timesteps] + [0]
     assert seen and seen[0].tolist() == pytest.approx(wanted)
@@ -213,7 +211,7 @@ def test_a_kind_of_model_without_a_prompt_to_find_is_refused(monkeypatch):
         model = case.model.clone()
         model.add_object_patch("model_sampling", sampling())
         with pytest.raises(ValueError, match=f"got BaseModel with {name} sampling"):
-            classify_latents(model, some_latents(case, 1), some_prompts(case), PLAN, silent)
+            classify_latents(model, some_latents(case, 1), some_prompts(case), PLAN)
     (distilled,) = advanced.ModelSamplingDiscrete().patch(case.model, "lcm", zsnr=False)
     with pytest.raises(ValueError, match="LCM sampling"):
         host_levels(distilled)
@@ -227,8 +225,8 @@ def test_a_kind_of_model_without_a_prompt_to_find_is_refused(monkeypatch):
 def test_stage_c_of_cascade_is_scored():
     case = NAMED["stable_cascade"]
     latents = case.noise((6, 10), 1)
-    result = classify_latents(case.model, latents, some_prompts(case), PLAN, silent)
-    errors = result.rankings[0].errors
+    result = classify_latents(case.model, latents, some_prompts(case), PLAN)
+    errors = result.rankings[0].table.errors
     assert errors.isfinite().all() and len(set(errors[:, 0].tolist())) == 3
 
 
@@ -238,7 +236,7 @@ def test_stage_c_of_cascade_is_scored():
 def assert_same(found, wanted, rows=slice(None)):
     for ours, theirs in zip(found.rankings, wanted.rankings, strict=True):
         torch.testing.assert_close(
-            ours.errors[rows], theirs.errors, rtol=1e-6, atol=0, equal_nan=True
+            ours.table.errors[rows], theirs.table.errors, rtol=1e-6, atol=0, equal_nan=True
         )
 
 
@@ -246,7 +244,7 @@ def assert_same(found, wanted, rows=slice(None)):
 def test_free_memory_does_not_change_a_result(monkeypatch, name):
     case = NAMED[name]
     latents, prompts = some_latents(case), some_prompts(case, 5)
-    wanted = classify_latents(case.model, latents, prompts, PLAN, silent)
+    wanted = classify_latents(case.model, latents, prompts, PLAN)
     batches = []
     model = case.model.clone()
 
@@ -256,7 +254,7 @@ def test_free_memory_does_not_change_a_result(monkeypatch, name):
 
     model.set_model_unet_function_wrapper(step)
     monkeypatch.setattr(type(model.model), "memory_required", lambda *args, **kw: float("inf"))
-    found = classify_latents(model, latents, prompts, PLAN, silent)
+    found = classify_latents(model, latents, prompts, PLAN)
     assert set(batches) == {1}
     assert_same(found, wanted)
 
@@ -265,16 +263,16 @@ def test_free_memory_does_not_change_a_result(monkeypatch, name):
 def test_the_order_of_prompts_and_images_does_not_matter(name):
     case = NAMED[name]
     latents, prompts = some_latents(case), some_prompts(case, 4)
-    wanted = classify_latents(case.model, latents, prompts, PLAN, silent)
+    wanted = classify_latents(case.model, latents, prompts, PLAN)
     order = [2, 0, 3, 1]
     turned = Prompts(
         tuple(prompts.labels[k] for k in order), tuple(prompts.conditionings[k] for k in order)
     )
-    found = classify_latents(case.model, latents, turned, PLAN, silent)
+    found = classify_latents(case.model, latents, turned, PLAN)
     assert_same(found, wanted, [order.index(k) for k in range(4)])
-    alone = classify_latents(case.model, latents[:1], prompts, PLAN, silent)
+    alone = classify_latents(case.model, latents[:1], prompts, PLAN)
     assert torch.equal(
-        alone.rankings[0].errors.nan_to_num(), wanted.rankings[0].errors.nan_to_num()
+        alone.rankings[0].table.errors.nan_to_num(), wanted.rankings[0].table.errors.nan_to_num()
     )
 
 
@@ -287,12 +285,12 @@ def test_prompts_of_other_lengths_do_not_change_a_prompt(name):
     long = prompt(tokens.shape[2], 2 * tokens.shape[1], **pooled)
     mixed = Prompts(("a", "b", "c"), (case.conditioning(0), long(1), case.conditioning(2)))
     plan, latents = TrialPlan((2,)), some_latents(case, 1)
-    together = classify_latents(case.model, latents, mixed, plan, silent)
+    together = classify_latents(case.model, latents, mixed, plan)
     for k, conditioning in enumerate(mixed.conditionings):
         alone = Prompts(("x",), (conditioning,))
-        result = classify_latents(case.model, latents, alone, plan, silent)
-        found = together.rankings[0].errors[k].tolist()
-        assert found == pytest.approx(result.rankings[0].errors[0].tolist(), rel=1e-6)
+        result = classify_latents(case.model, latents, alone, plan)
+        found = together.rankings[0].table.errors[k].tolist()
+        assert found == pytest.approx(result.rankings[0].table.errors[0].tolist(), rel=1e-6)
 
 
 def test_hundreds_of_prompts_are_prepared_call_by_call(monkeypatch):
@@ -307,15 +305,15 @@ def test_hundreds_of_prompts_are_prepared_call_by_call(monkeypatch):
     monkeypatch.setattr(comfy.samplers, "process_conds", counted)
     prompts, latents = some_prompts(case, 150), some_latents(case, 1)
     plan = TrialPlan((2, 4), (40, 1), sampler=SpreadGrid())
-    found = classify_latents(case.model, latents, prompts, plan, silent).rankings[0]
+    found = classify_latents(case.model, latents, prompts, plan).rankings[0]
     assert max(prepared) <= 32
     assert 150 <= sum(prepared) <= 2 * 150 + 40, "in the end those that are left are kept"
     for k in [0, 40, 149]:
         alone = Prompts(("x",), (prompts.conditionings[k],))
         result = classify_latents(case.model, latents, alone, TrialPlan((2,), (1,),
-                                  sampler=SpreadGrid()), silent)  # fmt: skip
-        wanted = result.rankings[0].errors[0].tolist()
-        assert found.errors[k, :2].tolist() == pytest.approx(wanted, rel=1e-5)
+                                  sampler=SpreadGrid()))  # fmt: skip
+        wanted = result.rankings[0].table.errors[0].tolist()
+        assert found.table.errors[k, :2].tolist() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_a_model_that_answers_nan_is_named_and_stops(monkeypatch):
@@ -331,7 +329,7 @@ def test_a_model_that_answers_nan_is_named_and_stops(monkeypatch):
 
     model.set_model_unet_function_wrapper(broken)
     with pytest.raises(ValueError, match="BaseModel .* got NaN or infinity for the prompt 'label"):
-        classify_latents(model, some_latents(case, 1), prompts, PLAN, silent)
+        classify_latents(model, some_latents(case, 1), prompts, PLAN)
     assert calls == [3], "it goes on after the first trial"
 
 
@@ -343,8 +341,8 @@ def test_a_mask_says_where_errors_count():
     latents, prompts = some_latents(case, 1), some_prompts(case)
     mask = torch.zeros(1, 64, 96)
     mask[:, :32] = 1
-    masked = classify_latents(case.model, latents, prompts, TrialPlan((1,)), silent, mask=mask)
-    spec = masked.rankings[0].specs[0]
+    masked = classify_latents(case.model, latents, prompts, TrialPlan((1,)), mask=mask)
+    spec = masked.rankings[0].table.specs[0]
     clean = case.model.model.process_latent_in(latents)
     noise = trial_noise(tuple(latents.shape[1:]), 0, 0, spec.noise)[None]
     sigma = case.model.model.model_sampling.sigmas[spec.timestep].item()
@@ -352,7 +350,7 @@ def test_a_mask_says_where_errors_count():
     for k, conditioning in enumerate(prompts.conditionings):
         error = call(case.model, noisy, spec.timestep, conditioning) - noise
         expected = error[..., :4, :].square().mean().item()
-        assert masked.rankings[0].errors[k, 0].item() == pytest.approx(expected, rel=1e-5)
+        assert masked.rankings[0].table.errors[k, 0].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_one_mask_serves_every_image_and_frame():
@@ -360,9 +358,10 @@ def test_one_mask_serves_every_image_and_frame():
     mask = torch.zeros(1, 1, 64, 96)
     mask[..., :48] = 1
     plan, latents = TrialPlan((1,)), some_latents(case)
-    half = classify_latents(case.model, latents, some_prompts(case), plan, silent, mask=mask)
-    rest = classify_latents(case.model, latents, some_prompts(case), plan, silent, mask=1 - mask)
-    whole = classify_latents(case.model, latents, some_prompts(case), plan, silent)
-    for a, b, both in zip(half.rankings, rest.rankings, whole.rankings, strict=True):
-        torch.testing.assert_close((a.errors + b.errors) / 2, both.errors, rtol=1e-5, atol=0)
-        assert not torch.allclose(a.errors, b.errors, rtol=1e-3)
+    half = classify_latents(case.model, latents, some_prompts(case), plan, mask=mask)
+    rest = classify_latents(case.model, latents, some_prompts(case), plan, mask=1 - mask)
+    whole = classify_latents(case.model, latents, some_prompts(case), plan)
+    for rankings in zip(half.rankings, rest.rankings, whole.rankings, strict=True):
+        a, b, both = (ranking.table.errors for ranking in rankings)
+        torch.testing.assert_close((a + b) / 2, both, rtol=1e-5, atol=0)
+        assert not torch.allclose(a, b, rtol=1e-3)

@@ -43,12 +43,12 @@ def tables():
 
 def test_every_model_that_this_host_has_is_said_to_work(tables):
     version, rows = comfyui_version.__version__, tables["model"]
-    columns = [head for head in rows[CASES[0].words] if head.startswith(f"{version}: ")]
+    columns = [head for head in rows[CASES[0].title] if head.startswith(f"{version}: ")]
     if not columns:
         pytest.skip(f"the page is not about ComfyUI {version}")
     for case in COVERED:
-        cells = {rows[case.words][column] for column in columns}
-        assert cells == ({""} if case.missing else {"yes"}), case.words
+        cells = {rows[case.title][column] for column in columns}
+        assert cells == ({""} if case.missing else {"yes"}), case.title
 
 
 def test_every_scenario_has_a_row(tables):

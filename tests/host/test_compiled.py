@@ -61,15 +61,15 @@ def test_nothing_is_compiled_again_from_step_to_step(name, ours, compiler):
         return executor(*args, **kwargs)
 
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", note)
-    picture = sample(case, model, steps=10)
+    image = sample(case, model, steps=10)
     assert len(before_calls) == 10
     assert set(before_calls[2:]) == {traced()}, "all is compiled in the first two steps"
-    assert torch.equal(picture, sample(case, ours(case.model), steps=10))
+    assert torch.equal(image, sample(case, ours(case.model), steps=10))
     assert "compressed" in report(model)
 
 
 def test_before_and_after_the_compiling_node_are_the_same(compiler):
     case = NAMED["flux"]
-    pictures = [sample(case, m) for m in (pool(compiled(case.model)), compiled(pool(case.model)))]
-    assert torch.equal(*pictures)
-    assert not torch.equal(pictures[0], sample(case, case.model))
+    images = [sample(case, m) for m in (pool(compiled(case.model)), compiled(pool(case.model)))]
+    assert torch.equal(*images)
+    assert not torch.equal(images[0], sample(case, case.model))

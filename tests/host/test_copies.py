@@ -58,8 +58,8 @@ def apart(model):
 def errors(model, name, conditioning):
     labels = tuple(f"label {number}" for number in range(PROMPTS))
     prompts = Prompts(labels, tuple(conditioning(name, model, k) for k in range(PROMPTS)))
-    result = classify_latents(model, LATENT, prompts, PLAN, lambda calls: None)
-    return result.rankings[0].errors.nan_to_num(-1)
+    result = classify_latents(model, LATENT, prompts, PLAN)
+    return result.rankings[0].table.errors.nan_to_num(-1)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -80,12 +80,12 @@ def test_scores_are_those_of_a_plan_for_every_prompt(models, conditioning, decid
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "IE-KVD"])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_text_and_negative_text_share_the_first_plan_of_a_picture(start, decided, way, batch):
+def test_text_and_negative_text_share_the_first_plan_of_an_image(start, decided, way, batch):
     run = start(batch=batch).with_model(WAYS[way])
-    together = run.picture()
+    together = run.image()
     assert {rows for layer_id, rows in decided if layer_id == 0} == {batch}
     assert {rows for layer_id, rows in decided if layer_id} == {2 * batch}
-    each = on_model(apart)(start(batch=batch)).with_model(WAYS[way]).picture()
+    each = on_model(apart)(start(batch=batch)).with_model(WAYS[way]).image()
     assert torch.equal(together, each)
 
 
@@ -126,9 +126,9 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_rows_decide_for_themselves_where_they_differ(start, decided, case):
     change, rows = CASES[case]
-    together = change(start().with_model(merge)).picture()
+    together = change(start().with_model(merge)).image()
     assert {found for layer_id, found in decided if layer_id == 0} == rows
-    each = change(on_model(apart)(start()).with_model(merge)).picture()
+    each = change(on_model(apart)(start()).with_model(merge)).image()
     assert torch.equal(together, each)
 
 

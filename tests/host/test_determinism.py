@@ -1,4 +1,4 @@
-"""The same picture whatever the memory, the batch and the other draws of random numbers."""
+"""The same image whatever the memory, the batch and the other draws of random numbers."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from comfy.patcher_extension import WrappersMP
 
 import nodes
 from tests.host.compressing import merge, pool
-from tests.host.side_by_side import assert_same_picture, no_memory, on_model, outputs
+from tests.host.side_by_side import assert_same_image, no_memory, on_model, outputs
 
 pytestmark = pytest.mark.filterwarnings("ignore:Should have t")  # of dpmpp_2m_sde
 # Methods that draw random numbers are among them.
@@ -27,7 +27,7 @@ def watching_batches(batches):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_little_memory_gives_the_same_picture(start, monkeypatch, way):
+def test_little_memory_gives_the_same_image(start, monkeypatch, way):
     """Both texts in one call or in two: equal up to rounding, 1e-5 of the largest value.
 
     A batch of another size may round differently, and two tokens that are alike up to rounding may
@@ -35,30 +35,30 @@ def test_little_memory_gives_the_same_picture(start, monkeypatch, way):
     """
     batches = []
     run = watching_batches(batches)(start(batch=2).with_model(WAYS[way]))
-    together = run.picture()
+    together = run.image()
     monkeypatch.setattr(comfy.model_management, "get_free_memory", no_memory)
-    apart = run.picture()
+    apart = run.image()
     assert batches == [4, 4, 2, 2, 2, 2]
-    assert_same_picture(apart, together, tolerance=1e-5)
+    assert_same_image(apart, together, tolerance=1e-5)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_picture_of_a_batch_is_the_picture_alone(start, way):
+def test_an_image_of_a_batch_is_the_image_alone(start, way):
     run = start(batch=5).with_model(WAYS[way])
-    batch = run.picture()
+    batch = run.image()
     for first, count in ((0, 1), (1, 2), (2, 3), (1, 4), (4, 1)):
         part = outputs(nodes.LatentFromBatch, run.latent, first, count)[0]
-        alone = run.but(latent=part).picture()
-        assert_same_picture(alone, batch[first : first + count], tolerance=1e-5)
+        alone = run.but(latent=part).image()
+        assert_same_image(alone, batch[first : first + count], tolerance=1e-5)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "dpmpp_2m_sde"])
 @pytest.mark.parametrize("way", WAYS)
 def test_the_global_random_state_is_as_without_our_node(start, way, sampler):
     run = start().but(sampler=sampler)
-    run.picture()
+    run.image()
     expected = torch.get_rng_state()
-    run.with_model(WAYS[way]).picture()
+    run.with_model(WAYS[way]).image()
     assert torch.equal(torch.get_rng_state(), expected)
 
 
@@ -87,6 +87,6 @@ def test_noise_that_a_sampler_adds_is_as_without_our_node(start, monkeypatch, wa
         streams = []
         for one in (run, run.with_model(WAYS[way])):
             added.clear()
-            one.picture()
+            one.image()
             streams.append(torch.stack(added))
         assert torch.equal(*streams) and len(streams[0]) >= 2

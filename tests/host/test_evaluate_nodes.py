@@ -16,13 +16,13 @@ from bigain.bigain_core.classification import (
 from bigain.bigain_core.comfyui.classifying import folder_evaluation
 from bigain.bigain_core.comfyui.classifying.identity import settings, weights_digest
 from bigain.bigain_core.comfyui.classifying.prompts import Prompts
-from bigain.bigain_core.models.checkpoint import BUNDLED_MODEL, load_dit, read_checkpoint
+from bigain.bigain_core.models.checkpoint import BUNDLED_MODEL, read_checkpoint
 from bigain.nodes.dit_nodes import BiGainDiTLabels
 from bigain.nodes.evaluation_node import BiGainEvaluate
 from PIL import Image
 
 from benchmarks.data import CLASS_NAMES
-from benchmarks.dit_runner import DiTRunner
+from benchmarks.dit_runner import DiTRunner, load_dit
 from tests.host.compressing import merge
 from tests.host.drawn import COUNT, LABELS
 
@@ -203,7 +203,7 @@ def test_patched_weights_are_another_model(bundled, drawn_prompts):
 
 def test_bad_images_are_counted_and_left_out(run, folders, drawn_prompts):
     top = folders / "input" / "drawn"
-    (top / "plain disc" / "broken.png").write_bytes(b"no picture")
+    (top / "plain disc" / "broken.png").write_bytes(b"no image")
     good = (top / "plain disc").glob("[0-9]*.png")
     (top / "plain disc" / "torn.png").write_bytes(next(good).read_bytes()[:-300])
     (top / "fox").mkdir()

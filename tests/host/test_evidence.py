@@ -12,12 +12,12 @@ from bigain.bigain_core.classification import (
 )
 from bigain.bigain_core.comfyui.classifying.latent_classifier import classify_latents, encode_images
 from bigain.bigain_core.comfyui.classifying.latent_evidence import find_evidence
-from bigain.bigain_core.models.checkpoint import BUNDLED_MODEL, load_dit, read_checkpoint
+from bigain.bigain_core.models.checkpoint import BUNDLED_MODEL, read_checkpoint
 from bigain.nodes.dit_nodes import BiGainDiTLabels
 from bigain.nodes.evidence_nodes import BiGainEvidenceMap, BiGainRankImages
 
 from benchmarks.data import CLASS_NAMES
-from benchmarks.dit_runner import DiTRunner
+from benchmarks.dit_runner import DiTRunner, load_dit
 from tests.host.drawn import COUNT, LABELS
 
 
@@ -50,14 +50,13 @@ def test_the_map_is_what_each_pixel_adds_to_the_margin(
         plan,
         LABELS[0],
         LABELS[1],
-        lambda n: None,
     )
     denoiser = runner.denoiser([CLASS_NAMES.index(label) for label in LABELS])
     for image, one in enumerate(found):
         latent = (pixels[image] * 2 - 1).movedim(-1, 0)
         ranking = classify(denoiser, latent[None], LABELS[:2], plan, image).rankings[0]
-        assert one.lead.trials == len(ranking.specs)
-        expected = direct_evidence(denoiser, latent, image, ranking.specs, [0, 1])
+        assert one.lead.trials == len(ranking.table.specs)
+        expected = direct_evidence(denoiser, latent, image, ranking.table.specs, [0, 1])
         scale = expected.abs().max().item()
         torch.testing.assert_close(one.plane, expected, rtol=1e-3, atol=1e-4 * scale)
         assert one.plane.sum().item() == pytest.approx(one.lead.margin, rel=1e-6)
@@ -67,12 +66,12 @@ def test_best_and_runner_up_are_compared_unless_named(bundled, drawn_prompts, va
     pixels, labels = drawings
     latents = encode_images(vae, pixels)
     plan = PLANS["balanced"]
-    result = classify_latents(bundled, latents, drawn_prompts, plan, lambda n: None)
-    found = find_evidence(bundled, latents, drawn_prompts, plan, "", "", lambda n: None)
+    result = classify_latents(bundled, latents, drawn_prompts, plan)
+    found = find_evidence(bundled, latents, drawn_prompts, plan, "", "")
     for ranking, one in zip(result.rankings, found, strict=True):
         assert [one.better, one.worse] == [LABELS[k] for k in ranking.order[:2]]
         assert one.plane.sum().item() == pytest.approx(ranking.margin, rel=1e-5)
-    named = find_evidence(bundled, latents, drawn_prompts, plan, "", LABELS[0], lambda n: None)
+    named = find_evidence(bundled, latents, drawn_prompts, plan, "", LABELS[0])
     for ranking, one in zip(result.rankings, named, strict=True):
         assert one.worse == LABELS[0]
         assert one.better == next(LABELS[k] for k in ranking.order if LABELS[k] != LABELS[0])
@@ -86,7 +85,7 @@ def evidence(bundled, prompts, vae, images, **changes):
     return BiGainEvidenceMap.execute(bundled, prompts, images, vae, **(inputs | changes)).args
 
 
-def test_the_evidence_node_shows_pictures_masks_and_margins(bundled, drawn_prompts, vae, drawings):
+def test_the_evidence_node_shows_samples_masks_and_margins(bundled, drawn_prompts, vae, drawings):
     overlay, mask, value = evidence(bundled, drawn_prompts, vae, drawings[0][:3])
     assert overlay.shape == (3, 32, 32, 3) and mask.shape == (3, 32, 32)
     assert len(value.splitlines()) == 3
@@ -121,9 +120,9 @@ def test_images_are_sorted_by_what_the_prompt_gains(bundled, vae, drawings, runn
     denoiser = runner.denoiser([CLASS_NAMES.index(wanted), empty])
     plan = TrialPlan((8,), sampler=SpreadGrid())
     expected = []
-    for picture in pixels:
-        latent = (picture * 2 - 1).movedim(-1, 0)
-        errors = classify(denoiser, latent[None], ("c", "empty"), plan).rankings[0].errors
+    for sample in pixels:
+        latent = (sample * 2 - 1).movedim(-1, 0)
+        errors = classify(denoiser, latent[None], ("c", "empty"), plan).rankings[0].table.errors
         expected.append((errors[1] - errors[0]).mean().item())
     assert order == sorted(range(COUNT), key=lambda n: -expected[n])
     assert scores == pytest.approx([expected[n] for n in order], rel=1e-3)

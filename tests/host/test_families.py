@@ -1,10 +1,11 @@
 """Both operators on every family, against slow references that work on the host's own attention.
 
-The references know nothing of the pack's table: they find the picture by what
+The references know nothing of the pack's table: they find the image by what
 test_family_models.py has measured, and shorten keys and values by loops.
 """
 
 import importlib
+import itertools
 from dataclasses import replace
 from functools import cache, partial
 
@@ -25,10 +26,11 @@ from bigain.bigain_core.tokens.grid import TokenGrid
 from comfy.ldm.modules.attention import CrossAttention
 
 from tests.host.compressing import merge, pool, preset, report
-from tests.host.families import CASES, NAMED, parametrized
+from tests.host.families import CASES, NAMED, for_cases, for_cases_and_sizes
 from tests.host.families.case import sample
 from tests.host.families.models import fill
-from tests.host.watching import OVERRIDE, Watch, grid, layer_of
+from tests.host.recording import OVERRIDE, Recorder, grid, layer_of
+from tests.host.side_by_side import instance_forwards
 
 UNCOVERED = {"ernie_image", "hidream_o1", "stable_cascade"}
 NOT_ROTARY = {"class-conditional DiT", "PixArt", "Stable Diffusion 3", "AuraFlow"}
@@ -41,18 +43,9 @@ def family_of(case):
 
 
 COVERED = [case for case in CASES if case.name not in UNCOVERED]
-covered_case = parametrized("case", {case.name: (case,) for case in COVERED})
-covered_case_and_size = parametrized(
-    "case, size",
-    {f"{case.name}-{h}x{w}": (case, (h, w)) for case in COVERED for h, w in case.sizes},
-)
-joint_case = parametrized(
-    "case",
-    {
-        case.name: (case,)
-        for case in COVERED
-        if case.missing or isinstance(family_of(case).adapter, JointAttention)
-    },
+covered_case = for_cases(COVERED)
+joint_case = for_cases(
+    case for case in COVERED if case.missing or isinstance(family_of(case).adapter, JointAttention)
 )
 
 
@@ -62,21 +55,21 @@ def recorded(request, record_property):
     if "case" in request.fixturenames:
         case = request.getfixturevalue("case")
         record_property("case", case.name)
-        record_property("words", case.words)
+        record_property("title", case.title)
 
 
-class Reference(Watch):
+class Reference(Recorder):
     """Shortens the image in the layers that a case declares; a UNet's at its finest level."""
 
     def __init__(self, case, size, shorten):
-        super().__init__(case.model.model.diffusion_model, case.blind, None)
+        super().__init__(case)
         self.case, self.size, self.shorten = case, size, shorten
         self.hits = 0
 
-    def note(self, function, args, kwargs, options):
+    def record(self, function, args, kwargs, options):
         calls = len(self.calls)
-        plain = super().note(function, args, kwargs, options)
-        layer = layer_of(self.case, self.calls[calls])
+        plain = super().record(function, args, kwargs, options)
+        layer = layer_of(self.case, self.calls[calls].module)
         finest = self.case.layers[:1] if family_of(self.case).name == UNET else self.case.layers
         if layer not in finest:
             return plain
@@ -85,7 +78,7 @@ class Reference(Watch):
         by_heads = kwargs.get("skip_reshape", False)
         q, k, v = (x.movedim(2, 1) if by_heads else x for x in (q, k, v))  # (B, N, ...)
         frames, rows, columns = grid(self.case, layer, self.size)
-        start = sum(count for _, count in layer.before)
+        start = sum(count for _, count in layer.prefix)
         where = (start, frames, rows, columns)
         mask = others[1] if len(others) > 1 else kwargs.get("mask")
         q, k, v, keys, spread = self.shorten(q, k, v, where)
@@ -110,34 +103,27 @@ def pooled_by_loops(rotary, repeats=1):
 
     def shorten(q, k, v, where):
         start, frames, rows, columns = where
-        n = q.shape[1]
-        new_k, new_v, keys = [], [], []
-        tokens = list(range(n))
+        tokens = list(range(q.shape[1]))
         height, width = rows // FACTOR, columns // FACTOR
-        for token in tokens[:start]:
-            new_k, new_v, keys = [*new_k, k[:, token]], [*new_v, v[:, token]], [*keys, token]
-        for frame in range(frames):
+        tall, wide = rows // height, columns // width
+        kept = [(token, [token]) for token in tokens[:start]]  # (nearest token, its window)
+        for frame, i, j in itertools.product(range(frames), range(height), range(width)):
             first = start + frame * rows * columns
-            for i in range(height):
-                for j in range(width):
-                    tall, wide = rows // height, columns // width
-                    window = [
-                        first + (i * tall + a) * columns + j * wide + b
-                        for a in range(tall)
-                        for b in range(wide)
-                    ]
-                    nearest = first + int((i + 0.5) * rows / height) * columns
-                    nearest += int((j + 0.5) * columns / width)
+            window = [
+                first + (i * tall + a) * columns + j * wide + b
+                for a in range(tall)
+                for b in range(wide)
+            ]
+            nearest = first + int((i + 0.5) * rows / height) * columns
+            kept += repeats * [(nearest + int((j + 0.5) * columns / width), window)]
+        kept += [(token, [token]) for token in tokens[start + frames * rows * columns :]]
+        keys = [nearest for nearest, _ in kept]
 
-                    def blend(x, window=window, nearest=nearest):
-                        return ALPHA * x[:, nearest] + (1 - ALPHA) * x[:, window].mean(1)
+        def blended(x):
+            means = [x[:, window].mean(1) for _, window in kept]
+            return ALPHA * x[:, keys] + (1 - ALPHA) * torch.stack(means, 1)
 
-                    new_k += repeats * [k[:, nearest] if rotary else blend(k)]
-                    new_v += repeats * [blend(v)]
-                    keys += repeats * [nearest]
-        for token in tokens[start + frames * rows * columns :]:
-            new_k, new_v, keys = [*new_k, k[:, token]], [*new_v, v[:, token]], [*keys, token]
-        return q, torch.stack(new_k, 1), torch.stack(new_v, 1), keys, tokens
+        return q, k[:, keys] if rotary else blended(k), blended(v), keys, tokens
 
     return shorten
 
@@ -147,7 +133,7 @@ def merged_by_loops(rotary):
 
     def shorten(q, k, v, where):
         start, frames, rows, columns = where
-        assert len(q) == 1, "each picture has groups of its own"
+        assert len(q) == 1, "each image has groups of its own"
         n, method = q.shape[1], TokenMerging(RATIO)
         target = list(range(n))
         for frame in range(frames):
@@ -169,88 +155,94 @@ def merged_by_loops(rotary):
     return shorten
 
 
+def one_step(case, model, size):
+    """Without guidance, so that each image is a call of its own."""
+    return sample(case, model, size, steps=1, cfg=1.0)
+
+
 def with_reference(case, size, shorten):
-    """One step without guidance, so that each image is a call of its own, and the hits."""
+    """A step with the reference, and how many layers it has shortened."""
     model = case.model.clone()
     with Reference(case, size, shorten) as reference:
         model.model_options["transformer_options"][OVERRIDE] = reference.override
-        return sample(case, model, size, steps=1, cfg=1.0), reference.hits
+        return one_step(case, model, size), reference.hits
 
 
-def close(actual, expected):
+def assert_equal_to(case, size, model, shorten):
+    """Sampling with our nodes is sampling with the reference; returns the latter."""
+    expected, hits = with_reference(case, size, shorten)
     scale = expected.abs().max()
-    torch.testing.assert_close(actual / scale, expected / scale, rtol=1e-4, atol=1e-4)
-
-
-@covered_case_and_size
-def test_pooling_equals_a_slow_reference_on_the_hosts_attention(case, size):
-    rotary = family_of(case).name not in {*NOT_ROTARY, UNET}
-    expected, hits = with_reference(case, size, pooled_by_loops(rotary))
-    plain = sample(case, case.model, size, steps=1, cfg=1.0)
-    assert hits and (expected - plain).norm() > 1e-3 * plain.norm()
-    model = pool(case.model, FACTOR, alpha_start=ALPHA, alpha_end=ALPHA)
-    close(sample(case, model, size, steps=1, cfg=1.0), expected)
+    found = one_step(case, model, size)
+    torch.testing.assert_close(found / scale, expected / scale, rtol=1e-4, atol=1e-4)
     records = compression_state(model).log.layers.values()
-    assert sum(record.compressed for record in records) == hits
+    assert sum(record.compressed for record in records) == hits > 0
+    return expected
+
+
+def is_rotary(case):
+    return family_of(case).name not in {*NOT_ROTARY, UNET}
+
+
+@for_cases_and_sizes(COVERED)
+def test_pooling_equals_a_slow_reference_on_the_hosts_attention(case, size):
+    model = pool(case.model, FACTOR, alpha_start=ALPHA, alpha_end=ALPHA)
+    expected = assert_equal_to(case, size, model, pooled_by_loops(is_rotary(case)))
+    plain = one_step(case, case.model, size)
+    assert (expected - plain).norm() > 1e-3 * plain.norm()
     assert f"BiGain on {family_of(case).name}" in report(model)
 
 
 @joint_case
 def test_weighed_keys_equal_keys_that_are_repeated(case):
     """The grid is even: every pooled key stands for the same number of tokens."""
-    size = case.sizes[0]
-    rotary = family_of(case).name not in NOT_ROTARY
-    expected, hits = with_reference(case, size, pooled_by_loops(rotary, repeats=FACTOR**2))
+    repeated = pooled_by_loops(is_rotary(case), repeats=FACTOR**2)
     model = pool(case.model, FACTOR, alpha_start=ALPHA, alpha_end=ALPHA, proportional=True)
-    assert hits
-    close(sample(case, model, size, steps=1, cfg=1.0), expected)
+    assert_equal_to(case, case.sizes[0], model, repeated)
 
 
 @joint_case
 def test_merging_equals_a_slow_reference_on_the_hosts_attention(case):
-    size = case.sizes[-1]
-    rotary = family_of(case).name not in NOT_ROTARY
-    expected, hits = with_reference(case, size, merged_by_loops(rotary))
     model = merge(case.model, RATIO)
-    close(sample(case, model, size, steps=1, cfg=1.0), expected)
-    records = compression_state(model).log.layers.values()
-    assert sum(record.compressed for record in records) == hits > 0
+    assert_equal_to(case, case.sizes[-1], model, merged_by_loops(is_rotary(case)))
 
 
 @cache
-def plain_picture(case):
+def plain_image(case):
     """What most tests compare with, generated once."""
-    return sample(case, case.model)
+    return sample(case, case.model, steps=1)
 
 
 @covered_case
-@pytest.mark.parametrize("off", [lambda m: merge(m, 0.0), lambda m: pool(m, 1)], ids=["0", "1"])
-def test_ratio_zero_and_factor_one_are_bit_identical(case, off):
-    assert torch.equal(sample(case, off(case.model)), plain_picture(case))
+def test_ratio_zero_and_factor_one_are_bit_identical(case):
+    off = merge(pool(case.model, 1), 0.0)
+    assert torch.equal(sample(case, off, steps=1), plain_image(case))
 
 
 @covered_case
 def test_a_node_outside_its_range_is_bit_identical_and_says_so(case):
-    """The wrappers are at work in every call and leave every layer alone."""
+    """The wrappers are at work in every call and skip every layer."""
     never = {"start_percent": 0.4321, "end_percent": 0.4321}
     model = merge(pool(case.model, **never), **never)
-    assert torch.equal(sample(case, model), plain_picture(case))
+    assert torch.equal(sample(case, model, steps=1), plain_image(case))
     assert "CHANGED NOTHING" in report(model)
 
 
 @covered_case
-@pytest.mark.parametrize("ours", [merge, pool])
-def test_the_model_is_as_it_was_after_a_run(case, ours):
-    compressed = sample(case, ours(case.model))
-    assert compressed.isfinite().all() and not torch.equal(compressed, plain_picture(case))
-    assert torch.equal(sample(case, ours(case.model)), compressed)
-    assert torch.equal(sample(case, case.model), plain_picture(case))
-    modules = case.model.model.diffusion_model.modules()
-    assert not [module for module in modules if "forward" in module.__dict__]
+def test_the_model_is_as_it_was_after_a_run(case):
+    plain = plain_image(case)
+    weights = {key: value.clone() for key, value in case.model.model.state_dict().items()}
+    for ours in (merge, pool):
+        compressed, again = (sample(case, ours(case.model), steps=1) for _ in range(2))
+        assert compressed.isfinite().all() and not torch.equal(compressed, plain)
+        assert torch.equal(again, compressed), "same seed, same image"
+    assert torch.equal(sample(case, case.model, steps=1), plain)
+    assert not instance_forwards(case.model)
+    after = case.model.model.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in weights.items())
 
 
 @pytest.mark.parametrize("node", [pool, partial(preset, name="auto")], ids=["pool", "auto"])
-@parametrized("case", {case.name: (case,) for case in CASES if case.name in UNCOVERED})
+@for_cases(case for case in CASES if case.name in UNCOVERED)
 def test_a_family_outside_the_table_is_named(case, node):
     kind = type(case.model.model).__name__
     with pytest.raises(ValueError, match=f"got a {kind} model, which is not covered"):
@@ -271,9 +263,10 @@ def merged(case, layer, x, size, **rotary):
     network, adapter = case.model.model.diffusion_model, family_of(case).adapter
     rules = Compression((Rule(TokenMerging(RATIO)),))
     call = NetworkCall(rules, DenoisingProgress(0.5), RunLog(), adapter.layer_flops)
-    inputs = Inputs(torch.empty(len(x), 4, *(2 * length for length in size)), None, {}, {})
-    found = adapter.intercept(network, adapter.layers(network)[:1], call, inputs)
-    with replaced_forwards(found.replacements):
+    latent = torch.empty(len(x), 4, *(2 * length for length in size))
+    inputs = Inputs(network, latent, None, {}, {})
+    found = adapter.intercept(adapter.layers(network)[:1], call, inputs)
+    with replaced_forwards(found.forwards):
         out = layer(x, **rotary)
     plan = TokenMerging(RATIO).plan(x, TokenGrid(*size), DenoisingProgress(0.5), 0)
     return out, plan.target
@@ -314,22 +307,18 @@ def test_merging_before_projection_equals_attention_among_the_group_means(name, 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["flux", "sd3", "hunyuan_video_padded", "pixart_sigma"])
-@pytest.mark.parametrize("ours", [merge, pool, partial(pool, proportional=True)])
-def test_half_precision_is_close_to_full(name, dtype, ours):
+def test_half_precision_is_close_to_full(name, dtype):
     """The plain model, too, is further from itself in half precision, by its timesteps alone."""
     case = NAMED[name]
     half = replace(case).model  # a case of its own, and with it a model
     half.model.diffusion_model.to(dtype)
     half.model.manual_cast_dtype = dtype
-
-    def one_call(model):
-        return sample(case, model, steps=1, cfg=1.0)
-
-    plain, compressed = one_call(half), one_call(ours(half))
-    assert compressed.isfinite().all() and not torch.equal(compressed, plain)
-    exact = one_call(ours(case.model))
-    its_own = (plain - one_call(case.model)).norm()
-    assert (compressed - exact).norm() < 1.5 * its_own + 0.05 * exact.norm()
+    plain = one_step(case, half, None)
+    its_own = (plain - one_step(case, case.model, None)).norm()
+    for ours in (merge, pool, partial(pool, proportional=True)):
+        compressed, exact = (one_step(case, ours(model), None) for model in (half, case.model))
+        assert compressed.isfinite().all() and not torch.equal(compressed, plain)
+        assert (compressed - exact).norm() < 1.5 * its_own + 0.05 * exact.norm()
 
 
 class MotionModule(torch.nn.Module):
@@ -351,17 +340,17 @@ class MotionModule(torch.nn.Module):
 def test_a_motion_module_in_a_unet_sees_whole_frames(ours):
     case = replace(NAMED["sd15"])
     block = case.model.model.diffusion_model.input_blocks[1]
-    without = sample(case, ours(case.model), batch=3)
+    without = sample(case, ours(case.model), batch=3, steps=1)
     motion = MotionModule(32)
     fill(motion)
     block.append(motion)
     model = ours(case.model)
-    assert not torch.equal(sample(case, model, batch=3), without)
+    assert not torch.equal(sample(case, model, batch=3, steps=1), without)
     assert {shape[1:] for shape in motion.seen} == {torch.Size((32, 12, 20))}
     assert "3 of 7 self-attention layers compressed" in report(model)
 
 
 @covered_case
-@pytest.mark.parametrize("strength", STRENGTHS)
-def test_auto_has_a_rule_for_every_family(case, strength):
-    assert compression_state(preset(case.model, strength)).compression.rules
+def test_auto_has_a_rule_for_every_family(case):
+    for strength in STRENGTHS:
+        assert compression_state(preset(case.model, strength)).compression.rules

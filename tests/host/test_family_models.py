@@ -1,53 +1,105 @@
 """What the attention of each family sees, measured: the ground on which its compression stands.
 
 Nothing here is taken from the pack. One network call of a real sampling run is repeated with the
-picture, the text or the reference images changed, and the keys of its attention layers tell which
+image, the text or the reference images changed, and the keys of its attention layers tell which
 of them are tokens of what.
 """
 
 import re
+from dataclasses import dataclass
 from functools import cache
 
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from tests.host.families import CASES, every_case, every_case_and_size, parametrized
-from tests.host.families.case import sample
-from tests.host.watching import OVERRIDE, Watch, grid, layer_of
+from tests.host.families import CASES, for_cases, for_cases_and_sizes
+from tests.host.families.case import Layer, sample
+from tests.host.recording import OVERRIDE, Recorder, grid, layer_of
+
+every_case, every_case_and_size = for_cases(CASES), for_cases_and_sizes(CASES)
 
 
-def first_network_call(case, size, experiment):
-    """`experiment(run)` in the first network call of a sampling run.
+@dataclass(frozen=True)
+class Keys:
+    """The keys of one attention call; `distance` is how far a change of the inputs moves each."""
 
-    `run(change, reversed_at)` makes that call with what `change` makes of its inputs, a dict, and
-    returns the prediction and the attention calls.
+    module: str
+    layer: Layer | None
+    options: bool
+    mask: torch.Tensor | None
+    distance: dict  # from a change to (N,)
+
+    def moved_by(self, change):
+        return (self.distance[change] > 1e-3).tolist()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The first network call of a run, and how much it matters in which order a layer's keys are.
+
+    Changes are the kinds of inputs that are others, and the places where a pixel is.
     """
+
+    keys: list[Keys]
+    effects: dict[str, float]
+
+    def first_of_each_layer(self):
+        """In the order of the network; padding is part of what it pads behind the first of them."""
+        first = {}
+        for keys in self.keys:
+            if keys.layer is not None:
+                first.setdefault(keys.layer.modules, keys)
+        return list(first.values())
+
+
+@cache
+def measured(case, size):
     results = []
 
     def network_call(executor, x, t, c_concat, c_crossattn, control, transformer_options, **conds):
         def run(change=dict, reversed_at=None):
             inputs = {"x": x, "c_concat": c_concat, "c_crossattn": c_crossattn, **conds}
             inputs = change({name: copied(value) for name, value in inputs.items()})
-            with Watch(executor.class_obj.diffusion_model, case.blind, reversed_at) as watch:
-                options = {**transformer_options, OVERRIDE: watch.override}
+            with Recorder(case, reversed_at) as recorder:
+                options = {**transformer_options, OVERRIDE: recorder.override}
                 latents, *others = (inputs.pop(name) for name in ("x", "c_concat", "c_crossattn"))
-                return executor(latents, t, *others, control, options, **inputs), watch.calls
+                prediction = executor(latents, t, *others, control, options, **inputs)
+            return prediction, recorder.calls
 
         if not results:
-            results.append(experiment(run))
+            results.append(measure(case, size, run))
         return x  # nobody looks at the image
 
     model = case.model.clone()
-    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "watch", network_call)
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "record", network_call)
     sample(case, model, size, steps=1)
     return results[0]
 
 
-@cache
-def first_calls(case):
-    """Attention calls of the first network call, and of the same with another image."""
-    return first_network_call(case, None, lambda run: (run()[1], run(changing("x"))[1]))
+def measure(case, size, run):
+    """`run(change, reversed_at)` makes the call with what `change` makes of its inputs, a dict."""
+    plain, calls = run()
+    changes = {"image": changing("x"), "text": changing(*case.text)}
+    changes["reference"] = changing(*case.references)
+    changes |= {spot: brighter_at(*spot) for spot in spots(size)}
+    distances = {name: distance(calls, run(change)[1]) for name, change in changes.items()}
+    keys = [
+        Keys(
+            call.module,
+            layer_of(case, call.module),
+            call.options,
+            call.mask,
+            {change: found[n] for change, found in distances.items()},
+        )
+        for n, call in enumerate(calls)
+    ]
+    effects = {}
+    if size == case.sizes[0]:
+        for module in (one.module for one in keys if one.layer):
+            difference = run(reversed_at=module)[0] - plain
+            effects[module] = float(difference.norm() / plain.norm())
+    return Measured(keys, effects)
 
 
 def copied(value):
@@ -64,49 +116,45 @@ def changing(*names):
     return lambda inputs: inputs | {k: other(inputs[k]) for k in names if k in inputs}
 
 
-def distance(call, after):
-    """How far each key has moved, in the image where it moved most: (N,)."""
-    assert call.layer_id == after.layer_id
-    return (call.keys - after.keys).abs().sum(dim=2).amax(dim=0)
+def spots(size):
+    """Two places of a latent (row, column)."""
+    return [(int(size[0] * 0.3), int(size[1] * 0.27)), (int(size[0] * 0.75), int(size[1] * 0.72))]
 
 
-def has_moved(call, after):
-    return (distance(call, after) > 1e-3).tolist()
+def brighter_at(row, column):
+    def change(inputs):
+        frame = inputs["x"][:, :, -1] if inputs["x"].ndim == 5 else inputs["x"]
+        frame[:, :, row, column] += 1
+        return inputs
+
+    return change
 
 
-def first_of_each_layer(case, calls):
-    """(index of the first attention call, layer) for each layer of the case."""
-    found = {}
-    for index, call in enumerate(calls):
-        layer = layer_of(case, call)
-        if layer is not None:
-            found.setdefault(layer.modules, (index, layer))
-    assert found.keys() == {layer.modules for layer in case.layers}
-    return list(found.values())
+def distance(calls, after):
+    """How far each key has moved, in the image where it moved most: (N,) for each call."""
+    assert [call.module for call in calls] == [call.module for call in after]
+    pairs = zip(calls, after, strict=True)
+    return [(one.keys - two.keys).abs().sum(dim=2).amax(dim=0) for one, two in pairs]
 
 
 def kinds_of_tokens(case, layer, size):
     """The kind of each key as the case declares it: a list of N words."""
     frames, rows, columns = grid(case, layer, size)
     tokens = frames * rows * columns
-    parts = (
-        *layer.before,
-        ("picture", tokens),
-        ("padding", -tokens % layer.multiple),
-        *layer.after,
-    )
+    whole = (("image", tokens), ("padding", -tokens % layer.multiple))
+    parts = (*layer.prefix, *whole, *layer.suffix)
     return [kind for kind, count in parts for _ in range(count)]
 
 
 @every_case_and_size
 def test_sampling_gives_the_same_finite_latent_twice(case, size):
-    first = sample(case, case.model, size)
+    first, again = (sample(case, case.model, size, steps=1) for _ in range(2))
     assert first.shape == case.noise(size).shape
     assert torch.isfinite(first).all()
-    assert torch.equal(first, sample(case, case.model, size))
+    assert torch.equal(first, again)
 
 
-@parametrized("case", {case.name: (case,) for case in CASES if len(case.sizes) == 1})
+@for_cases(case for case in CASES if len(case.sizes) == 1)
 def test_a_case_of_one_size_is_one_whose_network_fails_in_the_host_at_others(case):
     height, width = case.sizes[0]
     with pytest.raises((AssertionError, RuntimeError)):
@@ -115,96 +163,65 @@ def test_a_case_of_one_size_is_one_whose_network_fails_in_the_host_at_others(cas
 
 @every_case_and_size
 def test_keys_are_of_the_kinds_that_the_case_declares(case, size):
-    """Padding is part of what it pads once a layer has mixed them."""
-    inputs = {"picture": ("x",), "text": case.text, "reference": case.references}
-
-    def experiment(run):
-        return run()[1], {kind: run(changing(*inputs[kind]))[1] for kind in inputs}
-
-    calls, after = first_network_call(case, size, experiment)
-    for place, (index, layer) in enumerate(first_of_each_layer(case, calls)):
-        words = kinds_of_tokens(case, layer, size)
-        assert calls[index].keys.shape[1] == len(words)
-        for kind in inputs:
-            moved = has_moved(calls[index], after[kind][index])
+    found = measured(case, size).first_of_each_layer()
+    assert {keys.layer for keys in found} == set(case.layers)
+    for place, keys in enumerate(found):
+        kinds = kinds_of_tokens(case, keys.layer, size)
+        for changed in ("image", "text", "reference"):
+            moved = keys.moved_by(changed)
             mixed = {"padding"} if place else set()
-            if kind in layer.mixed:
-                mixed |= set(layer.mixed) - {kind}
+            if changed in keys.layer.mixed:
+                mixed |= set(keys.layer.mixed) - {changed}
             wrong = [
-                (position, word)
-                for position, word in enumerate(words)
-                if word not in mixed and moved[position] != (word == kind)
+                (position, kind)
+                for position, (kind, moves) in enumerate(zip(kinds, moved, strict=True))
+                if kind not in mixed and moves != (kind == changed)
             ]
-            assert not wrong, f"{calls[index].layer_id}: {kind} and the keys {wrong}"
+            assert not wrong, f"{keys.module}: {changed} and the keys {wrong}"
 
 
 @every_case_and_size
-def test_tokens_of_the_picture_are_in_raster_order(case, size):
+def test_tokens_of_the_image_are_in_raster_order(case, size):
     """A pixel of the last frame moves the token of its patch; convolutions may carry it away."""
-    spots = [(int(size[0] * 0.3), int(size[1] * 0.27)), (int(size[0] * 0.75), int(size[1] * 0.72))]
-
-    def poke(row, column):
-        def change(inputs):
-            frame = inputs["x"][:, :, -1] if case.frames else inputs["x"]
-            frame[:, :, row, column] += 1
-            return inputs
-
-        return change
-
-    def experiment(run):
-        return run()[1], [run(poke(*spot))[1] for spot in spots]
-
-    calls, after = first_network_call(case, size, experiment)
-    for place, (index, layer) in enumerate(first_of_each_layer(case, calls)):
+    for place, keys in enumerate(measured(case, size).first_of_each_layer()):
+        layer = keys.layer
         frames, rows, columns = grid(case, layer, size)
-        start = sum(count for _, count in layer.before)
-        for (row, column), later in zip(spots, after, strict=True):
-            token = int(distance(calls[index], later[index]).argmax()) - start
+        for row, column in spots(size):
+            start = sum(count for _, count in layer.prefix)
+            token = int(keys.distance[row, column].argmax()) - start
             found = token // (rows * columns), token // columns % rows, token % columns
             expected = frames - 1, row // layer.patch, column // layer.patch
             away = max(abs(a - b) for a, b in zip(found, expected, strict=True))
-            assert away <= layer.adapter, f"{calls[index].layer_id}: {found}, expected {expected}"
-            if not place and not layer.adapter:
-                assert sum(has_moved(calls[index], later[index])) == 1
+            assert away <= layer.spread, f"{keys.module}: {found}, expected {expected}"
+            if not place and not layer.spread:
+                assert sum(keys.moved_by((row, column))) == 1
 
 
 @every_case
-def test_no_other_attention_layer_sees_the_picture(case):
-    for call, later in zip(*first_calls(case), strict=True):
-        sees = any(has_moved(call, later))
-        named = (
-            layer_of(case, call) is not None or re.fullmatch(case.apart, call.layer_id) is not None
-        )
-        assert sees == named, call.layer_id
+def test_no_other_attention_layer_sees_the_image(case):
+    for keys in measured(case, case.sizes[0]).keys:
+        declared = bool(keys.layer or re.fullmatch(case.apart, keys.module))
+        assert any(keys.moved_by("image")) == declared, keys.module
 
 
 @every_case
 def test_every_layer_reaches_the_prediction(case):
-    def experiment(run):
-        plain, calls = run()
-        layers = [call.layer_id for call in calls if layer_of(case, call)]
-        return plain, {layer_id: run(reversed_at=layer_id)[0] for layer_id in layers}
-
-    plain, after = first_network_call(case, None, experiment)
-    for layer_id in after:
-        assert (plain - after[layer_id]).norm() > 1e-3 * plain.norm(), layer_id
+    effects = measured(case, case.sizes[0]).effects
+    assert effects and min(effects.values()) > 1e-3, effects
 
 
 @every_case
 def test_attention_is_given_the_transformer_options_unless_the_case_says_not(case):
-    calls, _ = first_calls(case)
-    assert {call.options for call in calls if layer_of(case, call)} == {case.blind is None}
+    found = measured(case, case.sizes[0]).keys
+    assert {keys.options for keys in found if keys.layer} == {case.blind is None}
 
 
 @every_case
-def test_masks_hide_the_picture_only_where_the_case_says_so(case):
+def test_masks_hide_the_image_only_where_the_case_says_so(case):
     hidden = []
-    for call in first_calls(case)[0]:
-        layer = layer_of(case, call)
-        if layer is not None and call.mask is not None:
-            words = kinds_of_tokens(case, layer, case.sizes[0])
-            picture = call.mask[..., [n for n, word in enumerate(words) if word == "picture"]]
-            hidden.append(
-                bool((picture == 0 if picture.dtype == torch.bool else picture < 0).any())
-            )
-    assert any(hidden) == case.mask_hides_picture
+    for keys in measured(case, case.sizes[0]).keys:
+        if keys.layer and keys.mask is not None:
+            kinds = kinds_of_tokens(case, keys.layer, case.sizes[0])
+            image = keys.mask[..., [n for n, kind in enumerate(kinds) if kind == "image"]]
+            hidden.append(bool((image == 0 if image.dtype == torch.bool else image < 0).any()))
+    assert any(hidden) == case.mask_hides_image

@@ -110,10 +110,14 @@ def count(name, latent, context_tokens=PROMPT_TOKENS, rules=()):
     return counter.get_total_flops(), state.log if state else RunLog()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize(
-    ("latent", "context_tokens"),
-    [(LATENT, PROMPT_TOKENS), ((17, 40), PROMPT_TOKENS), (LATENT, 2 * PROMPT_TOKENS)],
+    ("name", "latent", "context_tokens"),
+    [
+        ("SD 1.5", LATENT, PROMPT_TOKENS),
+        ("SD 1.5", (17, 40), PROMPT_TOKENS),
+        *((name, LATENT, 2 * PROMPT_TOKENS) for name in CONFIGS),
+        ("SD XL", (17, 40), PROMPT_TOKENS),
+    ],
 )
 def test_a_plain_call_equals_the_count_of_torch(name, latent, context_tokens):
     counted, _ = count(name, latent, context_tokens)

@@ -10,11 +10,11 @@ from tests.host.compressing import merge, pool, report
 from tests.host.side_by_side import OURS, instance_forwards, on_model, outputs
 
 
-def enlarged(run, picture, factor=2):
+def enlarged(run, image, factor=2):
     """The second pass of a hires fix."""
-    height, width = (side * 8 * factor for side in picture.shape[-2:])
+    height, width = (side * 8 * factor for side in image.shape[-2:])
     latent = outputs(
-        nodes.LatentUpscale, {"samples": picture}, "bilinear", width, height, "disabled"
+        nodes.LatentUpscale, {"samples": image}, "bilinear", width, height, "disabled"
     )[0]
     return run.but(latent=latent, denoise=0.5)
 
@@ -22,38 +22,38 @@ def enlarged(run, picture, factor=2):
 @pytest.mark.parametrize("ours", OURS)
 def test_hires_fix_is_two_samplers_behind_one_model(start, ours):
     shared = start(size=(6, 8)).with_model(OURS[ours].on)
-    first = shared.picture()
-    second = enlarged(shared, first).picture()
+    first = shared.image()
+    second = enlarged(shared, first).image()
     text = report(shared.model)
     fresh = start(size=(6, 8)).with_model(OURS[ours].on)
-    assert torch.equal(second, enlarged(fresh, first).picture())
+    assert torch.equal(second, enlarged(fresh, first).image())
     assert "192 tokens" in text and text == report(fresh.model), "of the last run alone"
-    assert torch.equal(shared.picture(), first)
+    assert torch.equal(shared.image(), first)
 
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])
 @pytest.mark.parametrize("ours", OURS)
-def test_a_model_kept_between_prompts_gives_the_same_picture_again(start, name, ours):
+def test_a_model_kept_between_prompts_gives_the_same_image_again(start, name, ours):
     """Other graphs, with other nodes and models, run in between."""
     kept = start(name).with_model(OURS[ours].on)
-    picture, text = kept.picture(), report(kept.model)
-    plain = start(name).picture()
+    image, text = kept.image(), report(kept.model)
+    plain = start(name).image()
     other = start("sdxl" if name == "sd15" else "sd15")
     for between in (other, other.with_model(merge), start(name).with_model(pool)):
-        between.picture()
-    assert torch.equal(start(name).picture(), plain), "bypassed"
-    assert torch.equal(kept.picture(), picture)
-    assert torch.equal(start(name).with_model(OURS[ours].on).picture(), picture), "queued again"
+        between.image()
+    assert torch.equal(start(name).image(), plain), "bypassed"
+    assert torch.equal(kept.image(), image)
+    assert torch.equal(start(name).with_model(OURS[ours].on).image(), image), "queued again"
     assert report(kept.model) == text
 
 
 def test_branches_of_one_model_do_not_meet(start):
     branches = {key: start().with_model(ours.on) for key, ours in OURS.items()}
-    pictures = {key: run.picture() for key, run in branches.items()}
+    images = {key: run.image() for key, run in branches.items()}
     texts = {key: report(run.model) for key, run in branches.items()}
     assert "L-GTM" in texts["merging"] and "IE-KVD" in texts["pooling"]
     for key in ("merging", "pooling", "pooling", "merging"):
-        assert torch.equal(branches[key].picture(), pictures[key])
+        assert torch.equal(branches[key].image(), images[key])
         assert {key: report(run.model) for key, run in branches.items()} == texts
 
 
@@ -98,15 +98,15 @@ STOPS = {
 @pytest.mark.parametrize("stop", STOPS)
 def test_a_run_that_was_stopped_leaves_nothing_behind(start, ours, stop, monkeypatch):
     run = start().with_model(OURS[ours].on)
-    expected, plain = run.picture(), start().picture()
+    expected, plain = run.image(), start().image()
     text = report(run.model)
     expected_error = (
         comfy.model_management.InterruptProcessingException,
         torch.cuda.OutOfMemoryError,
     )
     with monkeypatch.context() as only_here, pytest.raises(expected_error):
-        STOPS[stop](run.but(steps=4), only_here).picture()
+        STOPS[stop](run.but(steps=4), only_here).image()
     assert not instance_forwards(run.model)
-    assert torch.equal(start().picture(), plain)
-    assert torch.equal(run.picture(), expected)
+    assert torch.equal(start().image(), plain)
+    assert torch.equal(run.image(), expected)
     assert report(run.model) == text

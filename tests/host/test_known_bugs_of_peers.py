@@ -14,15 +14,16 @@ import torch
 from bigain.nodes.merging_node import BiGainTokenMerging
 from comfy.patcher_extension import WrappersMP
 
-from tests.host.compressing import merge, pool, report
+from tests.host.compressing import merge, pool, report, skipped
 from tests.host.families import NAMED
 from tests.host.families.case import sample
 from tests.host.side_by_side import (
     OURS,
     assert_differs,
-    assert_same_picture,
+    assert_same_image,
     no_memory,
     on_model,
+    with_kernel,
 )
 
 DRAWING = {method: partial(merge, method=method) for method in ("ToMe", "SiTo")}
@@ -35,17 +36,17 @@ def test_silent_no_op_on_sdxl(start, ours):
     SDXL has no attention at the resolution of the latent, the only one that they look for.
     """
     run = start("sdxl").with_model(OURS[ours].finest)
-    assert_differs(run.picture(), start("sdxl").picture(), "no effect")
+    assert_differs(run.image(), start("sdxl").image(), "no effect")
     assert "3 of 7 self-attention layers compressed" in report(run.model)
 
 
 def test_no_effect_without_a_word(start):
     """Comfy-Org/ComfyUI#2560, welltop-cn/ComfyUI-TeaCache#61, chengzeyi/Comfy-WaveSpeed#11."""
     run = start().with_model(lambda model: merge(model, min_tokens=1000))
-    assert torch.equal(run.picture(), start().picture())
+    assert torch.equal(run.image(), start().image())
     text = report(run.model)
     assert text.startswith("BiGain CHANGED NOTHING")
-    assert "192 tokens, fewer than the 1000 asked for" in text
+    assert "192 tokens, below the minimum of 1000" in text
 
 
 @pytest.mark.parametrize("ours", OURS)
@@ -58,10 +59,7 @@ def test_only_queries_are_merged(start, ours):
             lengths.add((q.shape[1], k.shape[1], v.shape[1]))
         return inner(q, k, v, *args, **kwargs)
 
-    def install(model):
-        model.model_options["transformer_options"]["optimized_attention_override"] = kernel
-
-    on_model(install)(start()).with_model(OURS[ours].on).picture()
+    with_kernel(kernel)(start()).with_model(OURS[ours].on).image()
     expected = {
         "merging": {(96, 96, 96), (24, 24, 24)},
         "pooling": {(192, 48, 48), (48, 12, 12)},
@@ -81,7 +79,7 @@ def test_the_global_random_state_is_moved(models, sample, way):
 
 
 @pytest.mark.parametrize("way", DRAWING)
-def test_the_picture_depends_on_how_often_the_network_was_called(start, way):
+def test_the_image_depends_on_how_often_the_network_was_called(start, way):
     """ComfyUI ToMe draws anew in each call: PAG, hooks or a skipped step change what follows."""
     run = start().with_model(DRAWING[way])
 
@@ -92,21 +90,21 @@ def test_the_picture_depends_on_how_often_the_network_was_called(start, way):
     def install(model):
         model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "test", twice)
 
-    assert torch.equal(on_model(install)(run).picture(), run.picture())
+    assert torch.equal(on_model(install)(run).image(), run.image())
 
 
 @pytest.mark.parametrize("way", DRAWING)
-def test_the_picture_depends_on_the_free_memory(start, monkeypatch, way):
+def test_the_image_depends_on_the_free_memory(start, monkeypatch, way):
     """ComfyUI ToMe draws once for both texts, or twice where they do not fit into one call."""
     run = start().with_model(DRAWING[way])
-    together = run.picture()
+    together = run.image()
     monkeypatch.setattr(comfy.model_management, "get_free_memory", no_memory)
-    assert_same_picture(run.picture(), together, tolerance=1e-5)
+    assert_same_image(run.image(), together, tolerance=1e-5)
 
 
 @pytest.mark.parametrize("size", [(12, 16), (16, 12), (8, 24)])
 def test_pixels_attend_to_strips_instead_of_neighbourhoods(start, size):
-    """HyperTile's tiles attend to strips of rows, and it swaps the sides of a image.
+    """HyperTile's tiles attend to strips of rows, and it swaps the sides of an image.
 
     Where every square of 2 x 2 tokens is of one colour, pooling by 2 loses nothing. It would with
     keys from anywhere else, as every square has a colour of its own.
@@ -120,7 +118,7 @@ def test_pixels_attend_to_strips_instead_of_neighbourhoods(start, size):
 
     run = on_model(lambda model: model.set_model_attn1_patch(flat_squares))(start(size=size))
     pooled = run.with_model(OURS["pooling"].on)
-    assert_same_picture(pooled.picture(), run.picture(), tolerance=1e-4)
+    assert_same_image(pooled.image(), run.image(), tolerance=1e-4)
     assert "7 of 7 self-attention layers compressed" in report(pooled.model)
 
 
@@ -132,7 +130,7 @@ def test_crash_at_1080_x_1920(start, size):
     """
     run = start(size=size).but(steps=1)
     run = run.with_model(lambda model: pool(model, method="ToDo", levels=2))
-    assert run.picture().isfinite().all()
+    assert run.image().isfinite().all()
     assert "7 of 7 self-attention layers compressed" in report(run.model)
 
 
@@ -145,11 +143,11 @@ def test_stale_state_after_an_interruption(start, ours, monkeypatch):
     run = start().with_model(OURS[ours].on)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr("comfy.utils.PROGRESS_BAR_HOOK", interrupt)
-        run.but(steps=5).picture()
+        run.but(steps=5).image()
     following = start(size=(10, 8), batch=2).but(steps=3)
     again = following.but(model=run.model)
     fresh = following.with_model(OURS[ours].on)
-    assert torch.equal(again.picture(), fresh.picture())
+    assert torch.equal(again.image(), fresh.image())
     assert report(again.model) == report(fresh.model)
 
 
@@ -161,11 +159,11 @@ def interrupt(done, total, *args, **kwargs):
 @pytest.mark.parametrize("ours", OURS)
 def test_active_after_the_node_was_removed(start, ours):
     """welltop-cn/ComfyUI-TeaCache#11, kijai/ComfyUI-KJNodes#173 and #269, with the model loaded."""
-    plain = start().picture()
+    plain = start().image()
     run = start().with_model(OURS[ours].on)
-    run.picture()
-    assert torch.equal(start().picture(), plain)
-    assert torch.equal(start().with_model(lambda model: model.clone()).picture(), plain)
+    run.image()
+    assert torch.equal(start().image(), plain)
+    assert torch.equal(start().with_model(lambda model: model.clone()).image(), plain)
 
 
 @pytest.mark.parametrize("ours", OURS)
@@ -174,7 +172,7 @@ def test_the_second_prompt_is_not_accelerated(start, ours):
     run = start().with_model(OURS[ours].on)
     texts = []
     for _ in range(3):
-        run.picture()
+        run.image()
         texts.append(report(run.model))
     assert texts[0] == texts[1] == texts[2] and "in 2 of 2 calls" in texts[0]
 
@@ -185,7 +183,7 @@ def test_a_ratio_that_is_capped_without_a_word(start):
     (ratio,) = (one for one in inputs if one.id == "ratio")
     assert ratio.max == 0.75
     run = start().with_model(lambda model: merge(model, ratio.max))
-    run.picture()
+    run.image()
     assert "192 tokens -> 48 queries, 48 keys" in report(run.model)
 
 
@@ -207,9 +205,9 @@ def test_an_argument_of_a_newer_host_is_not_expected(start, ours):
     def install(model):
         model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", pass_it)
 
-    expected = run.picture()
+    expected = run.image()
     with patch.object(layer, "forward", newer):
-        assert torch.equal(on_model(install)(run).picture(), expected)
+        assert torch.equal(on_model(install)(run).image(), expected)
     assert seen == [({"merging": 96, "pooling": 192}[ours], "here")] * 2
 
 
@@ -220,7 +218,7 @@ def test_state_shared_with_a_call_within_the_call(start, ours):
     Reference packs run the network on another image in the middle of a call.
     """
     run = start().with_model(OURS[ours].on)
-    expected = run.picture()
+    expected = run.image()
     results = []
 
     def call(sigmas, wrappers=run.model.wrappers):
@@ -236,7 +234,8 @@ def test_state_shared_with_a_call_within_the_call(start, ours):
         return x
 
     nested = on_model(lambda model: model.set_model_patch(call_within, "middle_patch"))(run)
-    assert torch.equal(nested.picture(), expected)
+    assert torch.equal(nested.image(), expected)
+    assert "in 4 of 4 calls" in report(run.model) and not skipped(run.model)
     assert len(results) == 2
     for sigmas, result in results:
         assert torch.equal(result, call(sigmas))
@@ -254,5 +253,5 @@ def test_crash_on_flux_with_a_newer_host(name, ours):
     model = OURS[ours].finest(case.model)
     patches = model.model_options["transformer_options"].get("patches", {})
     assert not {"attn1_patch", "attn1_output_patch"} & patches.keys()
-    picture = sample(case, model)
-    assert_differs(picture, sample(case, case.model), "ours did nothing")
+    image = sample(case, model)
+    assert_differs(image, sample(case, case.model), "ours did nothing")

@@ -18,21 +18,22 @@ import torch
 import torch_fidelity.feature_extractor_inceptionv3 as inception
 from PIL import Image
 from safetensors.torch import save_file
-from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity import metric_fid
 
 from benchmarks.data import CLASS_NAMES, held_out_shapes
 from benchmarks.demo_host import Loaded, batched
-from benchmarks.dit_runner import DiTRunner
+from benchmarks.dit_runner import DiTRunner, load_dit
 from benchmarks.paper import models, words
+from benchmarks.paper.__main__ import main
 from benchmarks.paper.data import SETS, small_contest
 from benchmarks.paper.data import pets as pets_set
 from benchmarks.paper.frechet import Gaussian, frechet_distance
 from benchmarks.paper.generation import (
-    Pictures,
+    Samples,
+    generate,
+    generate_rows,
+    image_file,
     inception_distance,
-    paint,
-    paint_rows,
-    picture_file,
     read_pixels,
 )
 from benchmarks.paper.models import EULER, Files, Model
@@ -47,7 +48,7 @@ from bigain_core.classification.datasets.imagenet import imagenet_labels
 from bigain_core.classification.datasets.result_files import ResultFile
 from bigain_core.compression.rules import Compression, Rule
 from bigain_core.methods import TokenMerging
-from bigain_core.models.checkpoint import BUNDLED_MODEL, load_dit, read_checkpoint
+from bigain_core.models.checkpoint import BUNDLED_MODEL, read_checkpoint
 from bigain_core.models.dit import DiT, DiTConfig
 from tests.host.families import NAMED
 from tests.host.families.case import TEXT, WIDTH
@@ -56,6 +57,7 @@ from tests.host.families.models import fill
 PACK = Path(__file__).resolve().parents[2]
 L_GTM = "L-GTM 0.7"
 PIXELS = 64  # of a made-up image that a published model sees
+IMAGES = 6  # of the made-up ImageNet
 
 
 # The small DiT
@@ -66,7 +68,7 @@ def small(tmp_path_factory):
     """Everything of three rows for four images, in this process."""
     out = tmp_path_factory.mktemp("small")
     tables = chosen(["3", "10"], ["off", "L-GTM 0.7"])
-    wanted = Wanted(tables, out, images=4, pictures=3)
+    wanted = Wanted(tables, out, images=4, samples=3)
     done = Work("small-dit", wanted)
     done.prepare(1)
     done.measure(Share())
@@ -78,7 +80,7 @@ def test_every_choice_is_that_of_the_classifier_without_a_host(small):
     dit = load_dit(read_checkpoint(BUNDLED_MODEL))
     for row in (OFF, L_GTM):
         records = found_results(found.recognition, row).records
-        assert sorted(records) == [image.number for image in found.job.every]
+        assert sorted(records) == [image.number for image in found.job.all_images]
         compression = translated(ROWS[row].compression, models.transformer([1], [2]))
         for number, record in records.items():
             pixels = read_pixels(found.data.images.path(found.data.images.images[number]))
@@ -118,8 +120,8 @@ def test_rows_differ_in_the_compression_alone(small, tmp_path):
     assert margins[0] != margins[1] and margins[0] != margins[2]
     few = replace(data, asked=data.asked[:2])
     rows.pop("own")
-    paint_rows(model, few, rows, Share(), tmp_path / "g")
-    files = [[picture_file(tmp_path / "g", r, n).read_bytes() for n in (0, 1)] for r in rows]
+    generate_rows(model, few, rows, Share(), tmp_path / "g")
+    files = [[image_file(tmp_path / "g", r, n).read_bytes() for n in (0, 1)] for r in rows]
     assert files[0] == files[1] and files[0] != files[2]
 
 
@@ -127,7 +129,7 @@ def test_the_report_covers_both_measures_and_the_costs(small):
     found = small.finished(small.data())
     text = whole(small.wanted.tables, [found])
     assert all(f" {column} |" in text for column in ("accuracy", "distance", "ms"))
-    assert "Pictures without a result" not in text
+    assert "Images without a result" not in text
     small.draw(found)
     for name in ("samples", "curves", "token_maps"):
         assert Image.open(small.folder / f"{name}.png").width > 200
@@ -135,7 +137,7 @@ def test_the_report_covers_both_measures_and_the_costs(small):
     assert 0.85 < saved < 0.92, "two of six blocks, as the demo counts"
 
 
-def test_pictures_are_judged_by_what_was_asked_for(small):
+def test_samples_are_judged_by_what_was_asked_for(small):
     found = small.finished(small.data())
     records = found_results(found.generation, OFF).records
     assert [records[n]["asked"] for n in sorted(records)] == list(CLASS_NAMES[:3])
@@ -148,7 +150,9 @@ def test_what_a_word_saves_is_the_difference_of_the_errors_under_two_prompts(sma
     pixels = held_out_shapes(30, APART).pixels[[1]]
     runner = DiTRunner(load_dit(read_checkpoint(BUNDLED_MODEL)))
     names = ["checkered disc", "plain disc"]
-    expected = classify(runner.denoiser([1, 0]), pixels, names, words.PLAN).rankings[0].mean_errors
+    expected = (
+        classify(runner.denoiser([1, 0]), pixels, names, words.PLAN).rankings[0].table.mean_errors
+    )
     torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-6)
     assert found[:, 1].mean() > found[:, 0].mean(), "the right word helps"
 
@@ -177,7 +181,7 @@ def dit_file(tmp_path_factory):
     return path
 
 
-def picture(path, seed):
+def image(path, seed):
     path.parent.mkdir(parents=True, exist_ok=True)
     levels = np.random.default_rng(seed).integers(0, 256, (80, 70, 3), dtype=np.uint8)
     Image.fromarray(levels).save(path)
@@ -187,9 +191,9 @@ def picture(path, seed):
 def imagenet(tmp_path_factory):
     root = tmp_path_factory.mktemp("imagenet")
     for place, wnid in enumerate(list(imagenet_labels("ImageNet-100"))[:3]):
-        for number in range(3):
+        for number in range(IMAGES // 3):
             name = f"ILSVRC2012_val_{10 * place + number:08}.JPEG"
-            picture(root / "val" / wnid / name, 10 * place + number)
+            image(root / "val" / wnid / name, 10 * place + number)
     return root
 
 
@@ -198,7 +202,7 @@ def command(comfyui, dit_file, autoencoder, imagenet):
     def make(out, *more):
         given = ["3", "--rows", "ToMe", "L-GTM 0.7", "--models", "dit-xl-2", "--host", comfyui]
         given += ["--checkpoint", dit_file, "--vae", autoencoder, "--data", "imagenet100"]
-        given += ["--root", imagenet, "--out", out, "--pictures", 2, "--workers", 1, *more]
+        given += ["--root", imagenet, "--out", out, "--samples", 2, "--workers", 1, *more]
         return ["-m", "benchmarks.paper", *map(str, given)]
 
     return make
@@ -209,12 +213,16 @@ def alone(environment=()):
     return keep | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PACK)} | dict(environment)
 
 
-def run(*command):
-    done = subprocess.run(
-        [sys.executable, *command], env=alone(), cwd=PACK, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+def begun(*command):
+    said = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *command], env=alone(), cwd=PACK, **said)
+
+
+def printed_by(process):
+    """What a process printed that succeeds."""
+    out, errors = process.communicate()
+    assert process.returncode == 0, errors[-3000:]
+    return out
 
 
 def killed_in_the_middle(command, folder):
@@ -238,18 +246,20 @@ def killed_in_the_middle(command, folder):
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_two_processes_of_which_one_is_killed_find_what_one_finds(command, tmp_path):
+def test_two_processes_of_which_one_is_killed_find_what_one_finds(command, tmp_path, capsys):
     whole_run, parted = tmp_path / "whole", tmp_path / "parted"
-    printed = run(*command(whole_run))
+    one_process = begun(*command(whole_run))
     recognition = parted / "dit-xl-2-imagenet100" / "recognition"
     before = killed_in_the_middle(command(parted), recognition)
-    assert 2 < len(before) < 1 + 9 // 2 + 1, "it was killed in the middle"
+    assert 2 < len(before) < 1 + IMAGES // 2 + 1, "it was killed in the middle"
     assert found_results(recognition, L_GTM) is None
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run(*launcher, *command(parted))
+    printed = printed_by(one_process)
+    printed_by(begun(*launcher, *command(parted)))
     after = (recognition / "off.2-of-2.jsonl").read_text().splitlines()
-    assert after[: len(before) - 1] == before[:-1] and len(after) == 1 + 9 // 2
-    report = run(*command(parted, "--report"))
+    assert after[: len(before) - 1] == before[:-1] and len(after) == 1 + IMAGES // 2
+    main(command(parted, "--report")[2:])
+    report = capsys.readouterr().out
     assert accuracies(report) == accuracies(printed) and len(accuracies(report)) == 2 + 4
     for row in (OFF, "ToMe 0.7", L_GTM, "SiTo 0.7"):
         for kind in ("recognition", "generation"):
@@ -263,12 +273,12 @@ def test_two_processes_of_which_one_is_killed_find_what_one_finds(command, tmp_p
                 assert found[0].text == found[1].text
         if row != "SiTo 0.7":
             paths = [
-                picture_file(folder / "dit-xl-2-imagenet100" / "generation", row, number)
+                image_file(folder / "dit-xl-2-imagenet100" / "generation", row, number)
                 for folder in (whole_run, parted)
                 for number in (0, 1)
             ]
-            pictures = [path.read_bytes() for path in paths]
-            assert pictures[:2] == pictures[2:] and pictures[0] != pictures[1]
+            samples = [path.read_bytes() for path in paths]
+            assert samples[:2] == samples[2:] and samples[0] != samples[1]
 
 
 def accuracies(text):
@@ -303,14 +313,14 @@ def sd2(autoencoder):
 
     side = PIXELS // 8
     loaded = Loaded(case.model, vae, encode, (4, side, side), PIXELS)
-    return Model(loaded, replace(EULER, timesteps=EULER.timesteps[::7]), reads=True)
+    return Model(loaded, replace(EULER, timesteps=EULER.timesteps[::25]), reads=True)
 
 
 @pytest.fixture
 def pets(tmp_path):
     rows = []
     for number, name in enumerate(("Abyssinian_1", "pug_3", "yorkshire_terrier_9")):
-        picture(tmp_path / "pets" / "images" / f"{name}.jpg", number)
+        image(tmp_path / "pets" / "images" / f"{name}.jpg", number)
         rows.append(f"{name} {(1, 26, 37)[number]} 1 1")
     listed = tmp_path / "pets" / "annotations" / "test.txt"
     listed.parent.mkdir()
@@ -331,20 +341,20 @@ def test_the_published_protocol_on_pets(sd2, pets, tmp_path, monkeypatch):
         settings["prompts"][25] == "a photo of a Pug, a type of pet." and settings["size"] == PIXELS
     )
     assert settings["dtype"] == "torch.float32"
-    painted = found_results(found.generation, "IE-KVD factor 2")
-    assert painted.records[1]["asked"] == "a photo of a Pug, a type of pet."
+    generated = found_results(found.generation, "IE-KVD factor 2")
+    assert generated.records[1]["asked"] == "a photo of a Pug, a type of pet."
     text = whole(tables, [found])
     assert "| mAP |" in text and "FID needs the weights of its network" in text
     hybrid = "L-GTM encoder, IE-KVD decoder"
     assert hybrid in text and found.costs[hybrid].flops < found.costs["ToDo factor 2"].flops * 1.2
 
 
-def test_pictures_are_painted_as_the_host_does(sd2):
+def test_samples_are_generated_as_the_host_does(sd2):
     """Euler from 999 to 0 in even steps is the host's scheduler "normal"."""
     model = replace(
-        sd2, painting=replace(EULER, timesteps=(999.0, 799.2, 599.4, 399.6, 199.8, 0.0))
+        sd2, sampling_settings=replace(EULER, timesteps=(999.0, 799.2, 599.4, 399.6, 199.8, 0.0))
     )
-    found = paint(model, model.loaded.patcher, ["a", "b"], [3, 8])
+    found = generate(model, model.loaded.patcher, ["a", "b"], [3, 8])
     noise = torch.stack([trial_noise(model.loaded.latent_shape, 0, n, 0) for n in (3, 8)])
     positive, negative = batched(model.loaded.encode(["a", "b"])), model.loaded.encode([""])[0]
     latents = comfy.sample.sample(
@@ -353,7 +363,7 @@ def test_pictures_are_painted_as_the_host_does(sd2):
     )  # fmt: skip
     expected = model.loaded.vae.decode(latents).clamp(0, 1)
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
-    alone = paint(model, model.loaded.patcher, ["b"], [8])
+    alone = generate(model, model.loaded.patcher, ["b"], [8])
     torch.testing.assert_close(found[1:], alone, atol=1e-3, rtol=1e-3)
 
 
@@ -363,7 +373,9 @@ def test_pictures_are_painted_as_the_host_does(sd2):
 def test_our_distance_is_that_of_the_library():
     generator = torch.Generator().manual_seed(0)
     sets = [torch.randn(60, 6, generator=generator) * (k + 1) + k for k in (0, 1)]
-    theirs = fid_statistics_to_metric(*map(fid_features_to_statistics, sets), verbose=False)
+    theirs = metric_fid.fid_statistics_to_metric(
+        *map(metric_fid.fid_features_to_statistics, sets), verbose=False
+    )
     ours = [Gaussian.of(features) for features in sets]
     found = frechet_distance(ours[0], ours[0].root, ours[1])
     assert found == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
@@ -382,13 +394,18 @@ def weights(tmp_path, monkeypatch):
     return tmp_path / "inception.pth"
 
 
-def test_fid_is_of_the_painted_pictures_to_those_of_the_set(weights, pets, tmp_path):
+def test_fid_is_of_the_generated_samples_to_those_of_the_set(weights, pets, tmp_path, monkeypatch):
+    statistics = metric_fid.fid_features_to_statistics
+    few = 64  # of 2048 features: the library takes the root of a matrix of so many rows
+    monkeypatch.setattr(
+        metric_fid, "fid_features_to_statistics", lambda features: statistics(features[:, :few])
+    )
     found = SETS["pets"](pets)
-    folder = tmp_path / "painted"
+    folder = tmp_path / "generated"
     for row in ("same", "other"):
         with ResultFile(Share().file(folder, row), {}) as results:
             for image in found.images.images:
-                path = picture_file(folder, row, image.number)
+                path = image_file(folder, row, image.number)
                 path.parent.mkdir(exist_ok=True)
                 with Image.open(found.images.path(image)) as file:
                     (file if row == "same" else file.resize((40, 40))).save(path)
@@ -396,4 +413,4 @@ def test_fid_is_of_the_painted_pictures_to_those_of_the_set(weights, pets, tmp_p
     same = inception_distance(found, folder, "same", weights)
     other = inception_distance(found, folder, "other", weights)
     assert abs(same) < 1e-3 * other
-    assert Pictures([found.images.path(found.images.images[0])])[0].shape == (3, 80, 70)
+    assert Samples([found.images.path(found.images.images[0])])[0].shape == (3, 80, 70)

@@ -5,15 +5,16 @@ import json
 import pytest
 import torch
 from bigain.bigain_core.classification import (
-    NoiseSchedule,
     Screening,
     Snapshot,
     TrialPlan,
-    alphas_cumprod,
+    TrialTable,
     classify,
 )
 from bigain.nodes import _race
-from bigain.nodes._race import MOST_ROWS, SECONDS_BETWEEN, Race, settled
+from bigain.nodes._race import MAX_ROWS, SECONDS_BETWEEN, Race, settled
+
+from benchmarks.noise_schedules import alphas_cumprod, variance_preserving
 
 PROMPTS = 30
 LABELS = [f"label {number}" for number in range(PROMPTS)]
@@ -23,7 +24,7 @@ PLAN = TrialPlan((2, 4), keep=(5, 1))
 class Off:
     """Noise that is off by more for every further prompt."""
 
-    schedule = NoiseSchedule.variance_preserving(alphas_cumprod("scaled-linear"))
+    schedule = variance_preserving(alphas_cumprod("scaled-linear"))
 
     def __call__(self, latent, trial, prompts):
         off = 0.1 * (1 + torch.tensor(prompts)).view(-1, 1, 1, 1).expand(-1, *latent.shape)
@@ -57,7 +58,7 @@ def snapshot(image=0, trials=1, alive=range(PROMPTS)):
     gone = [prompt for prompt in range(PROMPTS) if prompt not in alive]
     errors[gone] = torch.nan
     specs = tuple(PLAN.sampler.draw(PLAN.trials, _Progress(n)) for n in range(trials))
-    return Snapshot(image, tuple(alive), errors, specs, PLAN)
+    return Snapshot(image, tuple(alive), TrialTable(errors, specs, PLAN.sampler), PLAN)
 
 
 class _Progress:
@@ -69,28 +70,28 @@ def test_messages_keep_their_distance(clock, told):
     race = Race(LABELS, 1, PLAN.calls(PROMPTS), PLAN.calls(PROMPTS))
     for step in range(9):
         clock[0] = 100 + step * SECONDS_BETWEEN / 2
-        race.tell(snapshot())
+        race.on_trial(snapshot())
     assert len(told) == 5
 
 
 def test_a_message_is_short_and_valid(clock, told):
     race = Race(LABELS, 1, PLAN.calls(PROMPTS), None)
-    race.tell(snapshot(alive=range(3)))
+    race.on_trial(snapshot(alive=range(3)))
     (message,) = read(told)
-    assert len(message["rows"]) == MOST_ROWS
+    assert len(message["rows"]) == MAX_ROWS
     assert (message["prompts"], message["alive"]) == (PROMPTS, 3)
-    assert [row["dropped"] for row in message["rows"]] == [False] * 3 + [True] * (MOST_ROWS - 3)
+    assert [row["dropped"] for row in message["rows"]] == [False] * 3 + [True] * (MAX_ROWS - 3)
     assert [row["behind"] is None for row in message["rows"]][2:4] == [False, True]
 
 
 def test_the_pace_leaves_out_the_first_evaluations(clock, told):
     race = Race(LABELS, 1, PLAN.calls(PROMPTS), PLAN.calls(PROMPTS))
     clock[0] = 160  # a minute of loading
-    race.count(30)
-    race.tell(snapshot())
+    race.on_calls(30)
+    race.on_trial(snapshot())
     clock[0] = 170
-    race.count(20)
-    race.tell(snapshot())
+    race.on_calls(20)
+    race.on_trial(snapshot())
     first, second = read(told)
     assert (first["timed"], first["used"]) == (0, 30)
     assert (second["timed"], second["seconds"], second["used"]) == (20, 10, 50)
@@ -99,26 +100,29 @@ def test_the_pace_leaves_out_the_first_evaluations(clock, told):
 def test_what_is_left_counts_the_images_to_come(clock, told):
     each = PLAN.calls(PROMPTS)
     race = Race(LABELS, 3, 3 * each, each)
-    race.count(each)
-    race.tell(snapshot(image=1, trials=2, alive=range(5)))
+    race.on_calls(each)
+    race.on_trial(snapshot(image=1, trials=2, alive=range(5)))
     assert read(told)[0]["left"] == 2 * 5 + each
 
 
 def test_with_a_screening_model_the_announced_number_bounds_what_is_left(clock, told):
     race = Race(LABELS, 3, 500, None)
-    race.count(120)
-    race.tell(snapshot())
+    race.on_calls(120)
+    race.on_trial(snapshot())
     assert read(told)[0]["left"] == 380
 
 
-@pytest.mark.parametrize("screening", [None, Screening(Off(), trials=2, keep=4)])
-def test_the_end_is_that_of_the_result(screening):
-    result = classify(Off(), torch.zeros(2, 1, 4, 4), LABELS, PLAN, screening=screening)
+@pytest.mark.parametrize("screened", [False, True])
+def test_the_end_is_that_of_the_result(screened):
+    images = torch.zeros(2, 1, 4, 4)
+    quick = classify(Off(), images, LABELS, PLAN.screening(2))
+    screening = Screening(quick, keep=4) if screened else None
+    result = classify(Off(), images, LABELS, PLAN, screening=screening)
     races = read([json.dumps(race) for race in settled(result, result)])
     assert [race["image"] for race in races] == [0, 1]
     for race, ranking in zip(races, result.rankings, strict=True):
-        assert [row["label"] for row in race["rows"]] == [LABELS[k] for k in range(MOST_ROWS)]
+        assert [row["label"] for row in race["rows"]] == [LABELS[k] for k in range(MAX_ROWS)]
         assert race["rows"][0] == {"label": LABELS[0], "behind": 0, "dropped": False}
         assert race["rows"][1]["behind"] == pytest.approx(ranking.margin)
-        assert race["alive"] == (4 if screening else 5)
+        assert race["alive"] == (4 if screened else 5)
         assert (race["used"], race["saved"]) == (ranking.spent, ranking.saved)

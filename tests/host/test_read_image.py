@@ -1,4 +1,4 @@
-"""Pictures of a labelled set, as they are read from files."""
+"""Images of a labelled set, as they are read from files."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 
 
 @pytest.mark.parametrize("shape", [(40, 100), (101, 37), (64, 64), (20, 90)])
-def test_pictures_are_cut_as_the_paper_does(tmp_path, shape):
+def test_images_are_cut_as_the_paper_does(tmp_path, shape):
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     expected = v2.Compose(
@@ -38,7 +38,7 @@ def test_sixteen_bits_and_rotated_photos_are_read_as_they_look(tmp_path):
     assert turned[:14].mean() < 0.1 and turned[18:].mean() > 0.9
 
 
-def test_what_is_no_picture_has_its_own_error(tmp_path):
+def test_what_is_no_image_has_its_own_error(tmp_path):
     (tmp_path / "a.png").write_text("no")
     for name in ("a.png", "missing.png"):
         with pytest.raises(UnreadableImageError):

@@ -104,7 +104,7 @@ def test_what_cannot_be_shown_is_said(unet):
         map_tokens(late, latents, prompt, FIRST, TIMESTEP, 0)
 
 
-def test_the_node_shows_pictures_and_numbers(bundled):
+def test_the_node_shows_images_and_numbers(bundled):
     positive = BiGainDiTLabels.execute(bundled, "plain disc").args[0]
     vae = comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})
     images = torch.rand(2, 32, 32, 3, generator=torch.Generator().manual_seed(0))

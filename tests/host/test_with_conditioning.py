@@ -201,7 +201,7 @@ def pix2pix(run):
 @cache
 def unclip_model(run):
     config = comfy.supported_models.SD20(
-        {**SD2, "num_classes": "sequential", "adm_in_channels": 32}
+        {**SD2.config, "num_classes": "sequential", "adm_in_channels": 32}
     )
     config.unet_config |= NARROW_HEADS
     config.set_inference_dtype(torch.float32, None)

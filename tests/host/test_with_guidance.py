@@ -106,7 +106,7 @@ def replace_all(model):
 
 
 @pytest.mark.parametrize("ours", OURS)
-def test_where_another_replaces_all_attention_its_picture_stays(start, ours):
-    theirs_alone = on_model(replace_all)(start()).picture()
+def test_where_another_replaces_all_attention_its_image_stays(start, ours):
+    theirs_alone = on_model(replace_all)(start()).image()
     for mixed in in_both_orders(on_model(replace_all), start(), OURS[ours].on):
-        assert torch.equal(mixed.picture(), theirs_alone)
+        assert torch.equal(mixed.image(), theirs_alone)

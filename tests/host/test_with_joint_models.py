@@ -10,8 +10,8 @@ import torch
 from tests.host.compressing import merge, pool, report
 from tests.host.families import NAMED
 from tests.host.families.case import sample
+from tests.host.recording import OVERRIDE
 from tests.host.side_by_side import assert_differs, instance_forwards, outputs
-from tests.host.watching import OVERRIDE
 
 OURS = {"merging": merge, "pooling": pool}
 IMAGE, TEXT = 60, 6  # tokens of the case at 12 x 20
@@ -50,19 +50,19 @@ def with_kernel(seen):
 def test_another_attention_kernel_gets_the_shorter_sequences(flux, ours, order):
     seen = []
     model = in_order(flux.model, with_kernel(seen), OURS[ours], order)
-    picture = sample(flux, model)
+    image = sample(flux, model)
     queries, keys = KEPT[ours]
     assert set(seen) == {(queries + TEXT, keys + TEXT)}
-    assert_differs(picture, sample(flux, OURS[ours](flux.model)), "their kernel did nothing")
-    assert_differs(picture, sample(flux, with_kernel([])(flux.model)), "ours did nothing")
+    assert_differs(image, sample(flux, OURS[ours](flux.model)), "their kernel did nothing")
+    assert_differs(image, sample(flux, with_kernel([])(flux.model)), "ours did nothing")
 
 
-def test_both_orders_of_nodes_give_the_same_picture(flux):
-    pictures = [
+def test_both_orders_of_nodes_give_the_same_image(flux):
+    images = [
         sample(flux, in_order(flux.model, with_kernel([]), pool, order))
         for order in ("before", "behind")
     ]
-    assert torch.equal(*pictures)
+    assert torch.equal(*images)
 
 
 def skip_layers(model):
@@ -92,11 +92,11 @@ THEIRS = {"Skip Layer Guidance": skip_layers, "EasyCache": easy_cache, "LoRA": l
 @pytest.mark.parametrize("theirs", THEIRS)
 def test_both_act(flux, theirs, order, ours):
     model = in_order(flux.model, THEIRS[theirs], OURS[ours], order)
-    picture = sample(flux, model, steps=4)
-    assert picture.isfinite().all()
+    image = sample(flux, model, steps=4)
+    assert image.isfinite().all()
     theirs_alone = sample(flux, THEIRS[theirs](flux.model), steps=4)
-    assert_differs(picture, theirs_alone, "ours did nothing")
-    assert_differs(picture, sample(flux, OURS[ours](flux.model), steps=4), "theirs did nothing")
+    assert_differs(image, theirs_alone, "ours did nothing")
+    assert_differs(image, sample(flux, OURS[ours](flux.model), steps=4), "theirs did nothing")
     assert "4 of 4 self-attention layers compressed" in report(model)
     assert not instance_forwards(flux.model)
 

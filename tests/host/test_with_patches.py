@@ -28,6 +28,7 @@ from tests.host.side_by_side import (
     in_both_orders,
     on_model,
     patched_by,
+    with_kernel,
 )
 
 
@@ -239,10 +240,10 @@ STEPS_ASIDE = {
 def test_layers_that_another_changes_are_left_to_it_and_named(start, scenario, ours):
     add, reason = STEPS_ASIDE[scenario]
     base = start(batch=2)
-    theirs_alone = add(base).picture()
-    assert not torch.equal(theirs_alone, base.picture())
+    theirs_alone = add(base).image()
+    assert not torch.equal(theirs_alone, base.image())
     for mixed in in_both_orders(add, base, OURS[ours].finest):
-        assert torch.equal(mixed.picture(), theirs_alone)
+        assert torch.equal(mixed.image(), theirs_alone)
         assert reason in report(mixed.model)
 
 
@@ -258,12 +259,9 @@ def test_a_kernel_of_another_pack_gets_the_shorter_layers(start, ours):
         lengths[q.shape[1], k.shape[1]] += 1
         return inner(q, k, *args, **kwargs)
 
-    def install(model):
-        model.model_options["transformer_options"]["optimized_attention_override"] = kernel
-
-    for mixed in in_both_orders(on_model(install), start().but(steps=1), OURS[ours].finest):
+    for mixed in in_both_orders(with_kernel(kernel), start().but(steps=1), OURS[ours].finest):
         lengths.clear()
-        mixed.picture()
+        mixed.image()
         assert lengths == {KERNEL_LENGTHS[ours]: 3, (48, 48): 4, (192, 6): 3, (48, 6): 4}
 
 
@@ -277,7 +275,7 @@ def test_a_forward_that_another_pack_put_on_a_layer_stays_in_use(start):
         return type(layer).forward(layer, *args, **kwargs)
 
     with patch.object(layer, "forward", theirs):
-        run.with_model(OURS["merging"].finest).picture()
+        run.with_model(OURS["merging"].finest).image()
         assert lengths == [96]
         assert layer.__dict__["forward"] is theirs
 
@@ -300,5 +298,5 @@ def test_a_forward_installed_as_an_object_patch_stays_in_use(start, own_sd15):
     base = start(model=own_sd15).but(steps=1)
     for mixed in in_both_orders(on_model(install), base, OURS["merging"].finest):
         lengths.clear()
-        mixed.picture()
+        mixed.image()
         assert lengths == [96]

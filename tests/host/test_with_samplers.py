@@ -12,7 +12,7 @@ from tests.host.compressing import merge, report
 from tests.host.side_by_side import (
     OURS,
     Scenario,
-    assert_same_picture,
+    assert_same_image,
     check,
     outputs,
     patched_by,
@@ -73,7 +73,7 @@ def test_start_and_end_mean_what_they_mean_in_the_host(start, sampling, part):
     )
     ends = {"start_percent": part[0], "end_percent": part[1]}
     run = base.with_model(lambda model: merge(model, 0.5, levels=2, **ends))
-    assert_same_picture(run.picture(), through_the_hosts_patches(in_part, base, OURS["merging"]))
+    assert_same_image(run.image(), through_the_hosts_patches(in_part, base, OURS["merging"]))
     compressed, calls = calls_compressed(run.model)
     assert 0 < compressed < calls == 5
 
@@ -85,7 +85,7 @@ def test_two_parts_of_a_run_make_up_all_its_calls(start, sampler):
     counts = []
     for part in ({"end_percent": 0.45}, {"start_percent": 0.45}):
         half = run.with_model(lambda model, part=part: merge(model, **part))
-        half.picture()
+        half.image()
         counts.append(calls_compressed(half.model))
     (early, calls), (late, same_calls) = counts
     assert early > 0 and late > 0 and early + late == calls == same_calls
@@ -104,7 +104,7 @@ def test_a_range_that_is_one_end_is_one_call(start, sampling, edge):
     """The first, at pure noise, or the last, at the least noise the model knows."""
     base = SAMPLINGS[sampling](start()).but(steps=3, scheduler="normal")
     run = base.with_model(lambda model: merge(model, **edge))
-    run.picture()
+    run.image()
     assert calls_compressed(run.model) == (1, 3)
 
 
@@ -125,7 +125,7 @@ def test_a_run_split_in_two_is_the_whole_run(start, ours, monkeypatch):
     """To the bit, once scaling the latent out and in again loses nothing: by a power of two."""
     run = start().but(steps=6).with_model(OURS[ours].on)
     monkeypatch.setattr(run.model.model.latent_format, "scale_factor", 0.25)
-    assert torch.equal(split(run, at=3), run.picture())
+    assert torch.equal(split(run, at=3), run.image())
 
 
 @pytest.mark.parametrize("ours", OURS)
@@ -134,7 +134,7 @@ def test_ranges_do_not_depend_on_how_a_run_is_split(start, ours, monkeypatch):
     node = replace(OURS[ours], node=lambda model, **where: OURS[ours].node(model, end_percent=0.6))
     run = start().but(steps=6).with_model(node.finest)
     monkeypatch.setattr(run.model.model.latent_format, "scale_factor", 0.25)
-    whole = run.picture()
+    whole = run.image()
     in_first, in_all = calls_compressed(run.model)
     assert 3 < in_first < in_all == 6
     assert torch.equal(split(run, at=3), whole)

@@ -1,18 +1,18 @@
-"""Pictures of any size: small latents whose sides are as odd, level by level, as real ones."""
+"""Images of any size: small latents whose sides are as odd, level by level, as real ones."""
 
 import pytest
 import torch
 
-from tests.host.compressing import report
+from tests.host.compressing import report, skipped
 from tests.host.side_by_side import (
     OURS,
     Scenario,
-    assert_same_picture,
+    assert_same_image,
     through_the_hosts_patches,
 )
 
 # Image sizes and latents a quarter as large, which halve to odd sides as theirs do.
-PICTURES = {
+IMAGES = {
     "512 x 776": (16, 25),
     "1000 x 1000": (31, 31),
     "1080 x 1920": (33, 60),
@@ -29,24 +29,24 @@ AS_IT_IS = Scenario(lambda run: run)
 
 @pytest.mark.parametrize("ours", OURS)
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])
-@pytest.mark.parametrize("size", PICTURES)
+@pytest.mark.parametrize("size", IMAGES)
 def test_any_size(start, size, name, ours):
-    base = start(name, size=PICTURES[size]).but(steps=1)
+    base = start(name, size=IMAGES[size]).but(steps=1)
     run = base.with_model(OURS[ours].on)
-    picture = run.picture()
-    assert picture.shape[-2:] == PICTURES[size]
-    assert_same_picture(picture, through_the_hosts_patches(AS_IT_IS, base, OURS[ours]))
+    image = run.image()
+    assert image.shape[-2:] == IMAGES[size]
+    assert_same_image(image, through_the_hosts_patches(AS_IT_IS, base, OURS[ours]))
     assert "7 of 7 self-attention layers compressed" in report(run.model)
-    assert "left alone" not in report(run.model)
+    assert not skipped(run.model)
 
 
 @pytest.mark.parametrize("ours", OURS)
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])
 @pytest.mark.parametrize("size", SCRAPS)
-def test_what_is_too_small_is_left_alone(start, size, name, ours):
+def test_what_is_too_small_is_skipped(start, size, name, ours):
     base = start(name, size=SCRAPS[size])
     run = base.with_model(OURS[ours].on)
-    picture = run.picture()
-    assert_same_picture(picture, through_the_hosts_patches(AS_IT_IS, base, OURS[ours]))
+    image = run.image()
+    assert_same_image(image, through_the_hosts_patches(AS_IT_IS, base, OURS[ours]))
     nothing_done = "CHANGED NOTHING" in report(run.model)
-    assert torch.equal(picture, base.picture()) == nothing_done
+    assert torch.equal(image, base.image()) == nothing_done

@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 import nodes
-from tests.host.conftest import LORA, sd15
+from tests.host.conftest import LORA
 from tests.host.families.models import fill
+from tests.host.families.unets import SD15
 from tests.host.side_by_side import (
     OURS,
     Scenario,
-    assert_same_picture,
+    assert_same_image,
     check,
     check_ours,
     instance_forwards,
@@ -27,7 +28,7 @@ from tests.host.side_by_side import (
 
 @cache
 def another_sd15():
-    model = sd15()
+    model = SD15()
     fill(model.model.diffusion_model, seed=1)
     return model
 
@@ -70,7 +71,7 @@ class Int8Linear(torch.nn.Module):
 
 
 def gguf():
-    model = sd15()
+    model = SD15()
     network = model.model.diffusion_model
     for name, module in list(network.named_modules()):
         if isinstance(module, torch.nn.Linear):
@@ -81,12 +82,12 @@ def gguf():
 HALF, BRAIN, FLOAT8 = torch.float16, torch.bfloat16, torch.float8_e4m3fn
 # How to make a model, and how far two ways to write the same pooling may be apart in it.
 WEIGHTS = {
-    "fp16 weights": (partial(sd15, dtype=HALF, cast_to=torch.float32), 1e-4),
-    "bf16 weights": (partial(sd15, dtype=BRAIN, cast_to=torch.float32), 1e-4),
-    "fp8 weights": (partial(sd15, dtype=FLOAT8, cast_to=torch.float32), 1e-4),
-    "fp8 weights, bf16 computation": (partial(sd15, dtype=FLOAT8, cast_to=BRAIN), 0.1),
-    "bf16 computation": (partial(sd15, dtype=BRAIN), 0.1),
-    "fp16 computation": (partial(sd15, dtype=HALF), 0.1),
+    "fp16 weights": (partial(SD15, dtype=HALF, cast_to=torch.float32), 1e-4),
+    "bf16 weights": (partial(SD15, dtype=BRAIN, cast_to=torch.float32), 1e-4),
+    "fp8 weights": (partial(SD15, dtype=FLOAT8, cast_to=torch.float32), 1e-4),
+    "fp8 weights, bf16 computation": (partial(SD15, dtype=FLOAT8, cast_to=BRAIN), 0.1),
+    "bf16 computation": (partial(SD15, dtype=BRAIN), 0.1),
+    "fp16 computation": (partial(SD15, dtype=HALF), 0.1),
     "GGUF": (gguf, 1e-4),
 }
 
@@ -101,24 +102,24 @@ def stored():
 def test_ours_acts(start, stored, name, ours):
     run = start(model=stored(name))
     as_it_is = Scenario(lambda run: run)
-    picture = check_ours(as_it_is, run, OURS[ours], tolerance=WEIGHTS[name][1])
-    assert picture.dtype == torch.float32, "as the host hands it on"
-    assert not torch.equal(picture, start().with_model(OURS[ours].on).picture())
+    image = check_ours(as_it_is, run, OURS[ours], tolerance=WEIGHTS[name][1])
+    assert image.dtype == torch.float32, "as the host hands it on"
+    assert not torch.equal(image, start().with_model(OURS[ours].on).image())
 
 
 @pytest.mark.parametrize("ours", OURS)
 @pytest.mark.usefixtures("lora_file")
-def test_a_lora_gives_the_picture_of_a_model_that_has_it_in_its_weights(start, ours):
-    baked = sd15()
+def test_a_lora_gives_the_image_of_a_model_that_has_it_in_its_weights(start, ours):
+    baked = SD15()
     weights = baked.model.state_dict()
     lora = load_file(folder_paths.get_full_path("loras", LORA))
     keys = comfy.lora.model_lora_keys_unet(baked.model, {})
     for name in {part.split(".")[0] for part in lora}:
         up, down = lora[f"{name}.lora_up.weight"], lora[f"{name}.lora_down.weight"]
         weights[keys[name]] += up @ down / 2  # alpha 1, rank 2
-    expected = start(model=baked).with_model(OURS[ours].on).picture()
-    picture = LORA_LOADER(start()).with_model(OURS[ours].on).picture()
-    assert_same_picture(picture, expected)
+    expected = start(model=baked).with_model(OURS[ours].on).image()
+    image = LORA_LOADER(start()).with_model(OURS[ours].on).image()
+    assert_same_image(image, expected)
 
 
 @pytest.mark.parametrize("ours", OURS)
@@ -129,7 +130,7 @@ def test_weights_that_stay_outside_the_memory_of_the_device(
 ):
     """Cast layer by layer in each call, with the LoRA added on the way: low VRAM mode."""
     add = LORA_LOADER if lora else lambda run: run
-    expected = add(start()).with_model(OURS[ours].on).picture()
+    expected = add(start()).with_model(OURS[ours].on).image()
     load = ModelPatcher.load
 
     def load_a_little(self, device_to=None, lowvram_model_memory=0, force_patch_weights=False,
@@ -138,7 +139,7 @@ def test_weights_that_stay_outside_the_memory_of_the_device(
 
     monkeypatch.setattr(ModelPatcher, "load", load_a_little)
     run = add(start(model=own_sd15)).with_model(OURS[ours].on)
-    assert_same_picture(run.picture(), expected)
+    assert_same_image(run.image(), expected)
     network = own_sd15.model.diffusion_model
     layer = network.middle_block[1].transformer_blocks[0].attn1.to_q
     assert hasattr(layer, "prev_comfy_cast_weights"), "low VRAM mode"

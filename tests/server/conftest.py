@@ -53,7 +53,7 @@ class Run:
         (text,) = self.entry["outputs"][node]["text"]
         return text
 
-    def pictures(self, node: str) -> list[np.ndarray]:
+    def images(self, node: str) -> list[np.ndarray]:
         """What a node saved: (H, W, 3) each, in the order of the batch."""
         return [np.asarray(Image.open(io.BytesIO(file))) for file in self._files(node, "images")]
 
@@ -196,21 +196,6 @@ def booted(comfyui: Path, folder: Path, *options: str):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-@pytest.fixture(scope="session")
-def server(comfyui, shipped_files, tmp_path_factory):
-    folder = make_base(tmp_path_factory.mktemp("server"), shipped_files)
-    with booted(comfyui, folder) as server:
-        yield server
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item):
-    report = yield
-    if report.failed and "server" in item.funcargs:
-        report.sections.append(("server log", item.funcargs["server"].log[-10_000:]))
-    return report
 
 
 @pytest.fixture(scope="session")

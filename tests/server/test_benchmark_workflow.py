@@ -51,11 +51,11 @@ def test_the_node_shows_a_summary_above_the_table(shipped, node_ids):
     assert done.text(number).startswith("BiGain on cpu, latent 1 x 3 x 32 x 32: ")
 
 
-def test_the_chart_is_a_picture(shipped, node_ids):
+def test_the_chart_is_an_image(shipped, node_ids):
     prompt, done = shipped
     (number,) = node_ids(prompt, "PreviewImage")
-    (picture,) = done.pictures(number)
-    assert len({tuple(pixel) for row in picture for pixel in row}) > 3
+    (image,) = done.images(number)
+    assert len({tuple(pixel) for row in image for pixel in row}) > 3
 
 
 def test_it_stops_when_interrupted(server, example, converted):

@@ -1,4 +1,4 @@
-"""bigain_classify_image.json: what a picture shows, by a compressed model."""
+"""bigain_classify_image.json: what an image shows, by a compressed model."""
 
 import csv
 import io
@@ -52,7 +52,7 @@ def test_the_best_class_the_table_and_the_report_are_shown(shipped, prompt, node
     assert ": L-GTM " in shown["Report"]
 
 
-def test_it_finds_what_the_picture_shows(ranking):
+def test_it_finds_what_the_image_shows(ranking):
     assert ranking[0]["label"] == INPUT_SHOWS
 
 

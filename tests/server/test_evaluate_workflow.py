@@ -25,9 +25,9 @@ def base(server):
             path = base / "input" / "drawn" / CLASS_NAMES[k] / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             levels = ((pixels.movedim(0, -1) / 2 + 0.5) * 255).round()
-            picture = Image.fromarray(levels.numpy().astype(np.uint8))
-            picture.save(path)
-            picture.save(base / "input" / f"{CLASS_NAMES[k].split()[1]}.png")
+            image = Image.fromarray(levels.numpy().astype(np.uint8))
+            image.save(path)
+            image.save(base / "input" / f"{CLASS_NAMES[k].split()[1]}.png")
     return base
 
 
@@ -84,7 +84,7 @@ def test_evidence_comes_in_colours_with_its_margin(done, titled):
     values = done.text(titled["value"]).splitlines()
     assert values[0].startswith("plain disc over ")
     assert values[1].startswith("row-striped triangle over ")
-    overlays, masks = done.pictures(titled["overlay"]), done.pictures(titled["mask"])
+    overlays, masks = done.images(titled["overlay"]), done.images(titled["mask"])
     assert len(overlays) == len(masks) == 2
     for overlay, mask in zip(overlays, masks, strict=True):
         red, blue = (overlay[..., c].astype(int) for c in (0, 2))
@@ -92,12 +92,12 @@ def test_evidence_comes_in_colours_with_its_margin(done, titled):
         assert (mask[..., 0][red < blue] == 0).all() and mask.max() > 200
 
 
-def test_the_picture_that_shows_what_the_prompt_says_comes_first(done, titled, base):
+def test_the_image_that_shows_what_the_prompt_says_comes_first(done, titled, base):
     ranking = rows(done.text(titled["ranking"]))
     assert [row["image"] for row in ranking] == ["1", "0"]
-    sorted_pictures = done.pictures(titled["sorted"])
-    for picture, name in zip(sorted_pictures, ("triangle", "disc"), strict=True):
-        assert np.array_equal(picture, np.asarray(Image.open(base / "input" / f"{name}.png")))
+    sorted_images = done.images(titled["sorted"])
+    for image, name in zip(sorted_images, ("triangle", "disc"), strict=True):
+        assert np.array_equal(image, np.asarray(Image.open(base / "input" / f"{name}.png")))
 
 
 @pytest.mark.parametrize(

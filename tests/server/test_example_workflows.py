@@ -151,7 +151,7 @@ def test_the_second_pass_is_compressed_and_the_first_is_not(hires, shown):
     first, *layers = shown(hires, "BiGainReport").splitlines()
     assert first.startswith(
         "BiGain on Stable Diffusion UNet (1.x, 2.x, XL, SVD): 3 of 7 self-attention layers "
-        "compressed, 2304 tokens -> 2304 queries and 576 keys; "
+        "compressed, 2304 tokens -> 2304 queries and 576 keys. "
     )
     compressed = [line for line in layers if line.startswith("layer ")]
     assert [line.split(", ")[-1] for line in compressed] == [f"in {STEPS} of {STEPS} calls"] * 3
@@ -160,7 +160,7 @@ def test_the_second_pass_is_compressed_and_the_first_is_not(hires, shown):
 def test_the_first_pass_is_enlarged_twice(hires, node_ids):
     made, done = hires
     (number,) = node_ids(made, "SaveImage")
-    assert [picture.shape for picture in done.pictures(number)] == [(768, 768, 3)]
+    assert [image.shape for image in done.images(number)] == [(768, 768, 3)]
 
 
 @pytest.mark.parametrize("name", [PHOTO, DIT])
@@ -174,7 +174,7 @@ def test_all_labels_are_ranked_and_the_best_is_shown(name, run, prompt, shown, n
     ranked = [row["label"] for row in rows(table) if row["rank"]]
     assert ranked[0] == best and best in offered
     assert set(ranked) <= set(offered) and len(ranked) == min(50, len(offered))
-    (chart,) = ran[1].pictures(node_ids(ran[0], "PreviewImage")[0])
+    (chart,) = ran[1].images(node_ids(ran[0], "PreviewImage")[0])
     assert len({tuple(pixel) for line in chart for pixel in line}) > 3
 
 
@@ -202,12 +202,12 @@ def test_the_best_of_the_seeds_is_saved(server, prompt, shown, node_ids):
     order = [int(row["image"]) for row in ranking]
     assert scores == sorted(scores, reverse=True) and len(set(scores)) > 1
     assert sorted(order) == list(range(8)) and order != sorted(order)
-    painted = done.pictures("unsorted")
-    every = done.pictures(node_ids(made, "PreviewImage")[0])
-    for picture, number in zip(every, order, strict=True):
-        assert picture.shape == (256, 256, 3)
-        assert np.array_equal(picture[::8, ::8], painted[number])
-    (best,) = done.pictures(save)
+    generated = done.images("unsorted")
+    every = done.images(node_ids(made, "PreviewImage")[0])
+    for image, number in zip(every, order, strict=True):
+        assert image.shape == (256, 256, 3)
+        assert np.array_equal(image[::8, ::8], generated[number])
+    (best,) = done.images(save)
     assert np.array_equal(best, every[0])
 
 
@@ -216,7 +216,7 @@ def tagged(run):
     return run(TAGS)
 
 
-def test_every_picture_of_the_folder_gets_a_tag(server, tagged, shown):
+def test_every_image_of_the_folder_gets_a_tag(server, tagged, shown):
     written = rows((server.folder / "output" / "bigain" / "tags.csv").read_text("utf-8"))
     assert [row["file"] for row in written] == [f"{number}.png" for number in range(1, 7)]
     assert rows(shown(tagged, "PreviewAny", "Tags")) == written

@@ -43,11 +43,11 @@ class Expected:
     pooled: int
 
 
-PICTURE = ((1, 16, 12, 20), 6 * 10, 60 - 42, 3 * 5)  # 42 of 60 are 0.7
+IMAGE = ((1, 16, 12, 20), 6 * 10, 60 - 42, 3 * 5)  # 42 of 60 are 0.7
 VIDEO = ((1, 16, 3, 12, 20), 3 * 6 * 10, 3 * (60 - 42), 3 * 3 * 5)
 FAMILIES = {
-    "sd3": Expected("Stable Diffusion 3", 2, 6, *PICTURE),
-    "flux": Expected("Flux", 2 + 2, 6, *PICTURE),
+    "sd3": Expected("Stable Diffusion 3", 2, 6, *IMAGE),
+    "flux": Expected("Flux", 2 + 2, 6, *IMAGE),
     "wan": Expected("Wan", 2, 0, *VIDEO),
 }
 
@@ -188,7 +188,7 @@ def test_both_operators_run(run, saved, case):
 
 def test_the_reports_name_the_family_its_layers_and_their_tokens(run, reports, case):
     expected = FAMILIES[case]
-    beside = f" beside {expected.text} of text or references" if expected.text else ""
+    text = f" + {expected.text} of text or references" if expected.text else ""
     texts = reports(run, case)
     for name, method, queries, keys in (
         ("token_merging", "L-GTM 0.7", expected.merged, expected.merged),
@@ -197,10 +197,10 @@ def test_the_reports_name_the_family_its_layers_and_their_tokens(run, reports, c
         first, *layers = texts[name].splitlines()
         assert first.startswith(
             f"BiGain on {expected.name}: {expected.layers} of {expected.layers} self-attention "
-            f"layers compressed, {expected.tokens} tokens -> {queries} queries and {keys} keys; "
+            f"layers compressed, {expected.tokens} tokens -> {queries} queries and {keys} keys. "
         )
         assert layers == [
-            f"layer {number} (transformer, level 1): {method}, {expected.tokens} tokens{beside} "
+            f"layer {number} (transformer, level 1): {method}, {expected.tokens} tokens{text} "
             f"-> {queries} queries, {keys} keys, in {STEPS} of {STEPS} calls"
             for number in range(expected.layers)
         ]
@@ -261,7 +261,7 @@ def test_a_family_that_is_not_covered_is_an_error_in_our_words(
 ):
     kind, options = object_info["FamilyModel"]["input"]["required"]["case"]
     if uncovered not in (kind if isinstance(kind, list) else options["options"]):
-        pytest.skip("this host has no such model")
+        pytest.skip(f"this host has no {uncovered}")
     before = prompt("flux")
     expected = latents(server.run(before), before)
 

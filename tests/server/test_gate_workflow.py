@@ -24,7 +24,7 @@ def said(done, prompt, node_ids):
     return done.text(number)
 
 
-def test_it_is_sure_of_the_picture(shipped, prompt, node_ids):
+def test_it_is_sure_of_the_sample(shipped, prompt, node_ids):
     assert shipped.succeeded, shipped.entry
     assert said(shipped, prompt, node_ids) == INPUT_SHOWS
 
@@ -39,10 +39,10 @@ def test_the_deciding_model_sees_the_three_best(shipped, prompt, node_ids):
     assert image.splitlines()[0] == f"Image 0: {INPUT_SHOWS}"
 
 
-def test_the_chart_is_a_picture(shipped, prompt, node_ids):
+def test_the_chart_is_an_image(shipped, prompt, node_ids):
     (number,) = node_ids(prompt, "PreviewImage")
-    (picture,) = shipped.pictures(number)
-    assert len({tuple(pixel) for row in picture for pixel in row}) > 3
+    (sample,) = shipped.images(number)
+    assert len({tuple(pixel) for row in sample for pixel in row}) > 3
 
 
 def test_what_is_not_passed_on_is_not_run(server, example, converted, node_ids):

@@ -120,19 +120,19 @@ def test_every_template_is_offered(installed):
     assert set(offered) == {path.stem for path in examples.glob("*.json")}
 
 
-def test_a_template_paints_accelerated_pictures(installed):
+def test_a_template_generates_accelerated_images(installed):
     prompt = installed.template("bigain_compare_quality", KSampler={"steps": 2})
     done = installed.server.run(prompt)
     assert done.succeeded, done.entry
     for number in nodes(prompt, "SaveImage"):
-        assert [picture.shape for picture in done.pictures(number)] == [(256, 256, 3)] * 4
+        assert [image.shape for image in done.images(number)] == [(256, 256, 3)] * 4
     for number in nodes(prompt, "BiGainReport"):
         assert "2 of 6 self-attention layers compressed" in done.text(number)
 
 
-def test_a_template_says_what_a_picture_shows(installed):
-    picture = installed.pack / "example_workflows" / "bigain_classify_image_input.png"
-    shutil.copy(picture, installed.server.folder / "input")  # as its note says
+def test_a_template_says_what_an_image_shows(installed):
+    image = installed.pack / "example_workflows" / "bigain_classify_image_input.png"
+    shutil.copy(image, installed.server.folder / "input")  # as its note says
     few = {"labels": "plain disc\nrow-striped triangle\ndigit 3"}
     prompt = installed.template("bigain_classify_image", BiGainDiTLabels=few)
     done = installed.server.run(prompt)

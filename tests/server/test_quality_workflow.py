@@ -1,4 +1,4 @@
-"""bigain_compare_quality.json: the same pictures plain, merged and downsampled."""
+"""bigain_compare_quality.json: the same images plain, merged and downsampled."""
 
 import re
 
@@ -24,7 +24,7 @@ def saved(server):
             for number, node in prompt.items()
             if node["class_type"] == "SaveImage"
         }
-        return {name: np.stack(done.pictures(savers[f"bigain/{name}"])) for name in VARIANTS}
+        return {name: np.stack(done.images(savers[f"bigain/{name}"])) for name in VARIANTS}
 
     return run
 
@@ -54,7 +54,7 @@ def test_it_runs_as_shipped(shipped, example, converted, node_ids):
     savers = node_ids(converted(example(NAME)), "SaveImage")
     assert len(savers) == len(VARIANTS)
     for saver in savers:
-        assert [picture.shape for picture in shipped.pictures(saver)] == [(256, 256, 3)] * 4
+        assert [image.shape for image in shipped.images(saver)] == [(256, 256, 3)] * 4
 
 
 def test_the_reports_say_what_was_done(shipped, reports):
@@ -74,14 +74,14 @@ def test_the_report_is_shown_below_it_too(shipped, reports, example, converted, 
     assert shown == reports(shipped)
 
 
-def test_pictures_are_upscaled_without_mixing_pixels(few_steps):
-    for pictures in few_steps.values():
-        small = pictures[:, ::8, ::8]
+def test_images_are_upscaled_without_mixing_pixels(few_steps):
+    for images in few_steps.values():
+        small = images[:, ::8, ::8]
         assert small.shape == (4, 32, 32, 3)
-        assert np.array_equal(small.repeat(8, 1).repeat(8, 2), pictures)
+        assert np.array_equal(small.repeat(8, 1).repeat(8, 2), images)
 
 
-def test_each_picture_of_the_batch_has_its_own_class(saved, few_steps, example, converted):
+def test_each_image_of_the_batch_has_its_own_class(saved, few_steps, example, converted):
     labels = {"BiGainDiTLabels": {"labels": "row-striped disc\nplain cross\nplain ring\ndigit 7"}}
     other = saved(converted(example(NAME), **FEW_STEPS, **labels))
     for name in VARIANTS:
@@ -89,20 +89,20 @@ def test_each_picture_of_the_batch_has_its_own_class(saved, few_steps, example, 
         assert same == [True, False, True, True]
 
 
-def test_compression_changes_the_pictures(few_steps):
+def test_compression_changes_the_images(few_steps):
     plain, merged, downsampled = (few_steps[name] for name in VARIANTS)
     assert not np.array_equal(plain, merged)
     assert not np.array_equal(plain, downsampled)
     assert not np.array_equal(merged, downsampled)
 
 
-def test_bypassed_nodes_leave_the_plain_pictures(saved, few_steps, example, converted):
+def test_bypassed_nodes_leave_the_plain_images(saved, few_steps, example, converted):
     bypassed = saved(converted(example(NAME, switched_off=COMPRESSING), **FEW_STEPS))
     for name in VARIANTS:
         assert np.array_equal(bypassed[name], few_steps["plain"])
 
 
-def test_ratio_0_and_factor_1_leave_the_plain_pictures(saved, few_steps, example, converted):
+def test_ratio_0_and_factor_1_leave_the_plain_images(saved, few_steps, example, converted):
     off = saved(converted(example(NAME), **FEW_STEPS, **OFF))
     for name in VARIANTS:
         assert np.array_equal(off[name], few_steps["plain"])

@@ -65,13 +65,13 @@ def test_everything_is_explained(ours, node):
 
 
 @pytest.mark.parametrize("node", PRIMARY)
-def test_help_is_served_with_its_pictures(server, node):
+def test_help_is_served_with_its_images(server, node):
     page = server.get(f"/extensions/bigain/docs/{node}.md").text
     assert page.startswith("# ")
-    for picture in re.findall(r"!\[.*\]\((.*)\)", page):  # the host looks for it beside the page
-        answer = server.get(f"/extensions/bigain/docs/{picture}")
+    for image in re.findall(r"!\[.*\]\((.*)\)", page):  # the host looks for it beside the page
+        answer = server.get(f"/extensions/bigain/docs/{image}")
         assert answer.headers["content-type"] == "image/png"
-        assert answer.content == (PACK / "web" / "docs" / picture).read_bytes()
+        assert answer.content == (PACK / "web" / "docs" / image).read_bytes()
 
 
 @pytest.mark.parametrize("language", ["de", "fr", "ja", "zh"])

@@ -20,7 +20,7 @@ import {
 const line = presetCurve([0.8, 1.2]);
 const bent = parseCurve("0: 1.2, 999: 0.8\n400: 1");
 
-test("a text becomes points from noise to picture, and back", () => {
+test("a text becomes points from noise to image, and back", () => {
   assert.deepEqual(
     bent.map((point) => point.timestep),
     [999, 400, 0],

@@ -1,23 +1,23 @@
-"""A real browser before a real server, once for every front end that the host goes with."""
+"""A real browser before a real server, with every front end that the host goes with."""
 
 import itertools
 import re
-import shutil
 import sys
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 from tests.conftest import HOST
-from tests.server.conftest import Server, booted, make_base
+from tests.server.conftest import Server
+from tests.ui.browser import launched
 
 PACKAGE = "comfyui-frontend-package"
 FRONT_ENDS = Path(sys.prefix) / "front-ends"  # where dev.py puts those that are not installed
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--no-proxy-server"]
-FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
 READY = (
     "() => window.app?.extensionManager && window.LiteGraph?.registered_node_types?.BiGainReport"
@@ -26,7 +26,7 @@ WITH_NODES_2 = (1, 41)
 ROUNDING = 1  # pixel
 MILLISECONDS = 15_000
 MILLISECONDS_TO_OPEN = 90_000
-MILLISECONDS_TO_SETTLE = 250
+MILLISECONDS_TO_SETTLE = 100
 MILLISECONDS_TO_RESTORE = 1_000  # the workflow that was open before, which nothing announces
 TRANSLATED_HELP = re.compile(r"/docs/\w+/[\w-]+\.md$")  # asked for before the page that is there
 # A node of Nodes 2.0 is an element, whose size the graph is told of later; others are drawn.
@@ -54,15 +54,15 @@ OF_THE_HOST = (  # complaints that a page without our pack has as well
 
 
 def pytest_generate_tests(metafunc):
-    """The front end that the host asks for; with the host that was installed also the newest."""
-    if "front_end" in metafunc.fixturenames:
-        metafunc.parametrize("front_end", front_ends(), scope="session", indirect=True)
     given = {mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")}
-    if "renderer" in metafunc.fixturenames and "renderer" not in given:
-        metafunc.parametrize("renderer", renderers(), scope="session", indirect=True)
+    if "front_end" in metafunc.fixturenames and "front_end" not in given:
+        metafunc.parametrize("front_end", SHOWN, ids=" ".join, scope="session", indirect=True)
 
 
 def front_ends() -> list[str]:
+    """That which the host asks for; with the host that was installed also the newest."""
+    if not HOST:  # imported for its pages alone
+        return []
     text = (Path(HOST) / "requirements.txt").read_text("utf-8")
     asked = re.search(r"^comfyui-frontend-package==(\S+)", text, re.MULTILINE)[1]
     others = stored_front_ends() if asked == version(PACKAGE) else []
@@ -78,31 +78,30 @@ def stored_front_ends() -> dict[str, Path]:
     }
 
 
-def renderers() -> list[str]:
-    """Before they were offered to users, Nodes 2.0 lay hidden in some front ends."""
-    both = in_order(front_ends()[0]) >= WITH_NODES_2
-    return ["classic", "nodes 2"] if both else ["classic"]
-
-
 def in_order(number: str) -> tuple[int, ...]:
     return tuple(map(int, number.split(".")))
 
 
-def chromium() -> str | None:
-    """The browser of this system."""
-    return next(filter(None, map(shutil.which, BROWSERS)), None)
-
-
 @pytest.fixture(scope="session")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    found = chromium()
-    if found is None:
-        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=found, args=FLAGS)
+    with sync_playwright() as playwright:
+        try:
+            browser = launched(playwright.chromium)
+        except FileNotFoundError as error:
+            pytest.skip(f"no browser starts: {error}")
         yield browser
         browser.close()
+
+
+# Front ends and renderers: the newest with both, older ones with the newer of those they offer.
+# Before they were offered to users, Nodes 2.0 lay hidden in some front ends.
+SHOWN = [
+    (number, renderer)
+    for number in front_ends()
+    for renderer in ("classic", "nodes 2")
+    if (in_order(number) >= WITH_NODES_2) == (renderer == "nodes 2")
+    or (renderer == "classic" and number == front_ends()[-1])
+]
 
 
 @dataclass
@@ -111,6 +110,8 @@ class FrontEnd:
 
     page: object
     server: Server
+    renderer: str = ""
+    place: int = 0  # among SHOWN
     complaints: list[str] = field(default_factory=list)
     shown: int = 1000  # number of the last node made by `show`
 
@@ -164,15 +165,6 @@ class FrontEnd:
         self.page.wait_for_function(SETTLED, polling=MILLISECONDS_TO_SETTLE)
         return {int(number): tuple(outline) for number, *outline in self.page.evaluate(OUTLINES)}
 
-    def overlaps(self) -> list[tuple[int, int]]:
-        """Numbers of the nodes of which one covers a part of the other."""
-        return [
-            (one, other)
-            for (one, a), (other, b) in itertools.combinations(self.outlines().items(), 2)
-            if min(a[2], b[2]) - max(a[0], b[0]) > ROUNDING
-            and min(a[3], b[3]) - max(a[1], b[1]) > ROUNDING
-        ]
-
     def widget(self, kind: str, name: str):
         """The value of a widget of the only node of a kind."""
         return self.page.evaluate(
@@ -206,32 +198,66 @@ class FrontEnd:
         return self.page.locator(f'[data-bigain="{name}"]')
 
 
+def overlaps(outlines: dict) -> list[tuple[int, int]]:
+    """Numbers of the nodes of which one covers a part of the other."""
+    return [
+        (one, other)
+        for (one, a), (other, b) in itertools.combinations(outlines.items(), 2)
+        if min(a[2], b[2]) - max(a[0], b[0]) > ROUNDING
+        and min(a[3], b[3]) - max(a[1], b[1]) > ROUNDING
+    ]
+
+
 @pytest.fixture(scope="session")
-def front_end(request, comfyui, shipped_files, tmp_path_factory, browser):
-    asked = request.param
-    folder = make_base(tmp_path_factory.mktemp("ui"), shipped_files)
-    stored = stored_front_ends()
-    options = ["--front-end-root", str(stored[asked])] if asked in stored else []
-    if not options and asked != version(PACKAGE):
-        pytest.skip(f"front end {asked} is not installed; dev.py test does that")
-    with booted(comfyui, folder, *options) as server:
-        shown = opened(browser, server)
-        assert shown.page.evaluate("() => window.__COMFYUI_FRONTEND_VERSION__") == asked
-        yield shown
-        shown.page.close()
+def opened(browser, server):
+    """The page of a front end, which stays open."""
+
+    @cache
+    def page_of(number: str) -> FrontEnd:
+        stored = stored_front_ends()
+        if number not in stored and number != version(PACKAGE):
+            pytest.skip(f"front end {number} is not installed; dev.py test does that")
+        shown = open_page(browser, server, stored.get(number))
+        assert shown.page.evaluate("() => window.__COMFYUI_FRONTEND_VERSION__") == number
+        return shown
+
+    return page_of
 
 
-def opened(browser, server: Server) -> FrontEnd:
-    """A page of its own on a server."""
+@pytest.fixture(scope="session")
+def front_end(request, opened):
+    number, renderer = request.param
+    shown = opened(number)
+    nodes_2 = renderer == "nodes 2"
+    shown.page.evaluate(
+        "on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", nodes_2
+    )
+    shown.renderer, shown.place = renderer, SHOWN.index(request.param)
+    return shown
+
+
+def open_page(browser, server: Server, static: Path | None = None) -> FrontEnd:
+    """A page on a server, whose static files are those of a folder if one is given."""
     server.post("/settings", SETTINGS)
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     page.set_default_timeout(MILLISECONDS)
+    if static:
+        page.route("**/*", lambda route: answer(route, static))
     shown = FrontEnd(page, server)
     page.on("console", lambda message: note(shown, message))
     page.on("pageerror", lambda error: note_error(shown, error))
-    page.on("response", lambda answer: note_answer(shown, answer))
+    page.on("response", lambda response: note_answer(shown, response))
     shown.open()
     return shown
+
+
+def answer(route, static: Path) -> None:
+    file = static / (urlsplit(route.request.url).path.strip("/") or "index.html")
+    if file.is_file():
+        kind = "text/javascript" if file.suffix == ".js" else None  # Windows says it is plain text
+        route.fulfill(path=file, content_type=kind)
+    else:
+        route.continue_()
 
 
 def note(shown: FrontEnd, message) -> None:
@@ -247,19 +273,10 @@ def note_error(shown: FrontEnd, error) -> None:
         shown.complaints.append(str(error))
 
 
-def note_answer(shown: FrontEnd, answer) -> None:
-    ours = "/bigain/" in answer.url and not TRANSLATED_HELP.search(answer.url)
-    if answer.status >= 400 and ours:
-        shown.complaints.append(f"{answer.status} for {answer.url}")
-
-
-@pytest.fixture(scope="session")
-def renderer(request, front_end) -> str:
-    front_end.page.evaluate(
-        "on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)",
-        request.param == "nodes 2",
-    )
-    return request.param
+def note_answer(shown: FrontEnd, response) -> None:
+    ours = "/bigain/" in response.url and not TRANSLATED_HELP.search(response.url)
+    if response.status >= 400 and ours:
+        shown.complaints.append(f"{response.status} for {response.url}")
 
 
 @pytest.fixture(autouse=True)

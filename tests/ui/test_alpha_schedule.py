@@ -6,7 +6,7 @@ KIND = "BiGainAlphaSchedule"
 
 
 @pytest.fixture
-def editor(front_end, renderer):
+def editor(front_end):
     front_end.show(KIND)
     editor = front_end.panel("alpha_editor")
     editor.get_by_role("slider").first.wait_for()

@@ -7,17 +7,17 @@ from itertools import pairwise
 import pytest
 
 from tests.server.conftest import EXAMPLES
+from tests.ui.conftest import overlaps
 
 SECONDS_BETWEEN = 0.25
 DELAY = 0.5  # of a message on its way, in seconds
 ROWS = 12
 TRIALS, EVALUATIONS = "2, 6", 40 * 2 + 5 * 4
-SEEDS = ["classic", "nodes 2"]
 INPUT_SHOWS = "row-striped triangle"
 
 
 @pytest.fixture(scope="module")
-def ran(front_end, renderer):
+def ran(front_end):
     """The messages during the run, and the text that the report gave."""
     front_end.load(json.loads((EXAMPLES / "bigain_classify_image.json").read_text("utf-8")))
     front_end.page.evaluate(
@@ -34,7 +34,7 @@ def ran(front_end, renderer):
         }"""
     )
     # A seed of its own: what was run before would be taken from the cache, without a message.
-    seed = SEEDS.index(renderer)
+    seed = front_end.place
     front_end.set("BiGainDiffusionClassifier", trials=TRIALS, trial_seed=seed)
     assert front_end.run() == "success"
     return front_end.page.evaluate("() => [told, reported]")
@@ -95,7 +95,7 @@ def test_bars_get_shorter_down_to_those_that_were_dropped(race):
 
 
 def test_the_end_covers_no_other_node(ran, front_end):
-    assert front_end.overlaps() == []
+    assert overlaps(front_end.outlines()) == []
 
 
 def test_the_first_line_is_that_of_the_text(ran, report):

@@ -3,7 +3,7 @@
 KIND = "BiGainDiffusionClassifier"
 
 
-def test_labels_are_text_whatever_they_hold(front_end, renderer):
+def test_labels_are_text_whatever_they_hold(front_end):
     label = "<img src=x onerror=alert(1)><b>bold</b>"
     front_end.show(KIND)
     front_end.page.evaluate(
@@ -20,7 +20,7 @@ def test_labels_are_text_whatever_they_hold(front_end, renderer):
     assert panel.get_by_text("1 of 2 prompts left, 4 evaluations, 2.5 saved").is_visible()
 
 
-def test_an_interrupted_race_says_so(front_end, renderer):
+def test_an_interrupted_race_says_so(front_end):
     front_end.show(KIND)
     front_end.page.evaluate(
         """() => {

@@ -1,8 +1,8 @@
-"""The help of a node in the browser, which finds the pictures beside its page."""
+"""The help of a node in the browser, which finds the images beside its page."""
 
 import pytest
 
-KIND, PICTURE = "BiGainTokenMerging", "/extensions/bigain/docs/token_merging.png"
+KIND, IMAGE = "BiGainTokenMerging", "/extensions/bigain/docs/token_merging.png"
 SELECT = "() => app.canvas.selectNode(app.graph.nodes[0])"
 LOADED = "address => document.querySelector(`img[src$='${address}']`)?.naturalWidth > 0"
 # The oldest front end shows help in the sidebar, the others in a panel on the right.
@@ -13,7 +13,7 @@ CLOSE = """() => {
 
 
 @pytest.fixture
-def help_opened(front_end, renderer):
+def help_opened(front_end):
     front_end.show(KIND)
     front_end.page.evaluate(SELECT)
     front_end.page.get_by_test_id("info-button").click()
@@ -21,5 +21,5 @@ def help_opened(front_end, renderer):
     front_end.page.evaluate(CLOSE)
 
 
-def test_a_help_page_is_shown_with_its_picture(front_end, help_opened):
-    front_end.page.wait_for_function(LOADED, arg=PICTURE)
+def test_a_help_page_is_shown_with_its_image(front_end, help_opened):
+    front_end.page.wait_for_function(LOADED, arg=IMAGE)

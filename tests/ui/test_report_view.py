@@ -7,22 +7,22 @@ from tests.ui.conftest import ROUNDING
 KIND = "BiGainReport"
 
 
-def test_what_was_left_alone_is_shown_with_its_reason(front_end, renderer):
+def test_what_was_skipped_is_shown_with_its_reason(front_end):
     reason = "64 tokens, fewer than <i>100</i> asked for"
     front_end.show(KIND)
     front_end.page.evaluate(
         """reason => app.graph.nodes[0].onExecuted({bigain_report: [
-            {summary: "S", layers: [], left: [{reason, calls: 7}, {reason: "other", layers: 2}]}
+            {summary: "S", layers: [], skipped: [{reason, calls: 7}, {reason: "other", layers: 2}]}
         ]})""",
         reason,
     )
-    table = front_end.panel("report_view").get_by_role("table", name="Left alone")
+    table = front_end.panel("report_view").get_by_role("table", name="Skipped")
     table.wait_for()
     rows = [row.get_by_role("cell").all_text_contents() for row in table.locator("tbody tr").all()]
     assert rows == [["7 calls", reason], ["2 layers", "other"]]
 
 
-def test_a_long_table_is_scrolled_and_the_node_stays_as_large_as_it_was(front_end, renderer):
+def test_a_long_table_is_scrolled_and_the_node_stays_as_large_as_it_was(front_end):
     front_end.show(KIND)
     (before,) = front_end.outlines().values()
     front_end.page.evaluate(

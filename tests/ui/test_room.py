@@ -34,9 +34,9 @@ UNFOLD = """() => document.querySelector('[data-testid="advanced-inputs-button"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_is_cut_off(front_end, renderer, kind):
+def test_nothing_is_cut_off(front_end, kind):
     front_end.show(kind, size=[200, 40])
-    given = [renderer == "classic", FRAMES]
+    given = [front_end.renderer == "classic", FRAMES]
     assert front_end.page.evaluate(OUTSIDE, given) == []
     front_end.page.evaluate(UNFOLD)
     assert front_end.page.evaluate(OUTSIDE, given) == []

@@ -1,4 +1,4 @@
-"""BiGain Token Map run in the browser: its picture is in the node."""
+"""BiGain Token Map run in the browser: its image is in the node."""
 
 KIND = "BiGainTokenMap"
 SIDE = 16 * 8  # pixels: as many tokens as the bundled model has, each enlarged
@@ -14,17 +14,17 @@ PROMPT = {
     },
 }
 # The classic renderer draws images on its canvas, the other one puts them into the page.
-PICTURE = """classic => {
+IMAGE = """classic => {
     const node = app.graph.nodes.find((node) => node.type === "BiGainTokenMap");
     const inNode = document.querySelectorAll(`[data-node-id="${node.id}"] img`);
-    const picture = [...(classic ? node.imgs ?? [] : inNode)].find((image) => image.naturalWidth);
-    return picture && [picture.naturalWidth, picture.naturalHeight];
+    const image = [...(classic ? node.imgs ?? [] : inNode)].find((image) => image.naturalWidth);
+    return image && [image.naturalWidth, image.naturalHeight];
 }"""
 
 
-def test_the_groups_are_shown_in_the_node(front_end, renderer):
+def test_the_groups_are_shown_in_the_node(front_end):
     front_end.page.evaluate("prompt => app.loadApiJson(prompt, 'token map')", PROMPT)
     front_end.look_at(KIND)
     assert front_end.run() == "success"
-    picture = front_end.page.wait_for_function(PICTURE, arg=renderer == "classic").json_value()
-    assert picture == [SIDE, SIDE]
+    classic = front_end.renderer == "classic"
+    assert front_end.page.wait_for_function(IMAGE, arg=classic).json_value() == [SIDE, SIDE]

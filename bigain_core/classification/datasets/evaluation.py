@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from ...text import abbreviate, csv_table
 from ..elimination.trial_plan import TrialPlan
 from ..results.ranking import RANKINGS, Ranking
 from .image_folder import LabelledImage, LabelledSet, known_labels
-from .labels import abbreviate
 from .metrics import average_precision, mcnemar, wilson_interval
 from .result_files import Results
 
@@ -36,7 +34,7 @@ class Job:
             raise ValueError(
                 f"BiGain: expected a shard from 1 to {self.shards}, got {self.shard + 1}."
             )
-        if not self.every:
+        if not self.all_images:
             raise ValueError(
                 "BiGain: expected images with labels that are among the prompts, got none; they "
                 f"are labelled {abbreviate(self.unknown_labels)}. Labels and prompts must be "
@@ -48,12 +46,12 @@ class Job:
         return frozenset(self.labels)
 
     @cached_property
-    def every(self) -> tuple[LabelledImage, ...]:
+    def all_images(self) -> tuple[LabelledImage, ...]:
         """Of all shards."""
         return tuple(image for image in self.images.chosen(self.limit) if self._counts(image))
 
     @property
-    def own(self) -> tuple[LabelledImage, ...]:
+    def shard_images(self) -> tuple[LabelledImage, ...]:
         """Of this shard."""
         own = self.images.chosen(self.limit)[self.shard :: self.shards]
         return tuple(image for image in own if self._counts(image))
@@ -63,7 +61,7 @@ class Job:
 
     def pending(self, records: dict[int, dict]) -> list[LabelledImage]:
         """Those of this shard that are not classified; unreadable ones get another chance."""
-        return [image for image in self.own if "best" not in records.get(image.number, {})]
+        return [image for image in self.shard_images if "best" not in records.get(image.number, {})]
 
     @cached_property
     def left_out(self) -> tuple[LabelledImage, ...]:
@@ -75,7 +73,7 @@ class Job:
         return tuple(sorted(found - set(self.labels)))
 
     def settings(self, prompts: Sequence[str], plan: TrialPlan, size: int, **others) -> dict:
-        """What results must have in common to be counted together."""
+        """What results must have in common; `size` is the side of the square that is seen."""
         return {
             "images": self.images.digest,
             "prompts": list(prompts),
@@ -83,9 +81,6 @@ class Job:
             "size": size,
             **others,
         }
-
-    def summary(self, results: Results) -> Summary:
-        return Summary(self, results.records)
 
 
 def unreadable_record(image: LabelledImage, error: Exception) -> dict:
@@ -135,13 +130,13 @@ class Summary:
 
     @cached_property
     def unreadable(self) -> list[dict]:
-        found = (self.records.get(image.number, {}) for image in self.job.every)
+        found = (self.records.get(image.number, {}) for image in self.job.all_images)
         return [record for record in found if "unreadable" in record]
 
     @cached_property
     def finished(self) -> list[dict]:
         """Records of classified images in the order of the set."""
-        found = (self.records.get(image.number, {}) for image in self.job.every)
+        found = (self.records.get(image.number, {}) for image in self.job.all_images)
         return [record for record in found if "best" in record]
 
     @property
@@ -150,7 +145,7 @@ class Summary:
 
     @property
     def is_complete(self) -> bool:
-        return len(self.finished) + len(self.unreadable) == len(self.job.every)
+        return len(self.finished) + len(self.unreadable) == len(self.job.all_images)
 
     @property
     def accuracy(self) -> float:
@@ -186,13 +181,13 @@ class Summary:
         labelled = self.job.images.is_labelled
         if finished := self.finished:
             lines += [
-                self._in_words() if labelled else self._tags_in_words(),
+                self._accuracy_line() if labelled else self._tags_line(),
                 f"{self.calls:.1f} network evaluations per image",
             ]
         if self.has_several_labels:
             means = (f"{self.mean_average_precision(kind):.4f} ({kind})" for kind in RANKINGS)
             lines.append(f"mAP {', '.join(means)}")
-        total = len(self.job.every)
+        total = len(self.job.all_images)
         missing = total - len(finished) - len(self.unreadable)
         if missing:
             lines.append(f"{missing} of {total} images have no result yet")
@@ -204,26 +199,23 @@ class Summary:
             lines.append(
                 f"{len(self.job.left_out)} left out, no prompt for their labels: {unknown}"
             )
-        idle = sorted({*self.job.images.empty, *self._without_images()})
+        seen = {label for image in self.job.all_images for label in image.labels}
+        idle = sorted({*self.job.images.empty, *(set(self.job.labels) - seen)})
         if labelled and idle:
             lines.append(f"{len(idle)} labels without images: {abbreviate(idle)}")
         return "\n".join(lines)
 
-    def _in_words(self) -> str:
+    def _accuracy_line(self) -> str:
         low, high = wilson_interval(self.right, len(self.finished))
         return (
             f"accuracy {self.accuracy:.4f} ({self.right} of {len(self.finished)}; 95 % interval "
             f"{low:.4f} to {high:.4f})"
         )
 
-    def _tags_in_words(self) -> str:
+    def _tags_line(self) -> str:
         tags = Counter(record["best"] for record in self.finished).most_common()
         counted = abbreviate([f"{tag} ({count})" for tag, count in tags])
         return f"{len(self.finished)} tagged: {counted}"
-
-    def _without_images(self) -> list[str]:
-        seen = {label for image in self.job.every for label in image.labels}
-        return [label for label in self.job.labels if label not in seen]
 
     def table(self) -> str:
         """CSV with a row per class, or per image if they have no labels."""
@@ -239,7 +231,7 @@ class Summary:
             low, high = wilson_interval(right, count)
             shares = (f"{share:.4f}" for share in (right / count, low, high))
             rows.append([label, count, right, *shares])
-        return _csv(("label", "images", "right", "accuracy", "low", "high"), rows)
+        return csv_table(("label", "images", "right", "accuracy", "low", "high"), rows)
 
     def image_table(self) -> str:
         """CSV with a row per classified image, and columns about their labels if they have any."""
@@ -253,7 +245,7 @@ class Summary:
             ]
             for r in self.finished
         )
-        return _csv((*columns, *(f"precision_{kind}" for kind in kinds)), rows)
+        return csv_table((*columns, *(f"precision_{kind}" for kind in kinds)), rows)
 
 
 def comparison(ours: Results, theirs: Results) -> str:
@@ -286,11 +278,3 @@ def comparison(ours: Results, theirs: Results) -> str:
         f"only these {only_first}, only the others {only_second}; McNemar p = "
         f"{mcnemar(first, second):.4g}"
     )
-
-
-def _csv(columns: Sequence[str], rows) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()

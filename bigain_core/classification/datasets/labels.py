@@ -9,7 +9,6 @@ from unicodedata import normalize
 
 from .imagenet import SUBSETS, imagenet_labels
 
-NAMED = 5  # labels or files that a sentence names
 CLASS_COLUMNS = ("class", "classname", "class_name", "class name")
 
 # Names as the data sets' own lists have them, spelled out where those abbreviate by underscores:
@@ -47,18 +46,6 @@ class Labels:
     labels: tuple[str, ...]
     classes: tuple[str, ...] = ()
     whole: bool = False
-
-
-def abbreviate(names: Sequence[str]) -> str:
-    """The first few of them, and how many more there are."""
-    rest = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def class_numbers(classes: Sequence[str]) -> list[int]:
-    """The number of each class, counted in the order in which they first appear."""
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(classes))}
-    return [numbers[name] for name in classes]
 
 
 def label_set(name: str) -> Labels:

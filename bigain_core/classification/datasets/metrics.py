@@ -10,16 +10,12 @@ def wilson_interval(successes: int, total: int, z: float = 1.96) -> tuple[float,
     """Wilson score interval of the share successes / total; z = 1.96 covers 95 %."""
     share, weight = successes / total, z * z / total
     centre = share + weight / 2
-    adapter = z * sqrt(share * (1 - share) / total + weight / (4 * total))
-    return (centre - adapter) / (1 + weight), (centre + adapter) / (1 + weight)
+    half_width = z * sqrt(share * (1 - share) / total + weight / (4 * total))
+    return (centre - half_width) / (1 + weight), (centre + half_width) / (1 + weight)
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     """Exact two-sided p-value that two methods are equally often right on the same images."""
-    if len(first) != len(second):
-        raise ValueError(
-            f"BiGain: expected both methods on the same images, got {len(first)} and {len(second)}."
-        )
     wins = sum(bool(a) and not b for a, b in zip(first, second, strict=True))
     losses = sum(bool(b) and not a for a, b in zip(first, second, strict=True))
     apart, fewer = wins + losses, min(wins, losses)

@@ -132,13 +132,13 @@ class ResultFile:
         if b"\n" not in content:
             if not (content.startswith(START) or START.startswith(content)):
                 raise _not_ours(self.path)
-            self._cut(0)
+            self._file.truncate(0)
             self._append(_header(self.settings))
             return {}
         found, length = _parsed(self.path, content)
         _check_settings(self.path.name, found.settings, self.settings)
         if length < len(content):
-            self._cut(length)
+            self._file.truncate(length)
         return found.records
 
     def _append(self, line: dict) -> None:
@@ -150,14 +150,11 @@ class ResultFile:
                 return
         except OSError as error:
             reason = error.strerror
-        self._cut(end)
+        self._file.truncate(end)
         raise ValueError(
             f"BiGain: expected to write a result to {self.path.name}, got: {reason}. All that was "
             "finished before is in the file. Make room on the disk and queue again to go on."
         )
-
-    def _cut(self, length: int) -> None:
-        self._file.truncate(length)
 
 
 def _header(settings: dict) -> dict:
@@ -197,7 +194,7 @@ def _parsed(path: Path, content: bytes) -> tuple[Results, int]:
 def _not_ours(path: Path) -> ValueError:
     return ValueError(
         f"BiGain: expected results of an evaluation in {path.name}, got a file of another kind, "
-        "which is left alone. Choose another name."
+        "which is not touched. Choose another name."
     )
 
 

@@ -26,27 +26,22 @@ class Differences:
     variance: Tensor
     dof: int
 
-    def tail(self, against: float = 0.0) -> Tensor:
-        """(P,) probability that the true difference is below `against`, as far as one can tell."""
-        gap = self.mean - against
+    def tail(self) -> Tensor:
+        """(P,) probability that the true difference is below 0, as far as one can tell."""
         if not self.dof:
-            return torch.full_like(gap, 0.5)
-        t = gap / self.variance.sqrt()
-        t = torch.where(gap == 0, 0.0, t)  # 0 / 0: as likely better as worse
+            return torch.full_like(self.mean, 0.5)
+        t = self.mean / self.variance.sqrt()
+        t = torch.where(self.mean == 0, 0.0, t)  # 0 / 0: as likely better as worse
         return student_tail(t, self.dof)
 
 
 def paired_differences(
-    errors: Tensor,
-    specs: Sequence[TrialSpec],
-    leader: int,
-    sampler: TrialSampler,
-    prior_dof: int = PRIOR_DOF,
+    errors: Tensor, specs: Sequence[TrialSpec], leader: int, sampler: TrialSampler
 ) -> Differences:
     """How errors (P, n) compare with those of `leader`.
 
     The few trials of one prompt say little about its variance, but all prompts share one scale of
-    noise: each variance is moderated by the median of all as if that rested on `prior_dof` trials.
+    noise: each variance is moderated by the median of all as if that rested on PRIOR_DOF trials.
     """
     differences = errors - errors[leader]
     mean = sampler.score(differences, specs)
@@ -57,9 +52,9 @@ def paired_differences(
     others = torch.arange(len(errors)) != leader
     prior = variance[others].median()
     own = units - 1
-    moderated = (prior_dof * prior + own * variance) / (prior_dof + own)
+    moderated = (PRIOR_DOF * prior + own * variance) / (PRIOR_DOF + own)
     moderated[leader] = 0.0
-    return Differences(mean, moderated, own + prior_dof)
+    return Differences(mean, moderated, own + PRIOR_DOF)
 
 
 def shrunken_tail(found: Differences, leader: int, share: float) -> Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..trials.losses import LOSSES
 from ..trials.noise import TIMESTEPS
 from ..trials.samplers import AdaptiveTimes, Blocks, PublishedGrid, SpreadGrid, TrialSampler
-from ..trials.weighting import Weighting, check_weighting
+from ..trials.weighting import WEIGHTINGS
 from .elimination_rules import Certified, Rule, Sequential, Staged, check_blocks
 
 
@@ -29,22 +29,28 @@ class Budget:
                 f"{self.calls} and {self.seconds}. None stands for no limit."
             )
 
+    def is_over(self, calls: float, seconds: float) -> bool:
+        """Whether so many evaluations would be too many, or the time is over."""
+        return (self.calls is not None and calls > self.calls) or (
+            self.seconds is not None and seconds >= self.seconds
+        )
+
 
 @dataclass(frozen=True)
 class TrialPlan:
     """How many trials, which ones, when prompts are dropped, how errors are taken.
 
-    trials: numbers of trials in total after which `rule` looks at the errors, and `keep`: how many
-    prompts each look keeps at most. `keep` None takes the lists of the rule; for the staged rule
-    those published: (1,), (5, 1) and (50, 10, 1) for one, two and three stages, each bounded by the
-    number of prompts. The defaults are those of the paper.
+    trials: numbers of trials in total after which `rule` may drop prompts, and `keep`: how many
+    prompts each of these elimination steps keeps at most. `keep` None takes the lists of the rule;
+    for the staged rule those published: (1,), (5, 1) and (50, 10, 1) for one, two and three stages,
+    each bounded by the number of prompts. The defaults are those of the paper.
     """
 
     trials: tuple[int, ...] = (5, 20)
     keep: tuple[int, ...] | None = None
     loss: str = "l2"
     seed: int = 0
-    weighting: Weighting = "native"
+    weighting: str = "native"
     sampler: TrialSampler = PublishedGrid()
     rule: Rule = Staged()
     budget: Budget = Budget()
@@ -60,13 +66,16 @@ class TrialPlan:
             raise ValueError(f"BiGain: expected a loss of {LOSSES}, got {self.loss!r}.")
         if self.seed < 0:
             raise ValueError(f"BiGain: expected a seed of at least 0, got {self.seed}.")
-        check_weighting(self.weighting)
+        if self.weighting not in WEIGHTINGS:
+            raise ValueError(
+                f"BiGain: expected a weighting of {WEIGHTINGS}, got {self.weighting!r}."
+            )
         if isinstance(self.rule, Certified):
             check_blocks(self.sampler, self.trials)
         self.sampler.elimination_steps(self.trials)  # raises for more trials than the sampler has
 
     def kept(self, prompts: int) -> tuple[int, ...]:
-        """Most survivors of each look for this many prompts.
+        """How many prompts each elimination step keeps at most, for this many prompts.
 
         Raises ValueError when a list was given that does not fit the stages or the prompts.
         """
@@ -103,6 +112,17 @@ class TrialPlan:
         starts = (0, *ends)
         stages = zip(starts, ends, present, strict=False)
         return sum((end - start) * count for start, end, count in stages)
+
+    def screening(self, trials: int = 5) -> TrialPlan:
+        """For a cheaper model that sees all prompts before: so many trials of the spread grid."""
+        return replace(
+            self,
+            trials=(trials,),
+            keep=(1,),
+            sampler=SpreadGrid(),
+            rule=Staged(),
+            budget=replace(self.budget, seconds=None),
+        )
 
 
 GRID_STEPS = (5, 8, 11, 14, 17, 20)

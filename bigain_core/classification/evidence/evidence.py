@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from ..errors import ErrorSource
 from ..results.ranking import Ranking
 from ..trials.losses import element_losses
+from ..trials.samplers import TrialSpec
 
 
 def evidence_map(source: ErrorSource, ranking: Ranking, better: int, worse: int) -> Tensor:
@@ -17,12 +16,11 @@ def evidence_map(source: ErrorSource, ranking: Ranking, better: int, worse: int)
 
     Its sum is the margin. Runs the trials that both prompts had once more.
     """
-    count = _shared_trials(ranking, better, worse)
-    shares = ranking.sampler.score(torch.eye(count, dtype=torch.float64), ranking.specs[:count])
+    specs = shared_trials(ranking, better, worse)
+    shares = ranking.table.sampler.score(torch.eye(len(specs), dtype=torch.float64), specs)
     total = torch.zeros(source.latent.shape, dtype=torch.float64)
-    for share, residuals in zip(
-        shares, shared_residuals(source, ranking, better, worse), strict=True
-    ):
+    for share, spec in zip(shares, specs, strict=True):
+        residuals = source.residuals(spec, [better, worse])
         losses = element_losses(residuals, source.plan.loss).cpu().double()
         total += share * (losses[1] - losses[0])
     if source.mask is not None:
@@ -30,19 +28,12 @@ def evidence_map(source: ErrorSource, ranking: Ranking, better: int, worse: int)
     return total / source.elements
 
 
-def _shared_trials(ranking: Ranking, better: int, worse: int) -> int:
-    count = int(ranking.trials[[better, worse]].min())
+def shared_trials(ranking: Ranking, better: int, worse: int) -> tuple[TrialSpec, ...]:
+    """Those that both prompts had. Raises ValueError if there are none."""
+    count = int(ranking.table.trials[[better, worse]].min())
     if not count:
         raise ValueError(
             "BiGain: expected two prompts that the deciding model has seen, got one that the "
             "screening ruled out."
         )
-    return count
-
-
-def shared_residuals(
-    source: ErrorSource, ranking: Ranking, better: int, worse: int
-) -> Iterator[Tensor]:
-    """Residuals (2, C, ...) of both prompts in each trial that both had."""
-    for spec in ranking.specs[: _shared_trials(ranking, better, worse)]:
-        yield source.residuals(spec, [better, worse])
+    return ranking.table.specs[:count]

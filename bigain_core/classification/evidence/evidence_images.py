@@ -41,6 +41,6 @@ def _strength(plane: Tensor, size: Sequence[int], smoothing: int) -> Tensor:
         plane, smoothing, 1, smoothing // 2, count_include_pad=False
     )  # (1, 1, h, w)
     values = smooth.abs().flatten().sort().values
-    adapter = values[int(FULL * (len(values) - 1))].clamp(min=torch.finfo(torch.float32).tiny)
+    strongest = values[int(FULL * (len(values) - 1))].clamp(min=torch.finfo(torch.float32).tiny)
     larger = functional.interpolate(smooth, tuple(size), mode="bilinear")
-    return (larger[0, 0] / adapter).clamp(-1, 1)
+    return (larger[0, 0] / strongest).clamp(-1, 1)

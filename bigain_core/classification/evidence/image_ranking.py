@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ...text import csv_table
 from ..classifier import Denoiser, classify
 from ..elimination.trial_plan import TrialPlan
 from ..trials.samplers import TrialSampler, TrialSpec
@@ -48,14 +47,12 @@ class ImageRanking:
 
     def table(self) -> str:
         """CSV with a row per image, best first."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["rank", "image", "score", "behind_best", "standard_error"])
-        scores, (behind, errors) = self.scores, self.behind_best()
-        for rank, image in enumerate(self.order, 1):
-            values = (scores[image], behind[image], errors[image])
-            writer.writerow([rank, image, *(f"{value.item():.4g}" for value in values)])
-        return text.getvalue()
+        found = torch.stack([self.scores, *self.behind_best()], 1).tolist()
+        rows = (
+            [rank, image, *(f"{value:.4g}" for value in found[image])]
+            for rank, image in enumerate(self.order, 1)
+        )
+        return csv_table(("rank", "image", "score", "behind_best", "standard_error"), rows)
 
 
 def rank_images(
@@ -68,6 +65,6 @@ def rank_images(
     """
     labels = ("prompt", "empty prompt")
     found = [classify(denoiser, latent[None], labels, plan, model=model) for latent in latents]
-    rankings = [result.rankings[0] for result in found]
-    gains = torch.stack([r.errors[EMPTY] - r.errors[PROMPT] for r in rankings])
-    return ImageRanking(gains, rankings[0].specs, plan.sampler)
+    tables = [result.rankings[0].table for result in found]
+    gains = torch.stack([table.errors[EMPTY] - table.errors[PROMPT] for table in tables])
+    return ImageRanking(gains, tables[0].specs, plan.sampler)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..datasets.labels import class_numbers
-from ..trials.samplers import first_of_each
+from ..trials.prompt_classes import class_numbers, first_of_each
 from .ranking import Classification, Ranking
 
 
@@ -26,11 +25,10 @@ def by_class(result: Classification, classes: Sequence[str]) -> Classification:
 
 def _by_class(ranking: Ranking, numbers: Sequence[int]) -> Ranking:
     rows = sorted(first_of_each(ranking.order, numbers), key=lambda prompt: numbers[prompt])
-    tied = sorted({numbers[prompt] for prompt in ranking.tied})
+    screening = ranking.screening and _by_class(ranking.screening, numbers)
     return replace(
         ranking,
-        errors=ranking.errors[rows],
+        table=replace(ranking.table, errors=ranking.table.errors[rows]),
         stage=ranking.stage[rows],
-        tied=tuple(tied) if len(tied) > 1 else (),
-        screening=ranking.screening and _by_class(ranking.screening, numbers),
+        provenance=replace(ranking.provenance, screening=screening),
     )

@@ -1,1 +1,1 @@
-"""Which trials there are: timesteps, noise, and what an error counts."""
+"""Which trials there are: timesteps, noise, and how much an error counts."""

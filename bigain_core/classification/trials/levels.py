@@ -58,12 +58,6 @@ class NoiseSchedule:
                 )
 
     @classmethod
-    def variance_preserving(cls, alphas: Tensor, predicts: str = "eps") -> NoiseSchedule:
-        """From cumulative signal levels (1000,): signal^2 + noise^2 = 1."""
-        alphas = alphas.double()
-        return cls(alphas.sqrt(), (1 - alphas).sqrt(), predicts)
-
-    @classmethod
     def exploding(
         cls, sigmas: Tensor, predicts: str = "eps", data_scale: float = 1.0
     ) -> NoiseSchedule:

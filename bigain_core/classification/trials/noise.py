@@ -1,4 +1,4 @@
-"""Forward diffusion: noise schedules and the noise of a trial."""
+"""The noise of a trial, and a number that is as random."""
 
 from __future__ import annotations
 
@@ -7,23 +7,6 @@ import torch
 from torch import Tensor
 
 TIMESTEPS = 1000
-
-
-def alphas_cumprod(schedule: str) -> Tensor:
-    """Cumulative signal level of a 1000-step schedule: fp32 (1000,), computed in double precision.
-
-    "linear": betas from 0.0001 to 0.02 (DiT); "scaled-linear": square roots of the betas linear
-    from 0.00085 to 0.012 (Stable Diffusion).
-    """
-    if schedule == "linear":
-        betas = np.linspace(1e-4, 2e-2, TIMESTEPS)
-    elif schedule == "scaled-linear":
-        betas = np.linspace(0.00085**0.5, 0.012**0.5, TIMESTEPS) ** 2
-    else:
-        raise ValueError(
-            f"BiGain: expected the noise schedule 'linear' or 'scaled-linear', got {schedule!r}."
-        )
-    return torch.tensor(np.cumprod(1 - betas), dtype=torch.float32)
 
 
 def trial_noise(shape: tuple[int, ...], seed: int, image: int, trial: int) -> Tensor:

@@ -1,23 +1,22 @@
 """Which timestep and which noise each trial gets, and how its errors add up to a score.
 
-A design draws trials one after another. `score` turns the errors of the trials so far into one
+A sampler draws trials one after another. `score` turns the errors of the trials so far into one
 number per prompt, `variance` estimates the variance of such a score; both are linear in the errors,
-so they hold for differences of errors as well. `units` is how many independent measurements the
-variance rests on.
+so they hold for differences of errors as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .noise import TIMESTEPS, trial_position
+from .prompt_classes import first_of_each
 from .timesteps import SPREAD_TRIALS, spread_timesteps, trial_timesteps
 
 
@@ -44,31 +43,32 @@ class Progress:
     classes: Sequence[int]
 
 
-class TrialSampler(Protocol):
+class TrialSampler:
+    """Every trial counts the same, and any timestep may come, unless a sampler says otherwise."""
+
     def elimination_steps(self, trials: tuple[int, ...]) -> tuple[int, ...]:
         """Numbers of trials after which prompts are dropped."""
-        ...
+        return trials
 
     def timesteps(self, trials: tuple[int, ...]) -> list[int]:
         """All that may be visited; in the order of visiting where that is known beforehand."""
-        ...
+        return list(range(TIMESTEPS))
 
-    def draw(self, trials: tuple[int, ...], progress: Progress) -> TrialSpec: ...
+    def draw(self, trials: tuple[int, ...], progress: Progress) -> TrialSpec:
+        """The next trial."""
+        raise NotImplementedError
 
     def score(self, errors: Tensor, specs: Sequence[TrialSpec]) -> Tensor:
         """(..., n) -> (...)."""
-        ...
+        return errors.mean(-1)
 
     def variance(self, errors: Tensor, specs: Sequence[TrialSpec]) -> Tensor:
         """Variance of the score: (..., n) -> (...); needs two units."""
-        ...
+        raise NotImplementedError
 
-    def units(self, specs: Sequence[TrialSpec]) -> int: ...
-
-
-def in_order_of_time(errors: Tensor, specs: Sequence[TrialSpec]) -> Tensor:
-    timesteps = torch.tensor([spec.timestep for spec in specs])
-    return errors[..., timesteps.argsort(stable=True)]
+    def units(self, specs: Sequence[TrialSpec]) -> int:
+        """How many independent measurements the variance rests on."""
+        return len(specs)
 
 
 def collapsed_variance(values: Tensor) -> Tensor:
@@ -81,27 +81,12 @@ def collapsed_variance(values: Tensor) -> Tensor:
     return torch.minimum(successive, values.var(-1)) / values.shape[-1]
 
 
-class EvenTrials:
-    """Every trial counts the same."""
-
-    def elimination_steps(self, trials: tuple[int, ...]) -> tuple[int, ...]:
-        return trials
-
-    def timesteps(self, trials: tuple[int, ...]) -> list[int]:
-        return list(range(TIMESTEPS))
-
-    def score(self, errors: Tensor, specs: Sequence[TrialSpec]) -> Tensor:
-        return errors.mean(-1)
-
-    def units(self, specs: Sequence[TrialSpec]) -> int:
-        return len(specs)
-
-
-class _EvenGrid(EvenTrials):
+class _EvenGrid(TrialSampler):
     """Timesteps are evenly spaced, so between them lies no chance."""
 
     def variance(self, errors: Tensor, specs: Sequence[TrialSpec]) -> Tensor:
-        return collapsed_variance(in_order_of_time(errors, specs))
+        timesteps = torch.tensor([spec.timestep for spec in specs])
+        return collapsed_variance(errors[..., timesteps.argsort(stable=True)])
 
 
 @dataclass(frozen=True)
@@ -139,7 +124,7 @@ class SpreadGrid(_EvenGrid):
 
 
 @dataclass(frozen=True)
-class UniformTimes(EvenTrials):
+class UniformTimes(TrialSampler):
     """Every timestep equally likely in every trial (paper, Algorithm 1 as printed)."""
 
     def draw(self, trials: tuple[int, ...], progress: Progress) -> TrialSpec:
@@ -152,7 +137,7 @@ class UniformTimes(EvenTrials):
 
 
 @dataclass(frozen=True)
-class Blocks(EvenTrials):
+class Blocks(TrialSampler):
     """Blocks of `size` trials, one at a random place in each of `size` equal parts of the axis.
 
     The means of whole blocks are independent and equally distributed.
@@ -179,7 +164,7 @@ class Blocks(EvenTrials):
 
 
 @dataclass(frozen=True)
-class AdaptiveTimes:
+class AdaptiveTimes(TrialSampler):
     """More trials where the leading prompts disagree most, without labels (Neyman allocation).
 
     The first trials are those of the spread-out grid. Then each of `strata` equal parts of the time
@@ -193,12 +178,6 @@ class AdaptiveTimes:
     strata: int = 8
     leaders: int = 5
     first: int = 3
-
-    def elimination_steps(self, trials: tuple[int, ...]) -> tuple[int, ...]:
-        return trials
-
-    def timesteps(self, trials: tuple[int, ...]) -> list[int]:
-        return list(range(TIMESTEPS))
 
     def members(self, specs: Sequence[TrialSpec]) -> list[list[int]]:
         """Numbers of the trials in each stratum."""
@@ -259,24 +238,6 @@ class AdaptiveTimes:
                 touching = halves[..., max(min(ranks) - 1, 0) : max(ranks) + 1]
                 total = total + weight**2 * touching.mean(-1) / len(part)
         return total
-
-    def units(self, specs: Sequence[TrialSpec]) -> int:
-        return len(specs)
-
-
-def first_of_each(order: Iterable[int], classes: Sequence[Hashable]) -> list[int]:
-    """The first prompt of every class in an order of prompts; `classes` has one per prompt."""
-    firsts: dict[Hashable, int] = {}
-    for prompt in order:
-        firsts.setdefault(classes[prompt], prompt)
-    return list(firsts.values())
-
-
-def first_of_each_first(order: Sequence[int], classes: Sequence[Hashable]) -> list[int]:
-    """The best prompt of every class and then the others, both in their order (best first)."""
-    firsts = first_of_each(order, classes)
-    known = set(firsts)
-    return firsts + [prompt for prompt in order if prompt not in known]
 
 
 @lru_cache

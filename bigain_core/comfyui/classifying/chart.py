@@ -1,4 +1,4 @@
-"""Pictures of a ranking and of a benchmark."""
+"""Images of a ranking and of a benchmark."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...measure.benchmark import OFF, Benchmark
 WIDTH, ROW, EDGE = 768, 30, 16
 NAMES = 240  # pixels for labels
 NUMBERS = 120  # and for what is written behind a bar
-MOST_ROWS = 20
+MAX_ROWS = 20
 PAPER, INK, FAINT = (250, 250, 250), (30, 30, 30), (150, 150, 150)
 BEST, ALIVE, DROPPED = (34, 139, 84), (70, 110, 180), (185, 195, 210)
 SLOWER = (196, 96, 60)
@@ -71,14 +71,14 @@ def _pixels(image: Image.Image) -> Tensor:
 
 
 def _draw(ranking: Ranking, labels: tuple[str, ...]) -> Image.Image:
-    order = ranking.order[:MOST_ROWS]
+    order = ranking.order[:MAX_ROWS]
     leads = ranking.leads(order[0], order[1:])
     left_out = len(ranking.order) - len(order)
     errors = [lead.standard_error if isfinite(lead.standard_error) else 0.0 for lead in leads]
-    adapter = max(
+    longest = max(
         [abs(lead.margin) + error for lead, error in zip(leads, errors, strict=True)], default=0
     )
-    scale = (WIDTH - NAMES - 2 * EDGE) / adapter if adapter > 0 else 0.0
+    scale = (WIDTH - NAMES - 2 * EDGE) / longest if longest > 0 else 0.0
     image, draw, font = _paper(len(order) + 1 + (left_out > 0))
     zero = EDGE + NAMES
     title = f"error behind the best; confidence {ranking.confidence:.1%}"
@@ -91,7 +91,7 @@ def _draw(ranking: Ranking, labels: tuple[str, ...]) -> Image.Image:
             draw.line((zero, middle - ROW // 3, zero, middle + ROW // 3), BEST, 4)
             continue
         lead, error = leads[row - 1], errors[row - 1]
-        whole = ranking.trials[prompt] == ranking.trials.max()
+        whole = ranking.table.trials[prompt] == ranking.table.trials.max()
         end = zero + max(lead.margin, 0) * scale
         box = (zero, middle - ROW // 3, end, middle + ROW // 3)
         draw.rectangle(box, ALIVE if whole else DROPPED)

@@ -6,7 +6,6 @@ level per call, and where the next trial falls depends on the errors of the last
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -18,6 +17,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...classification import Trial, TrialPlan
+from ...listener import Listener
 from .noise_levels import HostLevels, host_levels
 from .prompts import Prompts, check_prompts
 
@@ -41,13 +41,13 @@ def with_denoiser(
     latents: Tensor,
     prompts: Prompts,
     plan: TrialPlan,
-    on_calls: Callable[[int], None],
+    listener: Listener,
     work: Callable[[HostDenoiser, Tensor], Found],
 ) -> Found:
     """What `work` gives for a denoiser and latents as the network sees them, on its device.
 
-    latents (B, C, ...) as a VAE gives them; `plan` says which noise levels may come; `on_calls`
-    hears of evaluations.
+    latents (B, C, ...) as a VAE gives them; `plan` says which noise levels may come;
+    `listener` hears of evaluations.
 
     Raises ValueError for a model that cannot be scored, a latent that does not fit it, or prompts
     that act on a part of the image or of the timesteps only.
@@ -58,9 +58,10 @@ def with_denoiser(
     guider = _Guider(uncached(model))
 
     def denoising(guider, options: dict, x: Tensor) -> Found:
-        return work(HostDenoiser(guider, options, levels, prompts, on_calls), x)
+        return work(HostDenoiser(guider, options, levels, prompts, listener), x)
 
-    sigmas = _announced(levels, plan)
+    timesteps = sorted(set(plan.timesteps), reverse=True)
+    sigmas = torch.cat([levels.sigmas[timesteps], torch.zeros(1)])  # every level once, then zero
     return while_sampling(guider, latents, prompts.conditionings, sigmas, denoising)
 
 
@@ -93,12 +94,6 @@ def uncached(model: ModelPatcher) -> ModelPatcher:
 
 def _name(prompt: int) -> str:
     return f"prompt_{prompt}"  # "positive" and "negative" mean something to some models
-
-
-def _announced(levels: HostLevels, plan: TrialPlan) -> Tensor:
-    """The schedule that the host announces to patches: every noise level once, then zero."""
-    timesteps = sorted(set(plan.timesteps), reverse=True)
-    return torch.cat([levels.sigmas[timesteps], torch.zeros(1)])
 
 
 class _Guider(comfy.samplers.CFGGuider):
@@ -139,24 +134,17 @@ class HostDenoiser:
 
     def __init__(
         self, guider: _Guider, options: dict, levels: HostLevels, prompts: Prompts,
-        on_calls: Callable[[int], None],
+        listener: Listener,
     ):  # fmt: skip
         self.guider, self.options = guider, options
-        self.prompts, self.on_calls = prompts, on_calls
+        self.prompts, self.listener = prompts, listener
         self.sigmas, self.schedule = levels.sigmas, levels.schedule
-        self.started: float | None = None
         self._image: Tensor | None = None
         self._prepared: dict[int, list] = {}
-
-    def seconds(self) -> float:
-        """Time since the first evaluation for an image; trials that are taken over take none."""
-        return 0.0 if self.started is None else time.monotonic() - self.started
 
     def __call__(self, latent: Tensor, trial: Trial, prompts: Sequence[int]) -> Tensor:
         if latent is not self._image:
             self._image, self._prepared = latent, {}
-        if self.started is None:
-            self.started = time.monotonic()
         model = self.guider.inner_model
         latent = latent[None]
         sigma = self.sigmas[trial.timestep].to(latent.device)[None]
@@ -168,7 +156,7 @@ class HostDenoiser:
             conds = self._conditions(latent, chunk)
             predicted = comfy.samplers.calc_cond_batch(model, conds, noisy, sigma, self.options)
             clean.update(zip(chunk, predicted, strict=True))
-            self.on_calls(len(chunk))
+            self.listener.on_calls(len(chunk))
         return torch.cat([clean[k] for k in prompts])
 
     def _chunks(self, prompts: Sequence[int], size: int) -> list[list[int]]:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...classification import Denoiser, TrialPlan, classify
-from ...classification.datasets.evaluation import (
-    Job,
-    record,
-    unreadable_record,
-)
-from ...classification.datasets.image_folder import LabelledImage, UnreadableImageError
+from ...classification.datasets.evaluation import record, unreadable_record
+from ...classification.datasets.image_folder import LabelledSet, UnreadableImageError
 from ...classification.datasets.result_files import ResultFile
+from ...listener import Listener
 from ..image_files import read_image
 from .denoiser import with_denoiser
 from .identity import identity
@@ -26,27 +22,18 @@ from .prompts import Prompts
 ENCODED_AT_ONCE = 16  # images, so that VAE and model need not take turns for each
 
 
-class Listener(Protocol):
-    """Hears of the progress."""
-
-    def on_calls(self, calls: int) -> None: ...
-
-    def on_image(self) -> None: ...
-
-
 def evaluate(
     model: ModelPatcher,
     vae,
     prompts: Prompts,
-    pending: Sequence[LabelledImage],
-    job: Job,
+    images: LabelledSet,
     plan: TrialPlan,
     size: int,
     results: ResultFile,
     listener: Listener,
     through: Callable[[Denoiser], Denoiser] | None = None,
 ) -> None:
-    """Classify the images that wait and add them to the results, one by one.
+    """Classify the images, cut to squares of `size` pixels, and add them to the results one by one.
 
     The noise of an image depends on its number in the set alone. `through` puts another denoiser in
     front of the model's.
@@ -56,7 +43,7 @@ def evaluate(
 
     def work(denoiser: Denoiser, latents: Tensor) -> None:
         denoiser = through(denoiser) if through else denoiser
-        for image, latent in zip(images, latents, strict=True):
+        for image, latent in zip(encoded, latents, strict=True):
             found = classify(
                 denoiser, latent[None], prompts.labels, plan, image.number,
                 classes=prompts.classes, model=name,
@@ -64,17 +51,17 @@ def evaluate(
             results.add(record(image, found.rankings[0], prompts.classes))
             listener.on_image()
 
-    for start in range(0, len(pending), ENCODED_AT_ONCE):
-        images, latents = [], []
-        for image in pending[start : start + ENCODED_AT_ONCE]:
+    for start in range(0, len(images.images), ENCODED_AT_ONCE):
+        encoded, latents = [], []
+        for image in images.images[start : start + ENCODED_AT_ONCE]:
             try:
-                pixels = read_image(job.images.path(image), size)
+                pixels = read_image(images.path(image), size)
             except UnreadableImageError as error:
                 if image.number not in results.records:
                     results.add(unreadable_record(image, error))
                 listener.on_image()
                 continue
-            images.append(image)
+            encoded.append(image)
             latents.append(encode_images(vae, pixels))
-        if images:
-            with_denoiser(model, torch.cat(latents), prompts, plan, listener.on_calls, work)
+        if encoded:
+            with_denoiser(model, torch.cat(latents), prompts, plan, listener, work)

@@ -64,8 +64,8 @@ def _leaves(value) -> Iterator[Tensor | float]:
 
 def _sample(tensor: Tensor) -> bytes:
     flat = tensor.detach().flatten()
-    some = flat[:: max(len(flat) // SAMPLED_ELEMENTS, 1)]
-    return some.float().cpu().numpy().tobytes()
+    sampled = flat[:: max(len(flat) // SAMPLED_ELEMENTS, 1)]
+    return sampled.float().cpu().numpy().tobytes()
 
 
 def projection(prompts: Prompts) -> float:
@@ -74,16 +74,16 @@ def projection(prompts: Prompts) -> float:
     for number, conditioning in enumerate(prompts.conditionings):
         for tokens, extra in conditioning:
             values = (tokens, *(extra[key] for key in sorted(extra)))
-            found = (_along(torch.as_tensor(v)) for v in values if isinstance(v, Tensor | float))
+            found = (_project(torch.as_tensor(v)) for v in values if isinstance(v, Tensor | float))
             total += np.cos(number) * sum(found)
     return float(total / sqrt(len(prompts.conditionings)))
 
 
-def _along(tensor: Tensor) -> float:
+def _project(tensor: Tensor) -> float:
     values = tensor.detach().double().cpu().flatten()
-    return (values @ _waves(len(values))).item() / sqrt(max(len(values), 1))
+    return (values @ _cosines(len(values))).item() / sqrt(max(len(values), 1))
 
 
 @lru_cache(maxsize=8)
-def _waves(count: int) -> Tensor:
+def _cosines(count: int) -> Tensor:
     return torch.cos(torch.arange(count, dtype=torch.float64))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from comfy.model_patcher import ModelPatcher
@@ -20,6 +19,7 @@ from ...classification import (
 )
 from ...classification.evidence.evidence_images import evidence_plane
 from ...classification.evidence.image_ranking import ImageRanking, rank_images
+from ...listener import SILENT, Listener
 from .denoiser import with_denoiser
 from .identity import identity
 from .prompts import Prompts
@@ -48,7 +48,7 @@ def find_evidence(
     plan: TrialPlan,
     better: str,
     worse: str,
-    on_calls: Callable[[int], None],
+    listener: Listener = SILENT,
 ) -> list[Evidence]:
     """Evidence in each of the latents (B, C, ...) for `better` over `worse`.
 
@@ -61,12 +61,11 @@ def find_evidence(
     labels, name = prompts.labels, identity(model, prompts)
 
     def work(denoiser: Denoiser, latents: Tensor) -> list[Evidence]:
+        result = classify(
+            denoiser, latents, labels, plan, classes=prompts.classes, model=name, listener=listener
+        )
         found = []
-        for number, latent in enumerate(latents):
-            result = classify(
-                denoiser, latent[None], labels, plan, number, classes=prompts.classes, model=name
-            )
-            ranking = result.rankings[0]
+        for number, (latent, ranking) in enumerate(zip(latents, result.rankings, strict=True)):
             first, second = _pair(ranking, prompts, better, worse)
             source = ErrorSource(denoiser, latent, labels, plan, number)
             plane = evidence_plane(evidence_map(source, ranking, first, second))
@@ -74,10 +73,10 @@ def find_evidence(
             found.append(Evidence(labels[first], labels[second], lead, plane))
         return found
 
-    return with_denoiser(model, latents, prompts, plan, on_calls, work)
+    return with_denoiser(model, latents, prompts, plan, listener, work)
 
 
-def most_calls(plan: TrialPlan, prompts: Prompts, better: str, worse: str) -> int:
+def max_calls(plan: TrialPlan, prompts: Prompts, better: str, worse: str) -> int:
     """Network evaluations for one image at most; the trials of the pair run twice."""
     return (
         plan.calls(len(_of_interest(prompts, better, worse).labels))
@@ -122,7 +121,7 @@ def rank_for_prompt(
     empty: list,
     trials: int,
     seed: int,
-    on_calls: Callable[[int], None],
+    listener: Listener = SILENT,
 ) -> ImageRanking:
     """Rank latents (N, C, ...) by how much a conditioning lowers their error against an empty one.
 
@@ -134,4 +133,4 @@ def rank_for_prompt(
     def work(denoiser: Denoiser, latents: Tensor) -> ImageRanking:
         return rank_images(denoiser, latents, plan, identity(model, pair))
 
-    return with_denoiser(model, latents, pair, plan, on_calls, work)
+    return with_denoiser(model, latents, pair, plan, listener, work)

@@ -1,4 +1,4 @@
-"""What it takes to reach the self-attention of a class of networks."""
+"""The interface to the self-attention of a class of networks."""
 
 from __future__ import annotations
 
@@ -12,37 +12,54 @@ from ...compression.forwards import Replacement
 from ...compression.network_call import NetworkCall
 from ...measure.flops import LayerFlops
 from ...placement import LayerId
-from ...tokens.grid import TokenGrid
+from ...tokens.grid import TokenGrid, patch_grid
 
 Layers = list[tuple[LayerId, nn.Module]]
-Patch = tuple[int, int, int]  # frames, rows and columns of a latent that become one token
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the host hands to a network: the noisy latent (B, C, [T,] H, W), the text (B, n, C) or
-    None, further conditions by name, and its options for this call."""
+    """A network and what the host calls it with.
 
+    These are the noisy latent (B, C, [T,] H, W), the text (B, n, C) or None, further conditions by
+    name, and the host's options for this call. `patch` is how much of a latent becomes one token.
+    """
+
+    network: nn.Module
     latent: Tensor
     text: Tensor | None
     conditions: Mapping[str, Any]
     options: Mapping[str, Any]
+    patch: int | Sequence[int] = 1
+
+    def grid(self, latent: Tensor) -> TokenGrid:
+        """Tokens of a latent or of a reference."""
+        return patch_grid(latent.shape[2:], self.patch)
+
+    @property
+    def image(self) -> TokenGrid:
+        return self.grid(self.latent)
 
 
 @dataclass(frozen=True)
 class Patches:
-    """Forwards to replace and functions to set as options for the duration of one network call.
+    """What to change for the duration of one network call.
 
-    `passing` forwards only note that they are called and pass everything on.
+    `replaced` forwards do the work of the original, `observing` ones note that they are called and
+    pass everything on; `options` are functions to set as options of the host.
     """
 
-    replacements: list[Replacement]
+    replaced: Sequence[Replacement] = ()
+    observing: Sequence[Replacement] = ()
     options: Mapping[str, Callable] = field(default_factory=dict)
-    passing: bool = False
+
+    @property
+    def forwards(self) -> list[Replacement]:
+        return [*self.replaced, *self.observing]
 
 
 class AttentionAdapter(Protocol):
-    """A way to self-attention. `layers` are those of `layers()`; their modules are the reach's."""
+    """A way to self-attention: `layers` of `intercept` are some of those of `layers()`."""
 
     layer_flops: LayerFlops
 
@@ -50,20 +67,4 @@ class AttentionAdapter(Protocol):
         """The self-attention layers over image tokens, in order of execution."""
         ...
 
-    def intercept(
-        self, network: nn.Module, layers: Layers, call: NetworkCall, inputs: Inputs
-    ) -> Patches: ...
-
-
-def patch_sizes(given: int | Sequence[int]) -> Patch:
-    """From how a network states its patch: one number for rows and columns, or two, or three."""
-    sizes = (given, given) if isinstance(given, int) else tuple(given)
-    return (1, *sizes) if len(sizes) == 2 else sizes
-
-
-def image_grid(latent: Tensor, patch: Patch) -> TokenGrid:
-    """Tokens of a latent (B, C, [T,] H, W); a network pads sides that its patch does not divide."""
-    frames = latent.shape[2] if latent.ndim == 5 else 1
-    sizes = (frames, *latent.shape[-2:])
-    frames, height, width = (-(-size // step) for size, step in zip(sizes, patch, strict=True))
-    return TokenGrid(height, width, frames)
+    def intercept(self, layers: Layers, call: NetworkCall, inputs: Inputs) -> Patches: ...

@@ -2,8 +2,8 @@
 
     attach(model, rule) -> clone whose network calls are compressed
 
-The clone carries an `Attached` object among its transformer options and two wrappers: one around
-each network call, which swaps the attention forwards in and out again, and one around each sampling
+The clone carries a `CompressionState` among its transformer options and two wrappers: one around
+each network call, which swaps the attention forwards in and out, and one around each sampling
 run, which starts a fresh log. Nothing stays on the model between calls.
 """
 
@@ -17,17 +17,18 @@ from weakref import WeakKeyDictionary
 
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
-from torch import Tensor, nn
+from torch import nn
 
+from ...compression.decisions import Decision
 from ...compression.forwards import Replacement, replaced_forwards
-from ...compression.network_call import Decision, NetworkCall
+from ...compression.network_call import NetworkCall
 from ...compression.report import summary
 from ...compression.rules import Compression, Rule
 from ...compression.run_log import LayerRecord, RunLog
 from ...measure.counting import counted_layers
 from ...placement import LayerId
 from .adapter import Inputs, Layers
-from .compiled import Doors, may_compile
+from .compiled import DisabledCallables, may_compile
 from .families import FAMILIES, Family, find_family, plain
 from .progress import progress_at_sigma
 
@@ -40,18 +41,18 @@ class PatchedNetwork:
     """What is kept about a network: its layers, and the forwards that calls under way replaced."""
 
     layers: Layers
-    doors: Doors = field(default_factory=Doors)
+    disabled: DisabledCallables = field(default_factory=DisabledCallables)
     originals: list[list[Replacement]] = field(default_factory=list)
 
 
 @dataclass
 class CompressionState:
-    """What the nodes ask for and what happened in the last sampling run."""
+    """What the nodes request and what happened in the last sampling run."""
 
     family: Family
     compression: Compression
     log: RunLog
-    on_plan: Callable[[Decision], object] | None = None
+    on_decision: Callable[[Decision], object] | None = None
     networks: WeakKeyDictionary[nn.Module, PatchedNetwork] = field(
         default_factory=WeakKeyDictionary
     )
@@ -60,7 +61,7 @@ class CompressionState:
         # Older hosts deep-copy model options in clone(); the report needs this very log.
         return self
 
-    def wired(self, network: nn.Module) -> PatchedNetwork:
+    def patched(self, network: nn.Module) -> PatchedNetwork:
         """Made once for each network: the host may have one for every device, each in a thread."""
         if network not in self.networks:
             self.networks[network] = PatchedNetwork(self.family.adapter.layers(network))
@@ -78,25 +79,22 @@ def attach(model: ModelPatcher, rule: Rule) -> ModelPatcher:
 
     Raises ValueError for a model family that is not supported and for a placement without a layer.
     """
-    family, present = resolve(model)
-    _check_placement(rule, family, present)
-    clone = model.clone()
-    if rule.method.is_identity:
-        return clone
     before = compression_state(model)
     compression = before.compression if before else Compression()
-    options = clone.model_options["transformer_options"]
-    options[KEY] = CompressionState(family, compression.followed_by(rule), RunLog(family.name))
+    state, clone = build_state(model, compression.followed_by(rule)), model.clone()
+    if rule.method.is_identity:
+        return clone
+    clone.model_options["transformer_options"][KEY] = state
     for kind, wrapper in _WRAPPERS.items():
         clone.remove_wrappers_with_key(kind, KEY)
         clone.add_wrapper_with_key(kind, KEY, wrapper)
     return clone
 
 
-def observed(model: ModelPatcher, on_plan: Callable[[Decision], object]) -> ModelPatcher:
+def observed(model: ModelPatcher, on_decision: Callable[[Decision], object]) -> ModelPatcher:
     """A clone of a compressed model that tells its decisions and writes a log of its own."""
     clone, state = model.clone(), compression_state(model)
-    changes = {"on_plan": on_plan, "log": RunLog(state.family.name)}
+    changes = {"on_decision": on_decision, "log": RunLog(state.family.name)}
     clone.model_options["transformer_options"][KEY] = replace(state, **changes)
     return clone
 
@@ -108,7 +106,13 @@ def build_state(model: ModelPatcher, compression: Compression) -> CompressionSta
     """
     family, present = resolve(model)
     for rule in compression.rules:
-        _check_placement(rule, family, present)
+        if not any(rule.placement.covers(layer_id) for layer_id in present):
+            stages = sorted({layer_id.stage for layer_id in present})
+            raise ValueError(
+                f"BiGain: expected a placement with layers in this model ({family.name}), which "
+                f"has {len(present)} self-attention layers in {stages}; this placement covers none "
+                "of them. Choose 'everywhere' or one of those stages."
+            )
     return CompressionState(family, compression, RunLog(family.name))
 
 
@@ -128,101 +132,73 @@ def resolve(model: ModelPatcher) -> tuple[Family, list[LayerId]]:
     return family, [layer_id for layer_id, _ in family.adapter.layers(network)]
 
 
-def _check_placement(rule: Rule, family: Family, present: list[LayerId]) -> None:
-    if not any(rule.placement.covers(layer_id) for layer_id in present):
-        stages = sorted({layer_id.stage for layer_id in present})
-        raise ValueError(
-            f"BiGain: expected a placement with layers in this model ({family.name}), which has "
-            f"{len(present)} self-attention layers in {stages}; this placement covers none of "
-            "them. Choose 'everywhere' or one of those stages."
-        )
-
-
-def compress_network_call(executor, x, t, *args, **kwargs):
+def compress_network_call(
+    executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None,
+    **conditions,
+):  # fmt: skip
     """APPLY_MODEL wrapper: x (B, C, [T,] H, W) is the noisy latent, t (B,) its sigma."""
-    model, given = executor.class_obj, _Arguments(args, kwargs)
-    state = given["transformer_options"].get(KEY)
-    network = plain(model.diffusion_model)
+
+    def run(options):
+        return executor(x, t, c_concat, c_crossattn, control, options, **conditions)
+
+    model, options = executor.class_obj, {} if transformer_options is None else transformer_options
+    state, network = options.get(KEY), plain(model.diffusion_model)
     if state is None:
-        return executor(x, t, *args, **kwargs)
+        return run(options)
     if not state.family.has(network) or x.ndim not in (4, 5):
         kind = f"a {type(network).__name__} called with a latent of {x.ndim} dimensions"
         state.log.skipped[f"{kind} is not a {state.family.name} with 4 or 5"] += 1
-        return executor(x, t, *args, **kwargs)
+        return run(options)
     progress = progress_at_sigma(model.model_sampling, float(t.flatten()[0]))
-    options = given["transformer_options"]
     call = NetworkCall(
         state.compression, progress, state.log, state.family.adapter.layer_flops,
-        copies=len(options.get("cond_or_uncond", (0,))), on_plan=state.on_plan,
+        copies=len(options.get("cond_or_uncond", (0,))), on_decision=state.on_decision,
     )  # fmt: skip
-    inputs = Inputs(x, given["c_crossattn"], kwargs, options)
-    with _intercepted(state, network, call, inputs) as changes:
-        given["transformer_options"] = {**options, **changes}
-        with _counted(network, call, x, options):
-            return executor(x, t, *given.args, **given.kwargs)
+    inputs = Inputs(network, x, c_crossattn, conditions, options)
+    with _intercepted(state, call, inputs) as changes, _counted(call, inputs):
+        return run({**options, **changes})
 
 
 @contextmanager
 def _intercepted(
-    state: CompressionState, network: nn.Module, call: NetworkCall, inputs: Inputs
-) -> Iterator[Mapping]:
+    state: CompressionState, call: NetworkCall, inputs: Inputs
+) -> Iterator[Mapping[str, Callable]]:
     """Forwards are replaced within; yields the options to change.
 
-    In a call inside a call (of a wrapper that asks the model once more) the layers are first as
-    they were before the outer one, so that both are compressed alone.
+    If a wrapper calls the model again within a call, the layers are first restored to what they
+    were before the outer call, so that each call is compressed by itself.
     """
-    wired = state.wired(network)
-    for layer_id, _ in wired.layers:
+    patched = state.patched(inputs.network)
+    for layer_id, _ in patched.layers:
         call.log.layers.setdefault(layer_id, LayerRecord())
-    outer = wired.originals[-1] if wired.originals else []
-    doors = Doors() if wired.originals else wired.doors
+    outer = patched.originals[-1] if patched.originals else []
+    disabled = DisabledCallables() if patched.originals else patched.disabled
     with replaced_forwards(outer):
-        found = state.family.adapter.intercept(network, wired.layers, call, inputs)
-        wired.originals.append([(module, module.forward) for module, _ in found.replacements])
+        found = state.family.adapter.intercept(patched.layers, call, inputs)
+        patched.originals.append([(module, module.forward) for module, _ in found.forwards])
         try:
-            with doors.hidden(found) if may_compile() else nullcontext(found) as intercepted:
-                with replaced_forwards(intercepted.replacements):
-                    yield intercepted.options
+            with disabled.graph_breaks(found) if may_compile() else nullcontext(found) as patches:
+                with replaced_forwards(patches.forwards):
+                    yield patches.options
         finally:
-            wired.originals.pop()
-
-
-class _Arguments:
-    """The arguments of a network call behind x and t, by name, however they were passed."""
-
-    NAMES = ("c_concat", "c_crossattn", "control", "transformer_options")
-
-    def __init__(self, args, kwargs):
-        self.args, self.kwargs = list(args), dict(kwargs)
-
-    def __getitem__(self, name: str):
-        position = self.NAMES.index(name)
-        if position < len(self.args):
-            return self.args[position]
-        return self.kwargs.get(name, {} if name == "transformer_options" else None)
-
-    def __setitem__(self, name: str, value) -> None:
-        position = self.NAMES.index(name)
-        if position < len(self.args):
-            self.args[position] = value
-        else:
-            self.kwargs[name] = value
+            patched.originals.pop()
 
 
 @contextmanager
-def _counted(network: nn.Module, call: NetworkCall, x: Tensor, options) -> Iterator[None]:
-    """Note the work of a plain call with such a latent; counted once, and not when compiled."""
-    shape, networks = tuple(x.shape[1:]), call.log.networks
-    if shape in networks:
-        flops, calls = networks[shape]
-        networks[shape] = (flops, calls + 1)
+def _counted(call: NetworkCall, inputs: Inputs) -> Iterator[None]:
+    """Note the work of an uncompressed call; counted once per latent, and not when compiled."""
+    batch, *shape = inputs.latent.shape
+    networks, key = call.log.networks, tuple(shape)
+    if key in networks:
+        flops, calls = networks[key]
+        networks[key] = (flops, calls + 1)
         yield
-    elif COMPILED in options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {}):
+    elif COMPILED in inputs.options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {}):
         yield
     else:
-        with counted_layers(network) as count:
+        with counted_layers(inputs.network) as count:
             yield
-        networks[shape] = (count.flops // x.shape[0] + call.products + call.saved, 1)
+        networks[key] = (count.flops // batch + call.unseen, 1)
 
 
 def log_sampling_run(executor, *args, **kwargs):

@@ -16,23 +16,19 @@ from torch import Tensor, nn
 from ...compression.network_call import NetworkCall
 from ...measure.flops import projections_shortened
 from ...models import compressed_dit
-from ...placement import LayerId
-from ...tokens.grid import TokenGrid
-from ...tokens.plans import IdentityPlan, MergePlan, Plan
-from .adapter import Inputs, Layers, Patches, image_grid, patch_sizes
+from ...placement import LayerId, transformer_layers
+from ...tokens.grid import TokenGrid, patch_grid
+from ...tokens.plans import MergePlan, Plan, key_mask
+from .adapter import Inputs, Layers, Patches
 
 
 class ClassConditionalDiT:
     layer_flops = staticmethod(projections_shortened)
+    layers = staticmethod(compressed_dit.attention_layers)
 
-    def layers(self, network: nn.Module) -> Layers:
-        return compressed_dit.attention_layers(network)
-
-    def intercept(
-        self, network: nn.Module, layers: Layers, call: NetworkCall, inputs: Inputs
-    ) -> Patches:
-        grid = compressed_dit.token_grid(network.config, *inputs.latent.shape[-2:])
-        return Patches(list(compressed_dit.replacements(network, grid, call)))
+    def intercept(self, layers: Layers, call: NetworkCall, inputs: Inputs) -> Patches:
+        found = compressed_dit.replacements(inputs.network, inputs.latent, call)
+        return Patches(replaced=list(found))
 
 
 @dataclass(frozen=True)
@@ -49,16 +45,12 @@ class BlockAttention:
     layer_flops = staticmethod(projections_shortened)
 
     def layers(self, network: nn.Module) -> Layers:
-        layers = (getattr(block, self.layer) for block in network.blocks)
-        return [(LayerId(number, "transformer"), layer) for number, layer in enumerate(layers)]
+        return transformer_layers(getattr(block, self.layer) for block in network.blocks)
 
-    def intercept(
-        self, network: nn.Module, layers: Layers, call: NetworkCall, inputs: Inputs
-    ) -> Patches:
-        grid = image_grid(inputs.latent, patch_sizes(network.patch_size))
-        return Patches(
-            [(layer, self._forward(layer_id, layer, call, grid)) for layer_id, layer in layers]
-        )
+    def intercept(self, layers: Layers, call: NetworkCall, inputs: Inputs) -> Patches:
+        grid = patch_grid(inputs.latent.shape[2:], inputs.network.patch_size)
+        found = [(layer, self._forward(layer_id, layer, call, grid)) for layer_id, layer in layers]
+        return Patches(replaced=found)
 
     def _forward(
         self, layer_id: LayerId, layer: nn.Module, call: NetworkCall, grid: TokenGrid
@@ -67,14 +59,12 @@ class BlockAttention:
 
         def forward(x: Tensor, *args, **kwargs):
             if getattr(layer, "sr_ratio", 1) > 1:
-                call.skip(layer_id, x, "the checkpoint shortens keys and values on its own")
+                call.skip(layer_id, *x.shape[1:], "the checkpoint already shortens keys and values")
                 return original(x, *args, **kwargs)
-            plan = call.plan(layer_id, x, grid)
-            if isinstance(plan, IdentityPlan):
+            decision = call.visit(layer_id, x, grid)
+            if decision is None:
                 return original(x, *args, **kwargs)
-            rule = call.compression.rule_at(layer_id, call.progress)
-            positions = plan if rule.blends_rotary else plan.unblended()
-            return self.compressed(layer, plan, positions, x, *args, **kwargs)
+            return self.compressed(layer, decision.plan, decision.positions, x, *args, **kwargs)
 
         return forward
 
@@ -85,7 +75,7 @@ def pixart(layer: nn.Module, plan: Plan, positions: Plan, x: Tensor, *args, **kw
     q, k = layer.q_norm(q), layer.k_norm(k)
     if not isinstance(plan, MergePlan):  # which has merged them before the projection
         k, v = plan.context(k), plan.context(v)
-    out = optimized_attention(q, k, v, layer.num_heads, mask=_bias(plan, q))
+    out = optimized_attention(q, k, v, layer.num_heads, mask=key_mask(plan, q.dtype))
     return plan.restore(layer.proj(out))
 
 
@@ -111,11 +101,6 @@ def hunyuan_dit(
         v = plan.context(v)
     precision = layer.attn_precision
     out = optimized_attention(
-        q, k, v, layer.num_heads, mask=_bias(plan, q), attn_precision=precision
+        q, k, v, layer.num_heads, mask=key_mask(plan, q.dtype), attn_precision=precision
     )
     return (plan.restore(layer.proj_drop(layer.out_proj(out))),)
-
-
-def _bias(plan: Plan, q: Tensor) -> Tensor | None:
-    """One bias per key, the same for every query and head."""
-    return None if plan.key_bias is None else plan.key_bias[:, None].to(q.dtype)

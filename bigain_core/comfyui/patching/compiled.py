@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,45 +19,42 @@ def may_compile() -> bool:
     return "torch._dynamo" in sys.modules
 
 
-class _Door:
-    """A function that the compiler does not look into; what lies behind it may change."""
+class DisabledCallable:
+    """A function that the compiler does not look into and whose `target` may change."""
 
     def __init__(self):
-        self.behind: Callable | None = None
-        self.function = torch.compiler.disable(self._pass)
+        self.target: Callable | None = None
+        self.function = torch.compiler.disable(self._call)
 
-    def _pass(self, *args, **kwargs):
-        return self.behind(*args, **kwargs)
+    def _call(self, *args, **kwargs):
+        return self.target(*args, **kwargs)
 
 
-class Doors:
-    """The functions of an interception, the same ones for each call of a network.
+class DisabledCallables:
+    """The functions of patches, the same ones for each call of a network.
 
     Otherwise the compiler would trace our bookkeeping, and do so again whenever a count or a
-    timestep has changed. Forwards that only pass a call on stay open, for a whole block of the
-    network is behind them.
+    timestep has changed. Observing forwards stay open: they run a whole block of the network.
     """
 
     def __init__(self):
-        self._modules: WeakKeyDictionary[nn.Module, _Door] = WeakKeyDictionary()
-        self._options: dict[str, _Door] = {}
+        self._modules: WeakKeyDictionary[nn.Module, DisabledCallable] = WeakKeyDictionary()
+        self._options: dict[str, DisabledCallable] = {}
 
     @contextmanager
-    def hidden(self, found: Patches) -> Iterator[Patches]:
-        """The interception behind doors, for one network call; nothing of it is kept."""
-        used: list[_Door] = []
+    def graph_breaks(self, patches: Patches) -> Iterator[Patches]:
+        """The patches for one network call, each a graph break; nothing of them is kept."""
+        used: list[DisabledCallable] = []
 
-        def through(doors: MutableMapping, key, function: Callable) -> Callable:
-            used.append(doors.setdefault(key, _Door()))
-            used[-1].behind = function
+        def disabled(callables: MutableMapping, key, function: Callable) -> Callable:
+            used.append(callables.setdefault(key, DisabledCallable()))
+            used[-1].target = function
             return used[-1].function
 
-        replacements = found.replacements
-        if not found.passing:
-            replacements = [(m, through(self._modules, m, forward)) for m, forward in replacements]
-        options = {name: through(self._options, name, f) for name, f in found.options.items()}
+        replaced = [(m, disabled(self._modules, m, forward)) for m, forward in patches.replaced]
+        options = {name: disabled(self._options, name, f) for name, f in patches.options.items()}
         try:
-            yield Patches(replacements, options)
+            yield replace(patches, replaced=replaced, options=options)
         finally:
-            for door in used:
-                door.behind = None
+            for one in used:
+                one.target = None

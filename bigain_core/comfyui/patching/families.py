@@ -23,7 +23,7 @@ from .unet import UNet
 
 @dataclass(frozen=True)
 class Family:
-    """A class of networks, by its dotted path, and the way to its self-attention.
+    """A class of networks, by its path below `package`, and the way to its self-attention.
 
     A path instead of the class itself lets a row name what only newer hosts have.
     """
@@ -31,11 +31,12 @@ class Family:
     name: str
     network: str
     adapter: AttentionAdapter
+    package: str = "comfy.ldm"
 
     def has(self, network: nn.Module) -> bool:
         """Whether the network is of this class or one that inherits from it."""
         paths = (f".{kind.__module__}.{kind.__qualname__}" for kind in type(network).__mro__)
-        return any(path.endswith(f".{self.network}") for path in paths)
+        return any(path.endswith(f".{self.package}.{self.network}") for path in paths)
 
 
 MULTIMODAL_BLOCKS = r"(double|single)_blocks\.\d+"
@@ -53,54 +54,40 @@ def packed_already(network: nn.Module) -> int:
 FAMILIES = (
     Family(
         "Stable Diffusion UNet (1.x, 2.x, XL, SVD)",
-        "comfy.ldm.modules.diffusionmodules.openaimodel.UNetModel",
+        "modules.diffusionmodules.openaimodel.UNetModel",
         UNet(),
     ),
-    Family("class-conditional DiT", "bigain_core.models.dit.DiT", ClassConditionalDiT()),
-    Family("PixArt", "comfy.ldm.pixart.pixartms.PixArtMS", BlockAttention("attn", pixart)),
-    Family(
-        "HunyuanDiT",
-        "comfy.ldm.hydit.models.HunYuanDiT",
-        BlockAttention("attn1", hunyuan_dit),
-    ),
+    Family("class-conditional DiT", "models.dit.DiT", ClassConditionalDiT(), "bigain_core"),
+    Family("PixArt", "pixart.pixartms.PixArtMS", BlockAttention("attn", pixart)),
+    Family("HunyuanDiT", "hydit.models.HunYuanDiT", BlockAttention("attn1", hunyuan_dit)),
     Family(
         "Stable Diffusion 3",
-        "comfy.ldm.modules.diffusionmodules.mmdit.MMDiT",
+        "modules.diffusionmodules.mmdit.MMDiT",
         JointAttention(r"joint_blocks\.\d+", text_image_references, rotary=False),
     ),
+    Family("Flux", "flux.model.Flux", JointAttention(MULTIMODAL_BLOCKS, text_image_references)),
     Family(
-        "Flux",
-        "comfy.ldm.flux.model.Flux",
-        JointAttention(MULTIMODAL_BLOCKS, text_image_references),
-    ),
-    Family(
-        "Chroma",
-        "comfy.ldm.chroma.model.Chroma",
-        JointAttention(MULTIMODAL_BLOCKS, text_image_references),
+        "Chroma", "chroma.model.Chroma", JointAttention(MULTIMODAL_BLOCKS, text_image_references)
     ),
     Family(
         "AuraFlow",
-        "comfy.ldm.aura.mmdit.MMDiT",
+        "aura.mmdit.MMDiT",
         JointAttention(r"(double|single)_layers\.\d+\.attn", image_last, rotary=False),
     ),
     Family(
         "Lumina 2, Z-Image",
-        "comfy.ldm.lumina.model.NextDiT",
+        "lumina.model.NextDiT",
         JointAttention(r"(noise_refiner|layers)\.\d+\.attention", image_last),
     ),
     Family(
         "Qwen-Image",
-        "comfy.ldm.qwen_image.model.QwenImageTransformer2DModel",
+        "qwen_image.model.QwenImageTransformer2DModel",
         JointAttention(r"transformer_blocks\.\d+\.attn", text_image_references),
     ),
-    Family(
-        "Wan",
-        "comfy.ldm.wan.model.WanModel",
-        JointAttention(r"blocks\.\d+\.self_attn", wan),
-    ),
+    Family("Wan", "wan.model.WanModel", JointAttention(r"blocks\.\d+\.self_attn", wan)),
     Family(
         "Cosmos Predict2",
-        "comfy.ldm.cosmos.predict2.MiniTrainDIT",
+        "cosmos.predict2.MiniTrainDIT",
         JointAttention(
             r"blocks\.\d+\.self_attn",
             image_alone,
@@ -109,12 +96,12 @@ FAMILIES = (
     ),
     Family(
         "HiDream",
-        "comfy.ldm.hidream.model.HiDreamImageTransformer2DModel",
+        "hidream.model.HiDreamImageTransformer2DModel",
         JointAttention(r"(double|single)_stream_blocks\.\d+\.block\.attn1", image_first),
     ),
     Family(
         "LTX-Video",
-        "comfy.ldm.lightricks.model.LTXVModel",
+        "lightricks.model.LTXVModel",
         JointAttention(
             r"transformer_blocks\.\d+\.attn1",
             image_alone,
@@ -123,52 +110,50 @@ FAMILIES = (
     ),
     Family(
         "HunyuanVideo, HunyuanImage",
-        "comfy.ldm.hunyuan_video.model.HunyuanVideo",
+        "hunyuan_video.model.HunyuanVideo",
         JointAttention(MULTIMODAL_BLOCKS, hunyuan_video),
     ),
     Family(
         "OmniGen2",
-        "comfy.ldm.omnigen.omnigen2.OmniGen2Transformer2DModel",
+        "omnigen.omnigen2.OmniGen2Transformer2DModel",
         JointAttention(r"(noise_refiner|layers)\.\d+\.attn", image_last),
     ),
     Family(
         "Kandinsky 5",
-        "comfy.ldm.kandinsky5.model.Kandinsky5",
+        "kandinsky5.model.Kandinsky5",
         JointAttention(r"visual_transformer_blocks\.\d+\.self_attention", image_alone),
     ),
     Family(
         "Krea 2",
-        "comfy.ldm.krea2.model.SingleStreamDiT",
+        "krea2.model.SingleStreamDiT",
         JointAttention(r"blocks\.\d+\.attn", text_image_references, patch=attrgetter("patch")),
     ),
     Family(
         "Lens",
-        "comfy.ldm.lens.model.LensTransformer2DModel",
+        "lens.model.LensTransformer2DModel",
         JointAttention(r"transformer_blocks\.\d+\.attn", image_first, patch=packed_already),
     ),
     Family(
         "JoyImage",
-        "comfy.ldm.joyimage.model.JoyImageTransformer3DModel",
+        "joyimage.model.JoyImageTransformer3DModel",
         JointAttention(r"double_blocks\.\d+\.attn", image_first),
     ),
     Family(
         "Mage-Flow",
-        "comfy.ldm.mage_flow.model.MageFlowTransformer2DModel",
+        "mage_flow.model.MageFlowTransformer2DModel",
         JointAttention(r"transformer_blocks\.\d+\.attn", text_image_references),
     ),
     Family(
         "Ideogram 4",
-        "comfy.ldm.ideogram4.model.Ideogram4Transformer2DModel",
+        "ideogram4.model.Ideogram4Transformer2DModel",
         JointAttention(r"layers\.\d+\.attention", image_last, patch=packed_already),
     ),
     Family(
-        "Boogu",
-        "comfy.ldm.boogu.model.BooguTransformer2DModel",
-        JointAttention(BOOGU_LAYERS, image_last),
+        "Boogu", "boogu.model.BooguTransformer2DModel", JointAttention(BOOGU_LAYERS, image_last)
     ),
     Family(
         "PixelDiT",
-        "comfy.ldm.pixeldit.model.PixDiT_T2I",
+        "pixeldit.model.PixDiT_T2I",
         JointAttention(r"(patch|pixel)_blocks\.\d+\.attn", text_image_references),
     ),
 )

@@ -17,82 +17,70 @@ from torch import Tensor, nn
 
 from ...compression.network_call import NetworkCall
 from ...measure.flops import attention_shortened
-from ...placement import LayerId
+from ...placement import LayerId, transformer_layers
 from ...tokens.grid import TokenGrid
-from ...tokens.plans import IdentityPlan
 from ...tokens.sequence import JointPlan, even_over_image
-from .adapter import Inputs, Layers, Patch, Patches, image_grid, patch_sizes
+from .adapter import Inputs, Layers, Patches
 
 OVERRIDE = "optimized_attention_override"
 
 
-@dataclass(frozen=True)
-class Called:
-    """A network, what it is called with, and the grid and patch of its latent."""
-
-    network: nn.Module
-    inputs: Inputs
-    image: TokenGrid
-    patch: Patch
+Layout = Callable[[Inputs, int], TokenGrid | None]  # of the tokens of a sequence; None: unknown
 
 
-Layout = Callable[[Called, int], TokenGrid | None]
-
-
-def image_alone(called: Called, tokens: int) -> TokenGrid | None:
+def image_alone(inputs: Inputs, tokens: int) -> TokenGrid | None:
     """Image tokens only; with others (appended frames) their place is not known."""
-    return called.image if tokens == called.image.tokens else None
+    return inputs.image if tokens == inputs.image.tokens else None
 
 
-def image_first(called: Called, tokens: int) -> TokenGrid | None:
+def image_first(inputs: Inputs, tokens: int) -> TokenGrid | None:
     """[image, text]"""
-    return _behind(0, called, tokens)
+    return _after(0, inputs, tokens)
 
 
-def _behind(before: int, called: Called, tokens: int) -> TokenGrid | None:
-    """The image with so many tokens before it and what is left of the sequence behind."""
-    behind = tokens - before - called.image.tokens
-    return replace(called.image, before=before, behind=behind) if behind >= 0 else None
+def _after(prefix: int, inputs: Inputs, tokens: int) -> TokenGrid | None:
+    """The image after a prefix, with the rest of the sequence as suffix."""
+    suffix = tokens - prefix - inputs.image.tokens
+    return replace(inputs.image, prefix=prefix, suffix=suffix) if suffix >= 0 else None
 
 
-def image_last(called: Called, tokens: int) -> TokenGrid | None:
+def image_last(inputs: Inputs, tokens: int) -> TokenGrid | None:
     """[text or references, image, padding to a multiple that the network may have]"""
-    multiple = getattr(called.network, "pad_tokens_multiple", None) or 1
-    padding = -called.image.tokens % multiple
-    before = tokens - called.image.tokens - padding
-    return replace(called.image, before=before, behind=padding) if before >= 0 else None
+    multiple = getattr(inputs.network, "pad_tokens_multiple", None) or 1
+    padding = -inputs.image.tokens % multiple
+    prefix = tokens - inputs.image.tokens - padding
+    return replace(inputs.image, prefix=prefix, suffix=padding) if prefix >= 0 else None
 
 
-def text_image_references(called: Called, tokens: int) -> TokenGrid | None:
+def text_image_references(inputs: Inputs, tokens: int) -> TokenGrid | None:
     """[text, image, reference images], or the image alone."""
-    image, text = called.image, called.inputs.text
-    if tokens == image.tokens or text is None:
-        return image_alone(called, tokens)
-    references = called.inputs.conditions.get("ref_latents") or ()
-    behind = sum(image_grid(latent, called.patch).tokens for latent in references)
-    fits = tokens == text.shape[1] + image.tokens + behind
-    return replace(image, before=text.shape[1], behind=behind) if fits else None
+    if tokens == inputs.image.tokens or inputs.text is None:
+        return image_alone(inputs, tokens)
+    references = inputs.conditions.get("ref_latents") or ()
+    prefix, suffix = inputs.text.shape[1], sum(inputs.grid(r).tokens for r in references)
+    placed = replace(inputs.image, prefix=prefix, suffix=suffix)
+    return placed if tokens == placed.sequence_tokens else None
 
 
-def hunyuan_video(called: Called, tokens: int) -> TokenGrid | None:
+def hunyuan_video(inputs: Inputs, tokens: int) -> TokenGrid | None:
     """[reference, image, text] on older hosts, [text, reference, image] on newer ones."""
-    if getattr(called.network.double_blocks[0], "flipped_img_txt", False):
-        return _behind(_tokens_of(called, "ref_latent"), called, tokens)
-    return image_last(called, tokens)
+    if getattr(inputs.network.double_blocks[0], "flipped_img_txt", False):
+        return _after(_tokens_of(inputs, "ref_latent"), inputs, tokens)
+    return image_last(inputs, tokens)
 
 
-def wan(called: Called, tokens: int) -> TokenGrid | None:
+def wan(inputs: Inputs, tokens: int) -> TokenGrid | None:
     """[reference, image] of a network that has a layer for references, else the image alone."""
-    if getattr(called.network, "ref_conv", None) is None:
-        return image_alone(called, tokens)
-    placed = _behind(_tokens_of(called, "reference_latent"), called, tokens)
-    return placed if placed and not placed.behind else None
+    if getattr(inputs.network, "ref_conv", None) is None:
+        return image_alone(inputs, tokens)
+    placed = _after(_tokens_of(inputs, "reference_latent"), inputs, tokens)
+    return placed if placed and not placed.suffix else None
 
 
-def _tokens_of(called: Called, condition: str) -> int:
+def _tokens_of(inputs: Inputs, condition: str) -> int:
     """Tokens of a reference image; none where the condition is not given."""
-    latent = called.inputs.conditions.get(condition)
-    return 0 if latent is None else image_grid(latent, called.patch).tokens
+    latent = inputs.conditions.get(condition)
+    return 0 if latent is None else inputs.grid(latent).tokens
 
 
 @dataclass(frozen=True)
@@ -111,27 +99,22 @@ class JointAttention:
     layer_flops = staticmethod(attention_shortened)
 
     def layers(self, network: nn.Module) -> Layers:
-        owners = [m for name, m in network.named_modules() if re.fullmatch(self.owners, name)]
-        return [(LayerId(number, "transformer"), owner) for number, owner in enumerate(owners)]
+        return transformer_layers(
+            module for name, module in network.named_modules() if re.fullmatch(self.owners, name)
+        )
 
-    def intercept(
-        self, network: nn.Module, layers: Layers, call: NetworkCall, inputs: Inputs
-    ) -> Patches:
-        patch = patch_sizes(self.patch(network))
-        called = Called(network, inputs, image_grid(inputs.latent, patch), patch)
-        override = _Override(self, call, called)
-        replacements = [
-            (owner, override.within(layer_id, owner.forward)) for layer_id, owner in layers
-        ]
-        return Patches(replacements, {OVERRIDE: override.attention}, passing=True)
+    def intercept(self, layers: Layers, call: NetworkCall, inputs: Inputs) -> Patches:
+        override = _Override(self, call, replace(inputs, patch=self.patch(inputs.network)))
+        noted = [(owner, override.within(layer_id, owner.forward)) for layer_id, owner in layers]
+        return Patches(observing=noted, options={OVERRIDE: override.attention})
 
 
 class _Override:
     """The attention of one network call. An override that was there before is called by it."""
 
-    def __init__(self, adapter: JointAttention, call: NetworkCall, called: Called):
-        self.adapter, self.call, self.called = adapter, call, called
-        self.previous = called.inputs.options.get(OVERRIDE)
+    def __init__(self, adapter: JointAttention, call: NetworkCall, inputs: Inputs):
+        self.adapter, self.call, self.inputs = adapter, call, inputs
+        self.previous = inputs.options.get(OVERRIDE)
         self.layer_id: LayerId | None = None
         # Verdicts by id, beside the mask itself so that no other one gets its id.
         self.masks: dict[int, tuple[Tensor, bool]] = {}
@@ -183,38 +166,35 @@ class _Override:
     def _plan(
         self, q: Tensor, k: Tensor, v: Tensor, by_heads: bool, mask: Tensor | None
     ) -> JointPlan | None:
-        """None to leave a call alone. The metric are values, which no rotation has touched."""
-        call, layer_id = self.call, self.layer_id
-        if layer_id is None:
+        """None for a call that runs as it is. Values are the metric, as they are never rotated."""
+        if self.layer_id is None:
             return None
         values = _flat(v, by_heads)
-        batch, tokens = values.shape[:2]
-        others = ((x.shape[0], x.shape[2 if by_heads else 1]) for x in (q, k))
-        if any(other != (batch, tokens) for other in others):
-            call.skip(layer_id, values, "queries and keys differ in number or batch")
-            return None
-        grid = self.adapter.layout(self.called, tokens)
-        if grid is None:
-            image = self.called.image
+        batch, tokens, width = values.shape
+        grid = self.adapter.layout(self.inputs, tokens)
+        if any((x.shape[0], x.shape[2 if by_heads else 1]) != (batch, tokens) for x in (q, k)):
+            reason = "queries, keys and values differ in length or batch size"
+        elif grid is None:
+            image = self.inputs.image
             where = f"{image.frames} x {image.height} x {image.width}"
-            call.skip(layer_id, values, f"no place known for {where} of {tokens} tokens")
+            reason = f"cannot locate an image of {where} tokens in a sequence of {tokens}"
+        elif mask is not None and not self._can_shorten(mask, grid):
+            reason = "an attention mask differs between image tokens"
+        else:
+            return self._decide(values, grid, q.shape[1] * q.shape[3] if by_heads else q.shape[2])
+        return self.call.skip(self.layer_id, tokens, width, reason)
+
+    def _decide(self, values: Tensor, grid: TokenGrid, width: int) -> JointPlan | None:
+        decision = self.call.visit(self.layer_id, values, grid, width=width)
+        if decision is None:
             return None
-        if mask is not None and not self._can_shorten(mask, grid):
-            call.skip(layer_id, values, "an attention mask treats image tokens differently")
-            return None
-        width = q.shape[1] * q.shape[3] if by_heads else q.shape[2]
-        plan = call.plan(layer_id, values, grid, width=width)
-        if isinstance(plan, IdentityPlan):
-            return None
-        rule = call.compression.rule_at(layer_id, call.progress)
-        keep = self.adapter.rotary and not rule.blends_rotary
-        positions = plan.unblended() if keep else plan
-        return JointPlan(grid, plan, positions, rule.method.proportional)
+        positions = decision.positions if self.adapter.rotary else decision.plan
+        return JointPlan(grid, decision.plan, positions, decision.rule.method.proportional)
 
     def _can_shorten(self, mask: Tensor, grid: TokenGrid) -> bool:
         """Looked at once in a call for each mask, as looking waits for the device."""
         if id(mask) not in self.masks:
-            tokens = grid.others + grid.tokens
+            tokens = grid.sequence_tokens
             fits = mask.ndim > 1 and mask.shape[-1] == tokens and mask.shape[-2] in (1, tokens)
             self.masks[id(mask)] = (mask, fits and even_over_image(mask, grid))
         return self.masks[id(mask)][1]

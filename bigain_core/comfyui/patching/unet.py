@@ -8,12 +8,12 @@ from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel, Upsample
 from torch import Tensor
 
-from ...compression.forwards import Replacement
+from ...compression.decisions import Decision
 from ...compression.network_call import NetworkCall
 from ...measure.flops import input_shortened
 from ...placement import LayerId
 from ...tokens.grid import TokenGrid
-from ...tokens.plans import IdentityPlan, MergePlan
+from ...tokens.plans import MergePlan, key_mask
 from .adapter import Inputs, Layers, Patches
 
 
@@ -58,26 +58,18 @@ class UNet:
     """Both operators work before the projections, where `attn1` gets its input."""
 
     layer_flops = staticmethod(input_shortened)
+    layers = staticmethod(attention_layers)
 
-    def layers(self, network: UNetModel) -> Layers:
-        return attention_layers(network)
+    def intercept(self, layers: Layers, call: NetworkCall, inputs: Inputs) -> Patches:
+        """The published metric is a block's input before its norm, so the norm's forward notes it.
 
-    def intercept(
-        self, network: UNetModel, layers: Layers, call: NetworkCall, inputs: Inputs
-    ) -> Patches:
-        return Patches(list(replacements(layers, call)))
-
-
-def replacements(layers: Layers, call: NetworkCall) -> Iterator[Replacement]:
-    """Forwards that compress transformer blocks for one network call.
-
-    The published metric is the block's input before its norm, so the norm's forward notes it. The
-    grid comes from the activations of the call: odd sizes and Deep Shrink change it.
-    """
-    for layer_id, block in layers:
-        layer = _CompressedAttention(layer_id, block.norm1.forward, block.attn1.forward, call)
-        yield block.norm1, layer.norm
-        yield block.attn1, layer.attention
+        The grid comes from the activations of the call: odd sizes and Deep Shrink change it.
+        """
+        replaced = []
+        for layer_id, block in layers:
+            layer = _CompressedAttention(layer_id, block.norm1.forward, block.attn1.forward, call)
+            replaced += [(block.norm1, layer.norm), (block.attn1, layer.attention)]
+        return Patches(replaced)
 
 
 class _CompressedAttention:
@@ -98,24 +90,24 @@ class _CompressedAttention:
         options = {} if transformer_options is None else transformer_options
         kept = {"mask": mask, "transformer_options": options, **rest}
         source = x if context is None else context
-        plan = self._plan(x, source, value, mask, options)
-        if isinstance(plan, IdentityPlan):
+        decision = self._decide(x, source, value, mask, options)
+        if decision is None:
             return self.original_attention(x, context=context, value=value, **kept)
-        if plan.key_bias is not None:  # one bias per key, the same for every query and head
-            kept["mask"] = plan.key_bias[:, None].to(x.dtype)
+        plan = decision.plan
+        kept["mask"] = key_mask(plan, x.dtype)
         queries = plan.queries(x)
         shared = source is x and isinstance(plan, MergePlan)  # merge once, not twice
         keys = queries if shared else plan.context(source)
         values = None if value is None or value is source else plan.context(value)
         return plan.restore(self.original_attention(queries, context=keys, value=values, **kept))
 
-    def _plan(self, x, source, value, mask, options):
+    def _decide(self, x, source, value, mask, options) -> Decision | None:
         metric, self.block_input = self.block_input, None
         grid = TokenGrid(*options.get("activations_shape", (0, 0))[-2:])
         others = (metric, source) if value is None else (metric, source, value)
         if mask is not None:
-            return self.call.skip(self.layer_id, x, "an attention mask is in use")
+            return self.call.skip(self.layer_id, *x.shape[1:], "an attention mask is in use")
         if any(t is None or t.shape[:2] != x.shape[:2] for t in others):
             reason = "another patch changed the number of tokens or the batch of this layer"
-            return self.call.skip(self.layer_id, x, reason)
-        return self.call.plan(self.layer_id, metric, grid, normed=x)
+            return self.call.skip(self.layer_id, *x.shape[1:], reason)
+        return self.call.visit(self.layer_id, metric, grid, normed=x)

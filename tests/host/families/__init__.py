@@ -2,7 +2,7 @@
 
 The models are of the host's own classes and are made by the host's own configurations, so that
 conditioning goes through the real `extra_conds`. A family that a host does not have is told by the
-classes that the host lacks.
+configuration that the host lacks.
 """
 
 import pytest
@@ -15,21 +15,22 @@ from .unets import UNETS
 
 CASES = (*UNETS, *SELF_ATTENTION, *STREAMING, *REFINED, *JOINT)
 NAMED = {case.name: case for case in CASES}
+NO_SUCH_MODEL = "this ComfyUI has no such model"  # why tests of a missing case are skipped
 
 
 def parametrized(names, values):
     """`values` maps the id of a test to its arguments, the case first."""
-    skipped = {
-        key: pytest.mark.skipif(bool(arguments[0].missing), reason=arguments[0].missing)
-        for key, arguments in values.items()
-    }
-    return pytest.mark.parametrize(
-        names, [pytest.param(*values[key], marks=skipped[key], id=key) for key in values]
-    )
+    params = [
+        pytest.param(*args, marks=pytest.mark.skipif(args[0].missing, reason=NO_SUCH_MODEL), id=key)
+        for key, args in values.items()
+    ]
+    return pytest.mark.parametrize(names, params)
 
 
-every_case = parametrized("case", {case.name: (case,) for case in CASES})
-every_case_and_size = parametrized(
-    "case, size",
-    {f"{case.name}-{h}x{w}": (case, (h, w)) for case in CASES for h, w in case.sizes},
-)
+def for_cases(cases):
+    return parametrized("case", {case.name: (case,) for case in cases})
+
+
+def for_cases_and_sizes(cases):
+    values = {f"{case.name}-{h}x{w}": (case, (h, w)) for case in cases for h, w in case.sizes}
+    return parametrized("case, size", values)

@@ -8,91 +8,10 @@ from functools import cached_property
 
 import comfy.model_patcher
 import comfy.samplers
-import comfy.supported_models
 import torch
 
 TEXT = 6  # tokens of a prompt
 WIDTH = 24  # channels of a prompt's tokens
-
-
-@dataclass(frozen=True)
-class Layer:
-    """Where the keys of the image lie in some attention layers.
-
-    `modules` is a regular expression for the names of the modules that own them; ":2" follows a
-    name for the second attention that the same module computes. The keys are those of `before`,
-    then frames x rows x columns of the image, each token a square of `patch`, then those of
-    `after`; both list kinds of tokens with their number. Where the image is padded, its tokens
-    are a multiple of `multiple`. Earlier layers have mixed tokens of the kinds `mixed`, and
-    convolutions may carry a change `adapter` tokens away.
-    """
-
-    modules: str
-    before: tuple[tuple[str, int], ...] = ()
-    after: tuple[tuple[str, int], ...] = ()
-    patch: int = 2
-    multiple: int = 1
-    mixed: tuple[str, ...] = ()
-    adapter: int = 0
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model with conditioning as a user meets them, and what is true of its attention.
-
-    `apart` are layers whose keys depend on the image, but are no tokens of one image. `blind`
-    is the host's module that computes attention without passing the transformer options. A mask
-    may hide tokens of the image from some queries.
-    """
-
-    name: str
-    words: str
-    build: Callable[[], comfy.model_patcher.ModelPatcher]
-    conditioning: Callable[[int], list]
-    layers: tuple[Layer, ...]
-    host_class: str | None = None  # of comfy.supported_models
-    channels: int = 16
-    frames: int | None = None  # of a latent with a dimension for time
-    batch: int = 1
-    sizes: tuple[tuple[int, int], ...] = ((12, 20), (13, 19))
-    apart: str = "none"
-    blind: str | None = None
-    mask_hides_picture: bool = False
-    text: tuple[str, ...] = ("c_crossattn",)  # inputs of the network
-    references: tuple[str, ...] = ("ref_latents",)
-
-    @property
-    def missing(self) -> str:
-        """Why the host cannot run this case, empty if it can."""
-        if self.host_class is None or hasattr(comfy.supported_models, self.host_class):
-            return ""
-        return f"this host has no comfy.supported_models.{self.host_class}"
-
-    @cached_property
-    def model(self) -> comfy.model_patcher.ModelPatcher:
-        return self.build()
-
-    def noise(self, size=None, batch=None) -> torch.Tensor:
-        """(B, C, H, W) or (B, C, T, H, W)"""
-        time = () if self.frames is None else (self.frames,)
-        shape = (batch or self.batch, self.channels, *time, *(size or self.sizes[0]))
-        return torch.randn(shape, generator=torch.Generator().manual_seed(7))
-
-
-def guided(model, noise, positive, negative, steps=2, cfg=3.0, sampler="euler"):
-    """A run of a few steps through the host's guider, from `noise` to a latent of its shape."""
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(positive, negative)
-    guider.set_cfg(cfg)
-    sampling = model.get_model_object("model_sampling")
-    sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", steps)
-    chosen = comfy.samplers.sampler_object(sampler)
-    return guider.sample(noise, torch.zeros_like(noise), chosen, sigmas, disable_pbar=True, seed=7)
-
-
-def sample(case, model, size=None, batch=None, **options):
-    noise = case.noise(size, batch)
-    return guided(model, noise, case.conditioning(0), case.conditioning(1), **options)
 
 
 def prompt(width=WIDTH, length=TEXT, **extra):
@@ -124,7 +43,7 @@ def one_by_one(conditioning, **negative):
     return chosen
 
 
-def picture(*shape):
+def image(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(99))
 
 
@@ -133,9 +52,88 @@ def padded_prompt(length=TEXT):
     return (torch.arange(length) < length - 1).long()[None]
 
 
+@dataclass(frozen=True)
+class Layer:
+    """Where the keys of the image lie in some attention layers.
+
+    `modules` is a regular expression for the names of the modules that own them; ":2" follows a
+    name for the second attention that the same module computes. The keys are those of `prefix`,
+    then frames x rows x columns of the image, each token a square of `patch`, then those of
+    `suffix`; both list kinds of tokens with their number. Where the image is padded, its tokens
+    are a multiple of `multiple`. Earlier layers have mixed tokens of the kinds `mixed`, and
+    convolutions may carry a change `spread` tokens away.
+    """
+
+    modules: str
+    prefix: tuple[tuple[str, int], ...] = ()
+    suffix: tuple[tuple[str, int], ...] = ()
+    patch: int = 2
+    multiple: int = 1
+    mixed: tuple[str, ...] = ()
+    spread: int = 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model with conditioning as a user meets them, and what is true of its attention.
+
+    `apart` are layers whose keys depend on the image, but are no tokens of one image. `blind`
+    is the host's module that computes attention without passing the transformer options. A mask
+    may hide tokens of the image from some queries.
+    """
+
+    name: str
+    title: str
+    build: Callable[[], comfy.model_patcher.ModelPatcher]
+    layers: tuple[Layer, ...]
+    conditioning: Callable[[int], list] = prompt()
+    frames: int = 1  # of a latent with a dimension for time
+    batch: int = 1
+    sizes: tuple[tuple[int, int], ...] = ((12, 20), (13, 19))
+    apart: str = "none"
+    blind: str | None = None
+    mask_hides_image: bool = False
+    text: tuple[str, ...] = ("c_crossattn",)  # inputs of the network
+    references: tuple[str, ...] = ("ref_latents",)
+
+    @property
+    def missing(self) -> bool:
+        """Whether this host lacks the model."""
+        return getattr(self.build, "missing", False)
+
+    @cached_property
+    def model(self) -> comfy.model_patcher.ModelPatcher:
+        return self.build()
+
+    def noise(self, size=None, batch=None) -> torch.Tensor:
+        """(B, C, H, W) or (B, C, T, H, W)"""
+        latent = self.model.model.latent_format
+        time = (self.frames,) if latent.latent_dimensions == 3 else ()
+        batch, size = batch or self.batch, size or self.sizes[0]
+        shape = (batch, latent.latent_channels, *time, *size)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(7))
+
+
+def guided(model, noise, positive, negative, steps=2, cfg=3.0, sampler="euler"):
+    """A run of a few steps through the host's guider, from `noise` to a latent of its shape."""
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    sampling = model.get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", steps)
+    chosen = comfy.samplers.sampler_object(sampler)
+    return guider.sample(noise, torch.zeros_like(noise), chosen, sigmas, disable_pbar=True, seed=7)
+
+
+def sample(case, model, size=None, batch=None, **options):
+    noise = case.noise(size, batch)
+    return guided(model, noise, case.conditioning(0), case.conditioning(1), **options)
+
+
 WHOLE_PROMPT = torch.ones(1, TEXT, dtype=torch.long)  # a mask that hides nothing
 PROMPT = (("text", TEXT),)
 REFERENCE = (("reference", 4 * 5),)  # tokens of a latent of 8 x 10
 POOLED = {"pooled_output": (1, WIDTH)}
 SMALL = ((6, 10), (7, 9))  # where every element of the latent is a token
 EVEN = ((12, 20),)  # families that fail in the host where the patch does not divide the latent
+PIXELS = ((96, 160), (104, 150))  # where a token is 16 x 16 pixels

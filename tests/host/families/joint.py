@@ -1,10 +1,9 @@
-"""Other transformers in which picture and text attend to each other."""
-
-from functools import partial
+"""Other transformers in which image and text attend to each other."""
 
 import torch
 
 from .case import (
+    PIXELS,
     POOLED,
     PROMPT,
     REFERENCE,
@@ -12,143 +11,116 @@ from .case import (
     WIDTH,
     Case,
     Layer,
+    image,
     padded_prompt,
-    picture,
     prompt,
 )
-from .models import build
+from .models import Network
 
-SD3 = {
-    "in_channels": 16,
-    "out_channels": 16,
-    "patch_size": 2,
-    "depth": 2,
-    "input_size": None,
-    "adm_in_channels": WIDTH,
-    "context_embedder_config": {
+HEADS = {"num_attention_heads": 2, "attention_head_dim": 32}
+ROPE = {"axes_dims_rope": (8, 12, 12)}
+SD3 = Network(
+    "SD3",
+    in_channels=16,
+    depth=2,
+    adm_in_channels=WIDTH,
+    context_embedder_config={
         "target": "torch.nn.Linear",
         "params": {"in_features": WIDTH, "out_features": 128},
     },
-    "num_patches": 32 * 32,
-    "pos_embed_max_size": 32,
-    "pos_embed_scaling_factor": None,
-    "qk_norm": "rms",
-}
-AURA = {
-    "in_channels": 4,
-    "out_channels": 4,
-    "patch_size": 2,
-    "dim": 64,
-    "n_layers": 4,
-    "n_double_layers": 2,
-    "n_heads": 2,
-    "global_conddim": 64,
-    "cond_seq_dim": WIDTH,
-    "max_seq": 16 * 16,
-}
-QWEN = {
-    "image_model": "qwen_image",
-    "in_channels": 64,
-    "out_channels": 16,
-    "num_layers": 2,
-    "attention_head_dim": 32,
-    "num_attention_heads": 2,
-    "joint_attention_dim": WIDTH,
-    "axes_dims_rope": (8, 12, 12),
-}
-HIDREAM = {
-    "image_model": "hidream",
-    "patch_size": 2,
-    "in_channels": 16,
-    "out_channels": 16,
-    "num_layers": 2,
-    "num_single_layers": 2,
-    "attention_head_dim": 32,
-    "num_attention_heads": 2,
-    "caption_channels": [WIDTH, WIDTH],
-    "text_emb_dim": WIDTH,
-    "num_routed_experts": 2,
-    "num_activated_experts": 1,
-    "axes_dims_rope": [8, 12, 12],
-    "max_resolution": [64, 64],
-    "llama_layers": [0, 1, 2, 3],
-}
-KREA = {
-    "image_model": "krea2",
-    "features": 64,
-    "channels": 16,
-    "patch": 2,
-    "layers": 2,
-    "heads": 2,
-    "kvheads": 1,
-    "multiplier": 2,
-    "txtdim": WIDTH,
-    "txtlayers": 2,
-    "txtheads": 2,
-    "txtkvheads": 2,
-}
-LENS = {
-    "image_model": "lens",
-    "in_channels": 128,
-    "out_channels": 32,
-    "num_layers": 2,
-    "attention_head_dim": 32,
-    "num_attention_heads": 2,
-    "enc_hidden_dim": WIDTH,
-    "axes_dims_rope": (8, 12, 12),
-    "selected_layer_index": (0, 1),
-}
-ERNIE = {
-    "image_model": "ernie",
-    "hidden_size": 64,
-    "num_attention_heads": 2,
-    "num_layers": 2,
-    "ffn_hidden_size": 64,
-    "text_in_dim": WIDTH,
-    "rope_axes_dim": (8, 12, 12),
-}
-JOY = {
-    "image_model": "joyimage",
-    "in_channels": 16,
-    "hidden_size": 64,
-    "patch_size": [1, 2, 2],
-    "num_layers": 2,
-    "num_attention_heads": 2,
-    "text_dim": WIDTH,
-}
-MAGE = {
-    "image_model": "mage_flow",
-    "in_channels": 128,
-    "num_layers": 2,
-    "attention_head_dim": 32,
-    "num_attention_heads": 2,
-    "joint_attention_dim": WIDTH,
-    "axes_dims_rope": (8, 12, 12),
-}
-IDEOGRAM = {"image_model": "ideogram4", "in_channels": 128, "num_layers": 2}
-IDEOGRAM_FIXED = {
-    "num_attention_heads": 2,
-    "attention_head_dim": 32,
-    "intermediate_size": 64,
-    "adaln_dim": 32,
-    "llm_features_dim": WIDTH,
-    "mrope_section": [8, 4, 4],
-}
-PIXEL_DIT = {
-    "image_model": "pixeldit_t2i",
-    "num_groups": 2,
-    "hidden_size": 64,
-    "pixel_hidden_size": 8,
-    "pixel_attn_hidden_size": 32,
-    "pixel_num_groups": 2,
-    "patch_depth": 2,
-    "pixel_depth": 1,
-    "txt_embed_dim": WIDTH,
-    "txt_max_length": 12,
-}
-HIDREAM_O1 = {
-    "image_model": "hidream_o1",
-    "text_config_overrides": {
+    num_patches=32 * 32,
+    pos_embed_max_size=32,
+    qk_norm="rms",
+)
+AURA = Network(
+    "AuraFlow",
+    dim=64,
+    n_layers=4,
+    n_double_layers=2,
+    n_heads=2,
+    global_conddim=64,
+    cond_seq_dim=WIDTH,
+    max_seq=16 * 16,
+)
+QWEN = Network("QwenImage", num_layers=2, joint_attention_dim=WIDTH, **HEADS, **ROPE)
+HIDREAM = Network(
+    "HiDream",
+    patch_size=2,
+    in_channels=16,
+    num_layers=2,
+    num_single_layers=2,
+    caption_channels=[WIDTH, WIDTH],
+    text_emb_dim=WIDTH,
+    num_routed_experts=2,
+    num_activated_experts=1,
+    llama_layers=[0, 1, 2, 3],
+    **HEADS,
+    **ROPE,
+)
+KREA = Network(
+    "Krea2",
+    features=64,
+    layers=2,
+    heads=2,
+    kvheads=1,
+    multiplier=2,
+    txtdim=WIDTH,
+    txtlayers=2,
+    txtheads=2,
+    txtkvheads=2,
+)
+LENS = Network(
+    "Lens",
+    num_layers=2,
+    enc_hidden_dim=WIDTH,
+    selected_layer_index=(0, 1),
+    **HEADS,
+    **ROPE,
+)
+ERNIE = Network(
+    "ErnieImage",
+    hidden_size=64,
+    num_attention_heads=2,
+    num_layers=2,
+    ffn_hidden_size=64,
+    text_in_dim=WIDTH,
+    rope_axes_dim=(8, 12, 12),
+)
+JOY = Network(
+    "JoyImage",
+    fixed={"rope_dim_list": [8, 12, 12]},
+    hidden_size=64,
+    num_layers=2,
+    num_attention_heads=2,
+    text_dim=WIDTH,
+)
+MAGE = Network("MageFlow", num_layers=2, joint_attention_dim=WIDTH, **HEADS, **ROPE)
+IDEOGRAM = Network(
+    "Ideogram4",
+    fixed={
+        "intermediate_size": 64,
+        "adaln_dim": 32,
+        "llm_features_dim": WIDTH,
+        "mrope_section": [8, 4, 4],
+        **HEADS,
+    },
+    num_layers=2,
+)
+PIXEL_DIT = Network(
+    "PixelDiTT2I",
+    num_groups=2,
+    hidden_size=64,
+    pixel_hidden_size=8,
+    pixel_attn_hidden_size=32,
+    pixel_num_groups=2,
+    patch_depth=2,
+    pixel_depth=1,
+    txt_embed_dim=WIDTH,
+    txt_max_length=12,
+)
+HIDREAM_O1 = Network(
+    "HiDreamO1",
+    text_config_overrides={
         "hidden_size": 16,  # one row for each of 151936 tokens
         "intermediate_size": 32,
         "num_hidden_layers": 2,
@@ -157,7 +129,7 @@ HIDREAM_O1 = {
         "head_dim": 16,
         "rope_dims": [4, 2, 2],
     },
-    "vision_config_overrides": {
+    vision_config_overrides={
         "hidden_size": 16,
         "num_heads": 2,
         "intermediate_size": 32,
@@ -165,171 +137,123 @@ HIDREAM_O1 = {
         "num_position_embeddings": 16,
         "deepstack_visual_indexes": (),
     },
-}
+)
+
+
+def layer(modules, prefix=(), **keys):
+    """Of the blocks N of the network."""
+    return (Layer(modules.replace(".", r"\.").replace("N", r"\d+"), prefix, **keys),)
+
+
+SD3_LAYERS = layer("joint_blocks.N", PROMPT)
+QWEN_LAYERS = layer("transformer_blocks.N.attn", PROMPT)
+KREA_PROMPT, REFERENCE_IMAGE = {"width": 2 * WIDTH}, {"reference_latents": [image(1, 16, 1, 8, 10)]}
 
 JOINT = (
-    Case(
-        "sd3",
-        "Stable Diffusion 3",
-        partial(build, "SD3", SD3),
-        prompt(**POOLED),
-        (Layer(r"joint_blocks\.\d+", before=PROMPT),),
-    ),
+    Case("sd3", "Stable Diffusion 3", SD3, SD3_LAYERS, prompt(**POOLED)),
     Case(
         "sd35_medium",
         "Stable Diffusion 3.5 medium",
-        partial(build, "SD3", {**SD3, "x_block_self_attn_layers": [0]}),
+        SD3.but(x_block_self_attn_layers=[0]),
+        (*SD3_LAYERS, Layer(r"joint_blocks\.0:2")),
         prompt(**POOLED),
-        (Layer(r"joint_blocks\.\d+", before=PROMPT), Layer(r"joint_blocks\.0:2")),
     ),
     Case(
         "auraflow",
         "AuraFlow",
-        partial(build, "AuraFlow", AURA),
-        prompt(),
-        (Layer(r"(double|single)_layers\.\d+\.attn", before=(("register", 8), *PROMPT)),),
-        channels=4,
+        AURA,
+        layer("(double|single)_layers.N.attn", (("register", 8), *PROMPT)),
     ),
-    Case(
-        "qwen_image",
-        "Qwen-Image",
-        partial(build, "QwenImage", QWEN),
-        prompt(),
-        (Layer(r"transformer_blocks\.\d+\.attn", before=PROMPT),),
-        frames=1,
-    ),
+    Case("qwen_image", "Qwen-Image", QWEN, QWEN_LAYERS),
     Case(
         "qwen_image_padded",
         "Qwen-Image with a padded prompt",
-        partial(build, "QwenImage", QWEN),
+        QWEN,
+        QWEN_LAYERS,
         prompt(attention_mask=padded_prompt()),
-        (Layer(r"transformer_blocks\.\d+\.attn", before=PROMPT),),
-        frames=1,
     ),
     Case(
         "qwen_image_edit",
         "Qwen-Image-Edit",
-        partial(build, "QwenImage", QWEN),
-        prompt(reference_latents=[picture(1, 16, 1, 8, 10)]),
-        (Layer(r"transformer_blocks\.\d+\.attn", before=PROMPT, after=REFERENCE),),
-        frames=1,
+        QWEN,
+        layer("transformer_blocks.N.attn", PROMPT, suffix=REFERENCE),
+        prompt(**REFERENCE_IMAGE),
     ),
     Case(
         "hidream",
         "HiDream I1",
-        partial(build, "HiDream", HIDREAM),
-        prompt(**POOLED, conditioning_llama3=(1, 4, 5, WIDTH)),
-        (
-            Layer(
-                r"(double|single)_stream_blocks\.\d+\.block\.attn1",
-                after=(*PROMPT, ("text", 5), ("text", 5)),  # T5, last and current layer of Llama
-            ),
+        HIDREAM,
+        layer(
+            "(double|single)_stream_blocks.N.block.attn1",
+            suffix=(*PROMPT, ("text", 5), ("text", 5)),  # T5, last and current layer of Llama
         ),
+        prompt(**POOLED, conditioning_llama3=(1, 4, 5, WIDTH)),
         text=("c_crossattn", "encoder_hidden_states_llama3"),
     ),
-    Case(
-        "krea2",
-        "Krea 2",
-        partial(build, "Krea2", KREA),
-        prompt(width=2 * WIDTH),
-        (Layer(r"blocks\.\d+\.attn", before=PROMPT),),
-        host_class="Krea2",
-        frames=1,
-    ),
+    Case("krea2", "Krea 2", KREA, layer("blocks.N.attn", PROMPT), prompt(**KREA_PROMPT)),
     Case(
         "krea2_references",
         "Krea 2 with reference images",
-        partial(build, "Krea2", KREA),
-        prompt(
-            width=2 * WIDTH,
-            reference_latents=[picture(1, 16, 1, 8, 10)],
-            reference_latents_method="index",
-        ),
-        (Layer(r"blocks\.\d+\.attn", before=PROMPT, after=REFERENCE),),
-        host_class="Krea2",
-        frames=1,
+        KREA,
+        layer("blocks.N.attn", PROMPT, suffix=REFERENCE),
+        prompt(**KREA_PROMPT, **REFERENCE_IMAGE, reference_latents_method="index"),
     ),
     Case(
         "lens",
         "Lens",
-        partial(build, "Lens", LENS),
+        LENS,
+        layer("transformer_blocks.N.attn", suffix=PROMPT, patch=1),
         prompt(width=2 * WIDTH, attention_mask=padded_prompt()),
-        (Layer(r"transformer_blocks\.\d+\.attn", after=PROMPT, patch=1),),
-        host_class="Lens",
-        channels=128,
         sizes=SMALL,
     ),
     Case(
         "ernie_image",
         "Ernie-Image",
-        partial(build, "ErnieImage", ERNIE),
-        prompt(),
-        (Layer(r"layers\.\d+\.self_attention", after=PROMPT, patch=1),),
-        host_class="ErnieImage",
-        channels=128,
+        ERNIE,
+        layer("layers.N.self_attention", suffix=PROMPT, patch=1),
         blind="comfy.ldm.ernie.model",
         sizes=SMALL,
     ),
-    Case(
-        "joyimage",
-        "JoyImage",
-        partial(build, "JoyImage", JOY, fixed={"rope_dim_list": [8, 12, 12]}),
-        prompt(),
-        (Layer(r"double_blocks\.\d+\.attn", after=PROMPT),),
-        host_class="JoyImage",
-        frames=1,
-    ),
+    Case("joyimage", "JoyImage", JOY, layer("double_blocks.N.attn", suffix=PROMPT)),
     Case(
         "joyimage_references",
         "JoyImage with a reference image",
-        partial(build, "JoyImage", JOY, fixed={"rope_dim_list": [8, 12, 12]}),
-        prompt(reference_latents=[picture(1, 16, 1, 8, 10)]),
-        (Layer(r"double_blocks\.\d+\.attn", after=(*REFERENCE, *PROMPT)),),
-        host_class="JoyImage",
-        frames=1,
+        JOY,
+        layer("double_blocks.N.attn", suffix=(*REFERENCE, *PROMPT)),
+        prompt(**REFERENCE_IMAGE),
     ),
     Case(
         "mage_flow",
         "Mage-Flow",
-        partial(build, "MageFlow", MAGE),
-        prompt(),
-        (Layer(r"transformer_blocks\.\d+\.attn", before=PROMPT, patch=1),),
-        host_class="MageFlow",
-        channels=128,
+        MAGE,
+        layer("transformer_blocks.N.attn", PROMPT, patch=1),
         sizes=SMALL,
     ),
     Case(
         "ideogram4",
         "Ideogram 4",
-        partial(build, "Ideogram4", IDEOGRAM, fixed=IDEOGRAM_FIXED),
+        IDEOGRAM,
+        layer("layers.N.attention", (("text", 5), ("padding", 1)), patch=1),
         prompt(attention_mask=padded_prompt()),
-        (Layer(r"layers\.\d+\.attention", before=(("text", 5), ("padding", 1)), patch=1),),
-        host_class="Ideogram4",
-        channels=128,
-        mask_hides_picture=True,  # from the padding of the prompt
+        mask_hides_image=True,  # from the padding of the prompt
         sizes=SMALL,
     ),
     Case(
         "pixeldit",
         "PixelDiT",
-        partial(build, "PixelDiTT2I", PIXEL_DIT),
-        prompt(),
+        PIXEL_DIT,
         (
-            Layer(r"patch_blocks\.\d+\.attn", before=PROMPT, patch=16),
-            Layer(r"pixel_blocks\.\d+\.attn", patch=16, mixed=("text", "picture")),
+            Layer(r"patch_blocks\.\d+\.attn", PROMPT, patch=16),
+            Layer(r"pixel_blocks\.\d+\.attn", patch=16, mixed=("text", "image")),
         ),
-        host_class="PixelDiTT2I",
-        channels=3,
-        sizes=((96, 160), (104, 150)),
+        sizes=PIXELS,
     ),
     Case(
         "hidream_o1",
         "HiDream O1",
-        partial(build, "HiDreamO1", HIDREAM_O1),
+        HIDREAM_O1,
+        layer("language_model.layers.N.self_attn", PROMPT, patch=32),
         prompt(text_input_ids=torch.tensor([[151644, 872, 198, 42, 77, 151673]])),
-        (Layer(r"language_model\.layers\.\d+\.self_attn", before=PROMPT, patch=32),),
-        host_class="HiDreamO1",
-        channels=3,
         sizes=((96, 160),),
         text=("input_ids",),
     ),

@@ -31,26 +31,40 @@ def patcher(model):
     return comfy.model_patcher.ModelPatcher(model, load_device=CPU, offload_device=CPU)
 
 
-def build(name, config, state=None, fixed=None, dtype=torch.float32, cast_to=None):
-    """A model by the host's configuration `name`.
+class Network:
+    """A small network of the host's configuration `family`; called, it builds a random model.
 
-    `state` is what the configuration looks for in a checkpoint, `fixed` replaces entries of the
-    network's configuration that are the same for all checkpoints of the family. Weights are of
-    `dtype` and computed with as `cast_to`.
+    `state` is what the configuration looks for in a checkpoint, `fixed` replaces entries that are
+    the same for all checkpoints of the family. Of the other entries only those are used that are
+    fields of `params`, where given: older hosts know fewer.
     """
-    family = getattr(comfy.supported_models, name)
-    if fixed is not None:
-        entries = {"unet_extra_config": {**family.unet_extra_config, **fixed}}
-        family = type(family.__name__, (family,), entries)
-    made = family(dict(config))
-    made.set_inference_dtype(dtype, cast_to)
-    return patcher(made.get_model(state or {}, "", device=CPU))
 
+    def __init__(self, family, fixed=None, state=None, params=None, **config):
+        self.family, self.fixed, self.state, self.params = family, fixed, state, params
+        self.config = config
 
-def known(parameters, config):
-    """The entries of a network's configuration that this version of the host has."""
-    fields = {field.name for field in dataclasses.fields(parameters)}
-    return {key: config[key] for key in config if key in fields | {"image_model"}}
+    def but(self, family=None, **changes):
+        """Another network with changed entries."""
+        same = {"fixed": self.fixed, "state": self.state, "params": self.params, **self.config}
+        return type(self)(family or self.family, **(same | changes))
+
+    @property
+    def missing(self):
+        """Whether this host lacks the family."""
+        return not hasattr(comfy.supported_models, self.family)
+
+    def __call__(self, dtype=torch.float32, cast_to=None):
+        """Weights are of `dtype` and computed with as `cast_to`."""
+        family, config = getattr(comfy.supported_models, self.family), self.config
+        if self.fixed:
+            entries = {"unet_extra_config": {**family.unet_extra_config, **self.fixed}}
+            family = type(family.__name__, (family,), entries)
+        if self.params:
+            fields = {field.name for field in dataclasses.fields(self.params)}
+            config = {key: config[key] for key in config if key in fields}
+        made = family(dict(config))
+        made.set_inference_dtype(dtype, cast_to)
+        return patcher(made.get_model(self.state or {}, "", device=CPU))
 
 
 def own_dit(classes=5):

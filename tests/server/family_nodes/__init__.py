@@ -17,8 +17,6 @@ import torch
 from comfy.taesd.taesd import TAESD
 from comfy_api.latest import ComfyAPI, ComfyExtension, io
 
-CATEGORY = "tests"
-
 
 def imported(name: str, file: Path):
     """By its path: the host has a package `tests` of its own, and its custom nodes no names."""
@@ -37,19 +35,23 @@ def cases() -> dict:
     return {case.name: case for case in families.CASES if not case.missing}
 
 
-def which() -> io.Input:
-    return io.Combo.Input("case", options=list(cases()))
+class CaseNode(io.ComfyNode):
+    """A node whose only input is a case."""
 
+    OUTPUTS: tuple[io.Output, ...]
 
-class FamilyModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="FamilyModel",
-            category=CATEGORY,
-            inputs=[which()],
-            outputs=[io.Model.Output()],
+            node_id=cls.__name__,
+            category="tests",
+            inputs=[io.Combo.Input("case", options=list(cases()))],
+            outputs=list(cls.OUTPUTS),
         )
+
+
+class FamilyModel(CaseNode):
+    OUTPUTS = (io.Model.Output(),)
 
     @classmethod
     def execute(cls, case) -> io.NodeOutput:
@@ -103,34 +105,20 @@ def small_vae() -> comfy.sd.VAE:
     return comfy.sd.VAE(sd=network.state_dict())
 
 
-class FamilyCheckpoint(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="FamilyCheckpoint",
-            category=CATEGORY,
-            inputs=[which()],
-            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
-        )
+class FamilyCheckpoint(CaseNode):
+    OUTPUTS = (io.Model.Output(), io.Clip.Output(), io.Vae.Output())
 
     @classmethod
     def execute(cls, case) -> io.NodeOutput:
         return io.NodeOutput(cases()[case].model, small_clip(), small_vae())
 
 
-class FamilyInputs(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="FamilyInputs",
-            category=CATEGORY,
-            inputs=[which()],
-            outputs=[
-                io.Conditioning.Output("positive"),
-                io.Conditioning.Output("negative"),
-                io.Latent.Output("latent"),
-            ],
-        )
+class FamilyInputs(CaseNode):
+    OUTPUTS = (
+        io.Conditioning.Output("positive"),
+        io.Conditioning.Output("negative"),
+        io.Latent.Output("latent"),
+    )
 
     @classmethod
     def execute(cls, case) -> io.NodeOutput:

@@ -1,8 +1,8 @@
 """Draw docs/icon.png and docs/banner.png, which the registry shows.
 
-    python -m benchmarks.registry_pictures
+    python -m benchmarks.registry_images
 
-A picture cut into tokens as merging leaves them: large where it is smooth, small along its edges.
+An image cut into tokens as merging leaves them: large where it is smooth, small along its edges.
 """
 
 from __future__ import annotations
@@ -32,35 +32,35 @@ def scene(width: int, height: int) -> np.ndarray:
     """Sunset over hills: (H, W, 3), colours from 0 to 1."""
     y, x = np.mgrid[:height, :width] + 0.5
     x, y = (x - width) / height, y / height  # the right border is 0
-    picture = SKY[0] + (SKY[1] - SKY[0]) * y[..., None]
-    picture[np.hypot(x + 0.42, y - 0.46) < 0.24] = SUN
+    drawing = SKY[0] + (SKY[1] - SKY[0]) * y[..., None]
+    drawing[np.hypot(x + 0.42, y - 0.46) < 0.24] = SUN
     for number, colour in enumerate(HILLS):
         top = 0.62 + 0.13 * number + 0.09 * np.sin((4.1 - number) * x + 1.9 * number)
-        picture[y > top] = colour
-    return picture
+        drawing[y > top] = colour
+    return drawing
 
 
-def tokens(picture: np.ndarray, left: int, top: int, side: int) -> Iterator[tuple[int, int, int]]:
+def tokens(drawing: np.ndarray, left: int, top: int, side: int) -> Iterator[tuple[int, int, int]]:
     """Left, top and side of the tokens of a cell."""
-    cell = picture[top : top + side, left : left + side]
+    cell = drawing[top : top + side, left : left + side]
     if side == SMALLEST or np.ptp(cell, axis=(0, 1)).max() < EDGE:
         yield left, top, side
     else:
         half = side // 2
         for x in (left, left + half):
             for y in (top, top + half):
-                yield from tokens(picture, x, y, half)
+                yield from tokens(drawing, x, y, half)
 
 
 def mosaic(width: int, height: int) -> Image.Image:
-    picture = scene(width, height)
-    drawn = np.broadcast_to(GROUND, picture.shape).copy()
+    drawing = scene(width, height)
+    drawn = np.broadcast_to(GROUND, drawing.shape).copy()
     for x in range(0, width, LARGEST):
         for y in range(0, height, LARGEST):
-            for left, top, side in tokens(picture, x, y, LARGEST):
+            for left, top, side in tokens(drawing, x, y, LARGEST):
                 rows, columns = slice(top, top + side), slice(left, left + side)
                 inner = drawn[rows, columns][GAP:-GAP, GAP:-GAP]
-                inner[:] = picture[rows, columns].mean(axis=(0, 1))
+                inner[:] = drawing[rows, columns].mean(axis=(0, 1))
     return Image.fromarray((drawn * 255).round().astype(np.uint8))
 
 

@@ -1,4 +1,4 @@
-"""Pictures for the page: accuracy against operations, samples of each row, token maps."""
+"""Images for the page: accuracy against operations, samples of each row, token maps."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 
-from benchmarks.demo_drawing import FAINT, GRID, INK, PAPER, SMALL, TEXT, picture_grid
+from benchmarks.demo_drawing import FAINT, GRID, INK, PAPER, SMALL, TEXT, sample_grid
 from benchmarks.paper.data import Data
-from benchmarks.paper.generation import painted, picture_file, read_pixels
+from benchmarks.paper.generation import generated, image_file, read_pixels
 from benchmarks.paper.models import Model
 from benchmarks.paper.report import Finished, Hits, right, shape, texture
 from benchmarks.paper.tables import (
@@ -50,7 +50,7 @@ PANELS: dict[str, Callable[[Summary], Hits]] = {
 }  # fmt: skip
 SHOWN = (OFF, TOME, L_GTM, BLOCKS, SITO, TODO, IE_KVD)
 MAPPED = (TOME, L_GTM, "L-GTM 0.7, published destination rule", BLOCKS, SITO, IE_KVD)
-MAP_TIMESTEP, MAPPED_PICTURES = 300, 3
+MAP_TIMESTEP, MAPPED_SAMPLES = 300, 3
 SAMPLES = 8
 
 
@@ -148,18 +148,18 @@ class _Panel:
 
 def samples(found: Finished) -> Image.Image | None:
     """The first images of the rows that were generated, side by side."""
-    rows = {row: painted(found.generation, row) for row in SHOWN}
+    rows = {row: generated(found.generation, row) for row in SHOWN}
     rows = {row: numbers for row, numbers in rows.items() if numbers}
     if not rows:
         return None
     shared = sorted(set.intersection(*rows.values()))
     step = max(len(found.data.labels) // SAMPLES, 1)
     numbers = [number for number in shared if number % step == 0][:SAMPLES]
-    pictures = {
-        row: torch.stack([_shown(picture_file(found.generation, row, n)) for n in numbers])
+    samples = {
+        row: torch.stack([_shown(image_file(found.generation, row, n)) for n in numbers])
         for row in rows
     }
-    return picture_grid(pictures, [found.data.asked[number] for number in numbers])
+    return sample_grid(samples, [found.data.asked[number] for number in numbers])
 
 
 def _shown(path: Path) -> torch.Tensor:
@@ -174,7 +174,7 @@ def token_maps(model: Model, data: Data) -> Image.Image:
     from bigain_core.comfyui.model_token_map import map_tokens
     from bigain_core.compression.token_map import token_images
 
-    chosen = data.images.chosen(MAPPED_PICTURES)
+    chosen = data.images.chosen(MAPPED_SAMPLES)
     size = model.loaded.image_size
     pixels = torch.cat([read_image(data.images.path(image), size) for image in chosen])
     latents = encode_images(model.loaded.vae, pixels)
@@ -184,4 +184,4 @@ def token_maps(model: Model, data: Data) -> Image.Image:
         maps[row] = token_images(found, pixels)[0]
     enlarged = next(iter(maps.values())).shape[1] // pixels.shape[1]
     plain = pixels.repeat_interleave(enlarged, 1).repeat_interleave(enlarged, 2)
-    return picture_grid({"picture": plain, **maps}, [" ".join(image.labels) for image in chosen])
+    return sample_grid({"image": plain, **maps}, [" ".join(image.labels) for image in chosen])

@@ -1,4 +1,4 @@
-"""The registry shows pictures that are what their script draws, at the addresses it is given."""
+"""The registry shows images that are what their script draws, at the addresses it is given."""
 
 from pathlib import Path
 
@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.registry_pictures import DOCS, DRAWN
+from benchmarks.registry_images import DOCS, DRAWN
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_a_committed_picture_is_what_the_script_draws(name):
+def test_a_committed_image_is_what_the_script_draws(name):
     committed = np.asarray(Image.open(DOCS / name)).astype(int)
     drawn = np.asarray(DRAWN[name]()).astype(int)
     assert committed.shape == drawn.shape

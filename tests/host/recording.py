@@ -1,4 +1,4 @@
-"""Watching the host's attention while a network runs."""
+"""Recording the host's attention while a network runs."""
 
 import importlib
 import re
@@ -13,22 +13,23 @@ OVERRIDE = "optimized_attention_override"
 class Attention:
     """One call of the host's attention.
 
-    `layer` is the module that owns it, with ":2" behind it if it is the second one there. `mask` is
-    of any shape with the keys last, `options` tells if the transformer options were passed to it.
+    `module` is the name of the module that owns it, with ":2" behind it if it is the second one
+    there. `mask` is of any shape with the keys last, `options` tells if the transformer options
+    were passed to it.
     """
 
-    layer_id: str
+    module: str
     keys: Tensor  # (B, N, C)
     mask: Tensor | None
     options: bool
 
 
-class Watch:
-    """Records the attention calls of a network; one layer may be given its keys in reverse."""
+class Recorder:
+    """Records the attention calls of a case; one module may be given its keys in reverse."""
 
-    def __init__(self, network, blind, reversed_at):
-        self.network = network
-        self.blind = blind and importlib.import_module(blind)
+    def __init__(self, case, reversed_at=None):
+        self.network = case.model.model.diffusion_model
+        self.blind = case.blind and importlib.import_module(case.blind)
         self.reversed_at = reversed_at
         self.running = []  # [name, attention calls so far] of the modules that run, the inner last
         self.calls = []
@@ -58,32 +59,32 @@ class Watch:
         self.running.pop()
 
     def override(self, function, *args, **kwargs):
-        return self.note(function, args, kwargs, options=True)
+        return self.record(function, args, kwargs, options=True)
 
     def without_options(self, *args, **kwargs):
-        return self.note(self.attention, args, kwargs, options=False)
+        return self.record(self.attention, args, kwargs, options=False)
 
-    def note(self, function, args, kwargs, options):
+    def record(self, function, args, kwargs, options):
         self.running[-1][1] += 1
         name, number = self.running[-1]
-        layer_id = name if number == 1 else f"{name}:{number}"
+        module = name if number == 1 else f"{name}:{number}"
         queries, keys, *others = args
         tokens = 2 if kwargs.get("skip_reshape") else 1  # (B, H, N, D) or (B, N, H * D)
         mask = others[2] if len(others) > 2 else kwargs.get("mask")
         recorded = keys.movedim(tokens, 1).flatten(2).clone()  # (B, N, H * D)
-        self.calls.append(Attention(layer_id, recorded, mask, options))
-        if layer_id == self.reversed_at:
+        self.calls.append(Attention(module, recorded, mask, options))
+        if module == self.reversed_at:
             keys = keys.flip(tokens)
         return function(queries, keys, *others, **kwargs)
 
 
-def layer_of(case, call):
-    """The layer of the case that declares this attention call, None if there is none."""
-    layers = [layer for layer in case.layers if re.fullmatch(layer.modules, call.layer_id)]
-    assert len(layers) <= 1, f"{call.layer_id} is in several layers of the case"
+def layer_of(case, module):
+    """The layer of the case that declares the attention of this module, None if there is none."""
+    layers = [layer for layer in case.layers if re.fullmatch(layer.modules, module)]
+    assert len(layers) <= 1, f"{module} is in several layers of the case"
     return layers[0] if layers else None
 
 
 def grid(case, layer, size):
     """(frames, rows, columns) of the image's tokens."""
-    return (case.frames or 1, *(-(-length // layer.patch) for length in size))
+    return (case.frames, *(-(-length // layer.patch) for length in size))

@@ -6,21 +6,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import isnan
 
-import torch
-from torch import Tensor
-
-from ..trials.samplers import TrialSpec
-from .trial_plan import TrialPlan
+from ..elimination.trial_plan import TrialPlan
+from .trial_table import TrialTable
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """An image after a trial: who is left, and the errors (P, n) of all, NaN where not tried."""
+    """An image after a trial: who is left, and the errors of all prompts so far."""
 
     image: int
     alive: tuple[int, ...]
-    errors: Tensor
-    specs: tuple[TrialSpec, ...]
+    table: TrialTable
     plan: TrialPlan
 
     @cached_property
@@ -29,15 +25,9 @@ class Snapshot:
 
         NaN for a prompt that had none.
         """
-        score = self.plan.sampler.score
-        leader = self.alive[int(score(self.errors[list(self.alive)], self.specs).argmin())]
-        found = self.errors.new_full((len(self.errors),), torch.nan)
-        trials = self.errors.isfinite().sum(1)  # who is dropped once is dropped for good
-        for count in set(trials.tolist()) - {0}:
-            same = trials == count
-            differences = self.errors[same, :count] - self.errors[leader, :count]
-            found[same] = score(differences, self.specs[:count])
-        return found.tolist()
+        errors = self.table.errors
+        leader = self.alive[int(self.table.mean_errors[list(self.alive)].argmin())]
+        return self.table.score(errors - errors[leader]).tolist()
 
     @property
     def order(self) -> list[int]:
@@ -51,12 +41,11 @@ class Snapshot:
         return sorted(range(len(behind)), key=place)
 
     @property
-    def most_left(self) -> int:
+    def max_calls_left(self) -> int:
         """Evaluations that may still come for this image: no more are dropped than must be."""
-        done, present, left = len(self.specs), len(self.alive), 0
-        for step, keep in zip(
-            self.plan.elimination_steps, self.plan.kept(len(self.errors)), strict=True
-        ):
+        done, present, left = len(self.table.specs), len(self.alive), 0
+        kept = self.plan.kept(len(self.behind))
+        for step, keep in zip(self.plan.elimination_steps, kept, strict=True):
             left += max(step - done, 0) * present
             done, present = max(step, done), min(present, keep)
         return left

@@ -1,8 +1,8 @@
-"""Draw the thumbnails of the example workflows, and the pictures that one of them tags.
+"""Draw the thumbnails of the example workflows, and the images that one of them tags.
 
-    python -m benchmarks.example_pictures
+    python -m benchmarks.example_images
 
-Thumbnails of workflows on the bundled model show what it paints and finds. The others name
+Thumbnails of workflows on the bundled model show what it generates and finds. The others name
 checkpoints that are not here: theirs are drawings of what goes in and what is asked.
 """
 
@@ -28,8 +28,8 @@ from benchmarks.demo_drawing import (
     TEXT,
     TRUE,
     Card,
-    picture_grid,
     ranking_chart,
+    sample_grid,
     shortened,
     to_image,
 )
@@ -38,7 +38,7 @@ from benchmarks.demo_report import bars
 from benchmarks.demo_run import Question
 from benchmarks.dit_runner import DiTRunner
 from benchmarks.methods import BUNDLED_PLACEMENT, OFF, methods
-from benchmarks.registry_pictures import mosaic, scene
+from benchmarks.registry_images import mosaic, scene
 from bigain_core.classification import PLANS, SpreadGrid, TrialPlan
 from bigain_core.classification.evidence.image_ranking import ImageRanking, rank_images
 from bigain_core.compression.presets import PRESETS, TABLE_3
@@ -55,14 +55,14 @@ QUALITY = 85  # of JPEG
 STEPS, SEED = 20, 7  # as in the workflows
 LEFT = 24
 
-PAINTED = ("row-striped disc", "digit 7")
+GENERATED = ("row-striped disc", "digit 7")
 SHOWN = "row-striped triangle"
 SEEDS, TRIALS = 8, 20
 RIVALS = (SHOWN, "column-striped triangle", "plain triangle", "row-striped disc", "digit 3")
 HYBRID = Compression(
     (
         Rule(TokenMerging(0.7), BUNDLED_PLACEMENT),
-        Rule(KVDownsampling(2, AlphaSchedule(0.8, 1.2)), Placement(numbers=(3, 4))),
+        Rule(KVDownsampling(2, AlphaSchedule(0.8, 1.2)), Placement(layers=(3, 4))),
     )
 )
 PRESET = "Table 7: factor 2, alpha 0.9"
@@ -73,9 +73,9 @@ def model() -> BuiltinBackend:
     return BuiltinBackend(BUNDLED_MODEL)
 
 
-def painted(compression: Compression, prompts: Sequence[str] = PAINTED) -> Tensor:
+def generated(compression: Compression, prompts: Sequence[str] = GENERATED) -> Tensor:
     """(P, 32, 32, 3)"""
-    return model().pictures(compression, prompts, STEPS, SEED, lambda step: None)
+    return model().drawings(compression, prompts, STEPS, SEED, lambda step: None)
 
 
 def pixels(image: Image.Image) -> Tensor:
@@ -98,12 +98,12 @@ def blank() -> tuple[Image.Image, ImageDraw.ImageDraw]:
 
 def quality() -> Image.Image:
     settings = methods(BUNDLED_PLACEMENT)
-    return whole(picture_grid({name: painted(how) for name, how in settings.items()}, PAINTED))
+    return whole(sample_grid({name: generated(how) for name, how in settings.items()}, GENERATED))
 
 
 def hybrid() -> Image.Image:
     settings = {OFF: Compression(), "hybrid": HYBRID, "preset, every block": PRESETS[PRESET]}
-    return whole(picture_grid({name: painted(how) for name, how in settings.items()}, PAINTED))
+    return whole(sample_grid({name: generated(how) for name, how in settings.items()}, GENERATED))
 
 
 def classified(labels: Sequence[str], settings: dict[str, tuple[Compression, str]]) -> Image.Image:
@@ -111,7 +111,7 @@ def classified(labels: Sequence[str], settings: dict[str, tuple[Compression, str
     question = Question(pixels(demo_images()["row-striped-triangle.png"])[None], (SHOWN,), labels)
     panels = {}
     for name, (how, plan) in settings.items():
-        found = model().classify(how, question.images, labels, PLANS[plan], lambda calls: None)
+        found = model().classify(how, question.images, labels, PLANS[plan])
         panels[name] = bars(question, SHOWN, found.rankings[0])
     card = Card(question.images[0], SHOWN, panels)
     return whole(ranking_chart([card], "Error of each class above the best one's"))
@@ -129,26 +129,26 @@ def sure_or_not() -> Image.Image:
 @cache
 def ranked_seeds() -> tuple[Tensor, ImageRanking]:
     """Images (8, 32, 32, 3) of one class from eight seeds, and their ranking."""
-    pictures = painted(Compression(), PAINTED[:1] * SEEDS)
+    drawings = generated(Compression(), GENERATED[:1] * SEEDS)
     config = model().dit.config
-    classes = [*model().classes(PAINTED[:1]), config.num_classes]
+    classes = [*model().classes(GENERATED[:1]), config.num_classes]
     plan = TrialPlan((TRIALS,), sampler=SpreadGrid())
     denoiser = DiTRunner(model().dit).denoiser(classes)
-    return pictures, rank_images(denoiser, pictures.movedim(-1, 1) * 2 - 1, plan)
+    return drawings, rank_images(denoiser, drawings.movedim(-1, 1) * 2 - 1, plan)
 
 
 def best_of_seeds() -> Image.Image:
-    pictures, ranking = ranked_seeds()
+    drawings, ranking = ranked_seeds()
     image, draw = blank()
     side, gap = 92, 16
     top = 44
-    draw.text((LEFT, 14), f"{PAINTED[0]}: best first", INK, TEXT)
+    draw.text((LEFT, 14), f"{GENERATED[0]}: best first", INK, TEXT)
     for place, number in enumerate(ranking.order):
         row, column = divmod(place, SEEDS // 2)
         x, y = LEFT + column * (side + gap), top + row * (side + gap)
         if place == 0:
             draw.rectangle((x - 5, y - 5, x + side + 4, y + side + 4), TRUE)
-        enlarged = to_image(pictures[number]).resize((side, side), Image.Resampling.NEAREST)
+        enlarged = to_image(drawings[number]).resize((side, side), Image.Resampling.NEAREST)
         image.paste(enlarged, (x, y))
     return image
 
@@ -157,7 +157,7 @@ def tag_dataset() -> Image.Image:
     """The images with the tags that the model gives them."""
     images = torch.stack([pixels(image) for image in demo_images().values()])
     labels = model().class_names
-    found = model().classify(Compression(), images, labels, PLANS["balanced"], lambda calls: None)
+    found = model().classify(Compression(), images, labels, PLANS["balanced"])
     image, draw = blank()
     side, width, height = 88, 148, 126
     for number, best in enumerate(found.best):
@@ -188,7 +188,7 @@ def benchmark() -> Image.Image:
 
 
 def asked(what: str, labels: Sequence[str], rest: str) -> Image.Image:
-    """A image beside prompts that are ranked for it, without saying how."""
+    """An image beside prompts that are ranked for it, without saying how."""
     image, draw = blank()
     side = 190
     drawn = Image.fromarray((scene(side, side) * 255).round().astype(np.uint8))
@@ -209,7 +209,7 @@ def rank_prompts() -> Image.Image:
 
 
 def classify_with_dit() -> Image.Image:
-    return asked("your picture", ("volcano", "seashore", "alp", "valley"), "ImageNet, DiT-XL/2")
+    return asked("your image", ("volcano", "seashore", "alp", "valley"), "ImageNet, DiT-XL/2")
 
 
 def hires() -> Image.Image:

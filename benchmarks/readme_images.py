@@ -1,10 +1,10 @@
-"""Draw the pictures of the README and of the help pages.
+"""Draw the images of the README and of the help pages.
 
-    python -m benchmarks.pictures --host COMFYUI [--only GROUP ...]
+    python -m benchmarks.readme_images --host COMFYUI [--only GROUP ...]
 
-The groups: `painted` is what the demo paints, `nodes` what nodes give in ComfyUI, `benchmark` a
+The groups: `generated` is what the demo makes, `nodes` what nodes give in ComfyUI, `benchmark` a
 measurement there, `panels` what nodes show in Chromium. Everything is done with the bundled model.
-tests/host/test_pictures.py draws again what comes out the same every time.
+tests/host/test_image_files.py draws again what comes out the same every time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from types import ModuleType
 import torch
 from PIL import Image
 
-from benchmarks.demo import PAINTED
+from benchmarks.demo import GENERATED
 from benchmarks.demo_builtin import BuiltinBackend
 from benchmarks.demo_drawing import to_image
 from benchmarks.host import enter_host, import_pack
@@ -30,17 +30,21 @@ PACK = Path(__file__).resolve().parent.parent
 COLUMNS = 4
 ENLARGED = 3
 STEPS, SEED = 20, 0  # as the demo generates
-GROUPS = ("painted", "nodes", "benchmark", "panels")
-PAINTED_AS = ("web/docs/dit_loader", "docs/painted_lgtm", "docs/painted_kvd")  # off, L-GTM, IE-KVD
+GROUPS = ("generated", "nodes", "benchmark", "panels")
+GENERATED_AS = (
+    "web/docs/dit_loader",
+    "docs/generated_lgtm",
+    "docs/generated_kvd",
+)  # off, L-GTM, IE-KVD
 PANELS = ("web/docs/alpha_editor", "web/docs/race", "web/docs/report_view")
 
 
-def painted() -> Iterator[tuple[str, Image.Image]]:
+def generated() -> Iterator[tuple[str, Image.Image]]:
     """What the demo generates under each setting, in one image."""
     backend = BuiltinBackend(BUNDLED_MODEL)
-    for name, compression in zip(PAINTED_AS, methods(backend.placement).values(), strict=True):
-        pictures = backend.pictures(compression, PAINTED, STEPS, SEED, lambda step: None)
-        rows = pictures.unflatten(0, (-1, COLUMNS)).transpose(1, 2)  # (R, S, C, S, 3)
+    for name, compression in zip(GENERATED_AS, methods(backend.placement).values(), strict=True):
+        drawings = backend.drawings(compression, GENERATED, STEPS, SEED, lambda step: None)
+        rows = drawings.unflatten(0, (-1, COLUMNS)).transpose(1, 2)  # (R, S, C, S, 3)
         image = to_image(rows.flatten(2, 3).flatten(0, 1))
         size = image.width * ENLARGED, image.height * ENLARGED
         yield name, image.resize(size, Image.Resampling.NEAREST)
@@ -54,17 +58,17 @@ def find_tests() -> None:
 
 def drawn(group: str, host: Path) -> Iterator[tuple[str, Image.Image]]:
     """Names without .png, and the images of a group."""
-    if group == "painted":
-        yield from painted()
+    if group == "generated":
+        yield from generated()
     elif group == "panels":
         find_tests()
-        from benchmarks.pictures_of_panels import panels
+        from benchmarks.images_of_panels import panels
 
         yield from zip(PANELS, panels(host), strict=True)
     else:
         enter_host(host, cpu=True)
         import_pack()
-        from benchmarks.pictures_of_nodes import DRAWN, MEASURED
+        from benchmarks.images_of_nodes import DRAWN, MEASURED
 
         for name, draw in {"nodes": DRAWN, "benchmark": MEASURED}[group].items():
             yield name, draw()

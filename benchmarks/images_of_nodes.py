@@ -1,4 +1,4 @@
-"""Pictures that nodes give with the bundled model, for a process that has entered a host."""
+"""Images that nodes give with the bundled model, for a process that has entered a host."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from benchmarks.demo import IMAGES, read_image, squares
 from benchmarks.demo_drawing import in_a_row, to_image
-from benchmarks.registry_pictures import scene
+from benchmarks.registry_images import scene
 
 GRID = TokenGrid(32, 48)  # of the scene; a token of the bundled model has 2 x 2 pixels
 SAMPLES = 8  # of the drawing along the side of a pixel, so that its edges are soft
@@ -52,8 +52,8 @@ def vae():
     return comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})
 
 
-def square(picture: Tensor, side: int = SIDE) -> Image.Image:
-    return to_image(picture).resize((side, side), Image.Resampling.NEAREST)
+def square(drawing: Tensor, side: int = SIDE) -> Image.Image:
+    return to_image(drawing).resize((side, side), Image.Resampling.NEAREST)
 
 
 def own_image(name: str) -> Tensor:
@@ -80,7 +80,7 @@ def every_token() -> Image.Image:
 
 def token_maps(method: Method) -> tuple[Image.Image, Image.Image]:
     """Groups and scores."""
-    compressed = attach(model(), Rule(method, Placement(numbers=(FIRST.number,))))
+    compressed = attach(model(), Rule(method, Placement(layers=(FIRST.number,))))
     positive = BiGainDiTLabels.execute(model(), WANTED).args[0]
     groups, scores, *_ = BiGainTokenMap.execute(
         compressed, positive, drawing(), vae(), FIRST_OR_ANY, NEARLY_CLEAN, SEED

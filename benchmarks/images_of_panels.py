@@ -1,4 +1,4 @@
-"""Pictures of the panels in nodes, as a browser shows them after a run on a real server."""
+"""Images of the panels in nodes, as a browser shows them after a run on a real server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from tests.server.conftest import EXAMPLES, PACK, booted, make_base
-from tests.ui.conftest import FLAGS, FrontEnd, chromium, opened
+from tests.ui.browser import launched
+from tests.ui.conftest import FrontEnd, open_page
 
 COLOURS = 64  # keep the files small
 RUN = {  # panel: its node, and a size at which all of it is seen
@@ -32,9 +33,9 @@ def panels(host: Path) -> Iterator[Image.Image]:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as started:
         base = make_base(Path(folder), [])
         (base / "custom_nodes" / "bigain").symlink_to(PACK)
-        browser = started.chromium.launch(executable_path=chromium(), args=FLAGS)
+        browser = launched(started.chromium)
         with booted(host, base) as server:
-            shown = opened(browser, server)
+            shown = open_page(browser, server)
             yield curve(shown)
             shown.load(json.loads(EXAMPLE.read_text("utf-8")))
             shown.run()
@@ -54,5 +55,5 @@ def curve(shown: FrontEnd) -> Image.Image:
 
 
 def photographed(shown: FrontEnd, panel: str) -> Image.Image:
-    picture = Image.open(io.BytesIO(shown.panel(panel).screenshot()))
-    return picture.convert("RGB").quantize(COLOURS)
+    drawing = Image.open(io.BytesIO(shown.panel(panel).screenshot()))
+    return drawing.convert("RGB").quantize(COLOURS)
