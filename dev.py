@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -360,25 +360,32 @@ def run_demo(hosts: Sequence[Host], extra: Sequence[str], left_out: str) -> int:
     return code
 
 
-def run_tests(hosts: Sequence[Host], extra: Sequence[str], left_out: str) -> int:
-    """The host tests with the first host and, beside them, all others, one run after the other.
+def planned_runs(hosts: Sequence[Host]) -> list[tuple[str, Host | None, str]]:
+    """Heading, host and marks of each run of pytest, those that take longest first.
 
-    Two runs at a time, as a test uses one core and the newest host, which comes first unless hosts
-    were named, has half of the work. Further hosts do not repeat what no host changes (`once`).
+    Hosts after the first do not repeat what no host changes (`once`).
     """
+    kinds = {"host tests": "host and not server", "server and browser tests": "server"}
+    runs = [
+        (f"{kind} with {host}", host, marks if host == hosts[0] else f"{marks} and not once")
+        for kind, marks in kinds.items()
+        for host in hosts
+    ]
+    return [*runs, ("tests that need no ComfyUI", None, "not host")]
+
+
+def run_tests(hosts: Sequence[Host], extra: Sequence[str], left_out: str) -> int:
+    """All tests, in two runs at a time, as a test uses one core; each is printed when it ends."""
     if not hosts:
         codes = [run_module("all tests that need no ComfyUI", environment(None), "pytest", *extra)]
     else:
-        first, *others = hosts
-        beside = {"tests that need no ComfyUI": (None, "not host")}
-        beside |= {f"host tests with {other}": (other, "host and not once") for other in others}
-        with ThreadPoolExecutor(1) as pool:
-            runs = {name: pool.submit(run_beside, *run, extra) for name, run in beside.items()}
-            marked = ("pytest", "-m", "host", *extra)
-            codes = [run_module(f"host tests with {first}", environment(first), *marked)]
-            for name, run in runs.items():
-                say(f"== {name}\n{run.result().stdout}")
-                codes.append(run.result().returncode)
+        queue, codes = planned_runs(hosts), []
+        say(f"{len(queue)} runs of tests, two at a time; each is printed when it has ended")
+        with ThreadPoolExecutor(2) as pool:
+            headings = {pool.submit(run_kept, *run, extra): heading for heading, *run in queue}
+            for done in as_completed(headings):
+                say(f"== {headings[done]}\n{done.result().stdout}")
+                codes.append(done.result().returncode)
     if left_out:
         say(left_out)
     # The tests that were chosen need not be in every run.
@@ -386,7 +393,7 @@ def run_tests(hosts: Sequence[Host], extra: Sequence[str], left_out: str) -> int
     return next((code for code in codes if code), 0)
 
 
-def run_beside(host: Host | None, marked: str, extra: Sequence[str]) -> subprocess.CompletedProcess:
+def run_kept(host: Host | None, marked: str, extra: Sequence[str]) -> subprocess.CompletedProcess:
     """Tests by their marks; what they print is in `stdout`."""
     command = module_command("pytest", "-m", marked, *extra)
     kept = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}

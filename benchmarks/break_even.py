@@ -25,6 +25,7 @@ from bigain_core.measure.flops import input_shortened
 from bigain_core.measure.timing import Spread, take_turns
 from bigain_core.methods import (
     BlockMerging,
+    KeyMerging,
     KVCellSelection,
     KVDownsampling,
     KVSelection,
@@ -41,6 +42,7 @@ METHODS: tuple[Method, ...] = (
     *(KVDownsampling(factor) for factor in (2, 4)),
     *(KVSelection(ratio=ratio) for ratio in (0.5, 0.75)),
     *(KVCellSelection(factor=factor) for factor in (2, 4)),
+    *(KeyMerging(1 - 1 / factor**2, cell=factor) for factor in (2, 4)),
 )
 SIDES, WIDTHS, BATCH = (4, 8, 12, 16, 24, 32), (320, 640, 1280), 1
 SLOWER = 0.98  # less than this is not called noise

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,12 @@ from bigain_core.methods import KVDownsampling, TokenMerging
 
 SQUARES = {"1024 px": (128, 128), "2048 px": (256, 256)}
 VIDEOS = {"480p, 81 frames": (21, 60, 104), "720p, 81 frames": (21, 90, 160)}
+WITH_SOUND = {
+    "896x512, 5 s": (37, 32, 56),
+    "1344x768, 5 s": (37, 48, 84),
+    "1344x768, 10 s": (72, 48, 84),
+    "1344x768, 15 s": (107, 48, 84),
+}
 METHODS = {
     "L-GTM 0.7": TokenMerging(0.7),
     "IE-KVD factor 2": KVDownsampling(2),
@@ -130,6 +136,9 @@ MODELS = {
         "QwenImage", QWEN, 16, (64, 3584), {}, {name: (1, *size) for name, size in SQUARES.items()}
     ),
     "Wan 14B": FullSize("WAN21_T2V", WAN_14B, 16, (512, 4096), {}, VIDEOS),
+    "MiniMax H3": FullSize(
+        "MiniMaxH3", {"image_model": "minimax_h3"}, 24, (512, 5120), {}, WITH_SOUND
+    ),
 }
 
 
@@ -148,12 +157,8 @@ def build(model: FullSize):
     """The host's model on the meta device."""
     import comfy.model_patcher
     import comfy.supported_models
-    from comfy.ldm.flux.model import FluxParams
 
-    known = {field.name for field in fields(FluxParams)}
-    unknown = {"txt_ids_dims"} - known  # of no use to older hosts
-    entries = {key: value for key, value in model.config.items() if key not in unknown}
-    config = getattr(comfy.supported_models, model.host_class)(entries)
+    config = getattr(comfy.supported_models, model.host_class)(dict(model.config))
     config.set_inference_dtype(torch.float32, None)
     cpu = torch.device("cpu")
     network = config.get_model({}, "", device="meta")
@@ -163,6 +168,7 @@ def build(model: FullSize):
 def count(patcher, model: FullSize, size: tuple[int, ...], rule: Rule) -> RunLog:
     """One network call behind the wrappers that the nodes install, and what it logged."""
     from comfy.patcher_extension import WrapperExecutor, WrappersMP
+    from comfy.utils import pack_latents, unpack_latents
 
     from bigain_core.comfyui.patching.attach import attach, compression_state
 
@@ -170,16 +176,21 @@ def count(patcher, model: FullSize, size: tuple[int, ...], rule: Rule) -> RunLog
     conditions = {name: meta(1, *shape) for name, shape in model.conditions.items()}
 
     def network_call(x, sigma, concat, context, control, transformer_options, **conditions):
-        network = patcher.model.diffusion_model
+        network, sigma = patcher.model.diffusion_model, sigma.to("meta")
         if model.host_class == "ZImage":
             conditions["num_tokens"] = model.text[0]
-        network(x, sigma.to("meta"), context, transformer_options=transformer_options, **conditions)
+        if shapes := conditions.pop("latent_shapes", ()):  # whose sigma is read on the host
+            x, sigma = unpack_latents(x, shapes), torch.full((1,), 500.0)
+        network(x, sigma, context, transformer_options=transformer_options, **conditions)
 
     options = patcher.model_options["transformer_options"]
     options = {**options, "optimized_attention_override": no_attention}
     wrappers = patcher.get_all_wrappers(WrappersMP.APPLY_MODEL)
     executor = WrapperExecutor.new_class_executor(network_call, patcher.model, wrappers)
     latent, text = meta(1, model.channels, *size), meta(1, *model.text)
+    if model.host_class == "MiniMaxH3":
+        with_sound = patcher.get_model_object("latent_format").fix_empty_latent(latent)
+        latent, conditions["latent_shapes"] = pack_latents(with_sound.unbind())
     with torch.inference_mode():
         executor.execute(latent, torch.full((1,), 0.5), None, text, None, options, **conditions)
     return compression_state(patcher).log

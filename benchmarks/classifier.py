@@ -129,7 +129,7 @@ def equal_trials_rows():
         cells = []
         for trials in EQUAL_TRIALS:
             best = [
-                sampler.score(r.errors[:, :trials], r.specs[:trials]).argmin()
+                sampler.score(r.table.errors[:, :trials], r.table.specs[:trials]).argmin()
                 for r in found.rankings
             ]
             cells.append(f"{(torch.stack(best) == labels).double().mean():.3f}")

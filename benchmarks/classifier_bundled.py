@@ -66,7 +66,7 @@ class Remembering:
 
     def __call__(self, latent: Tensor, trial: Trial, prompts: Sequence[int]) -> Tensor:
         start = perf_counter()
-        key = trial.timestep, trial.noise.flatten()[0].item()
+        key = trial.level.timestep, trial.noise.flatten()[0].item()
         missing = [k for k in prompts if (*key, k) not in self.known]
         if missing:
             found = self.denoiser(latent, trial, missing)

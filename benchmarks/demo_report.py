@@ -17,7 +17,7 @@ from benchmarks.demo_run import Job, Outcome, Question
 from benchmarks.methods import OFF
 from bigain_core.classification import Ranking
 from bigain_core.classification.results.result_table import COLUMNS, result_table
-from bigain_core.text import csv_table
+from bigain_core.text import cell_text, csv_table
 
 BARS = 5
 
@@ -92,7 +92,7 @@ def rankings(job: Job, outcome: Outcome) -> Iterator[tuple[Question, str, int, R
 def ranking_csv(job: Job, outcomes: Outcomes) -> str:
     """Every prompt of every image under every setting, best first."""
     rows = (
-        [setting, question.names[int(image)], *cells]
+        [setting, question.names[int(image)], *map(cell_text, cells)]
         for setting, outcome in outcomes.items()
         for question, answer in zip(job.questions, outcome.answers, strict=True)
         for image, *cells in list(csv.reader(io.StringIO(result_table(answer))))[1:]

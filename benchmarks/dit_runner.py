@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.noise_schedules import alphas_cumprod, variance_preserving
+from benchmarks.noise_schedules import alphas_cumprod, noised, variance_preserving
 from bigain_core.classification.errors import Trial
 from bigain_core.classification.trials.levels import NoiseSchedule
 from bigain_core.classification.trials.noise import TIMESTEPS
@@ -63,7 +63,7 @@ class DiTRunner:
     @torch.inference_mode()
     def predict_noise(self, x: Tensor, timestep: int, labels: Tensor) -> Tensor:
         """x (B, C, H, W) at one timestep, labels (B,) -> noise (B, C, H, W)."""
-        progress = DenoisingProgress.at_timestep(timestep)
+        progress = DenoisingProgress(1 - timestep / 999)
         call = NetworkCall(self.compression, progress, self.log, layer_flops=projections_shortened)
         with replaced_forwards(replacements(self.model, x, call)):
             return self.model(x, torch.full((len(x),), timestep), labels)
@@ -118,9 +118,9 @@ class DiTDenoiser:
     listener: Listener = SILENT
 
     def __call__(self, latent: Tensor, trial: Trial, prompts: Sequence[int]) -> Tensor:
-        noisy = trial.noised(latent)
+        noisy = noised(latent, trial)
         rows = noisy.expand(len(prompts), *noisy.shape)
         labels = torch.tensor([self.classes[k] for k in prompts])
-        predicted = self.runner.predict_noise(rows, trial.timestep, labels).float()
+        predicted = self.runner.predict_noise(rows, trial.level.timestep, labels).float()
         self.listener.on_calls(len(prompts))
         return (noisy - trial.level.noise * predicted) / trial.level.signal

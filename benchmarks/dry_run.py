@@ -68,7 +68,9 @@ def dry_run(model, inputs: Inputs, overlay: Mapping[str, Any]) -> Cost:
     config = {**real.model_config.unet_config, "dtype": torch.float32}
     layers = comfy.ops.disable_weight_init
     network = type(real.diffusion_model)(**config, device="meta", operations=layers)
-    outline = SimpleNamespace(diffusion_model=network, model_sampling=real.model_sampling)
+    outline = SimpleNamespace(
+        diffusion_model=network, model_sampling=real.model_sampling, current_patcher=None
+    )
 
     def call(x, sigma, concat, context, control, transformer_options, **conditions):
         condition = {} if inputs.condition is None else {"y": inputs.condition.to("meta")}

@@ -26,6 +26,7 @@ FOLDER = PACK / "tests" / "host" / "interfaces"
 # saved values. Tooltips and the like are free to change, and hosts differ in them.
 KEPT = ("default", "options", "min", "max", "forceInput", "control_after_generate")
 WIDGET_OPTIONS = ("forceInput", "control_after_generate")
+BRANCHING = "COMFY_DYNAMICCOMBO_V3"  # a choice whose options have inputs of their own
 
 
 def offered() -> dict[str, dict]:
@@ -44,13 +45,24 @@ def interface(info: dict) -> dict[str, list[dict]]:
 
     A saved workflow has the values of widgets by position, and links by the position of outputs.
     """
-    inputs = []
-    for group in ("required", "optional"):
-        for name, (kind, options) in info["input"].get(group, {}).items():
-            kept = {key: options[key] for key in KEPT if key in options}
-            inputs.append({"name": name, "type": kind, "optional": group == "optional", **kept})
     outputs = zip(info["output_name"], info["output"], strict=True)
-    return {"inputs": inputs, "outputs": [{"name": name, "type": kind} for name, kind in outputs]}
+    return {
+        "inputs": inputs_of(info["input"]),
+        "outputs": [{"name": name, "type": kind} for name, kind in outputs],
+    }
+
+
+def inputs_of(groups: dict[str, dict]) -> list[dict]:
+    """Of the inputs in an entry of /object_info the same."""
+    found = []
+    for group in ("required", "optional"):
+        for name, (kind, options) in groups.get(group, {}).items():
+            kept = {key: options[key] for key in KEPT if key in options}
+            if kind == BRANCHING:
+                kept["default"] = options["options"][0]["key"]
+                kept["options"] = {one["key"]: inputs_of(one["inputs"]) for one in kept["options"]}
+            found.append({"name": name, "type": kind, "optional": group == "optional", **kept})
+    return found
 
 
 def written() -> dict[str, dict]:
@@ -60,8 +72,16 @@ def written() -> dict[str, dict]:
 
 def harm(old: dict, new: dict) -> Iterator[str]:
     """What a change of a node's interface would do to workflows that were saved before."""
-    places = {given["name"]: place for place, given in enumerate(new["inputs"])}
-    for place, before in enumerate(old["inputs"]):
+    yield from harm_of_inputs(old["inputs"], new["inputs"])
+    for place, before in enumerate(old["outputs"]):
+        if before not in new["outputs"][place : place + 1]:
+            yield f"output {place} is no longer {before}: links from it are cut or carry other data"
+
+
+def harm_of_inputs(old: list[dict], new: list[dict]) -> Iterator[str]:
+    """The same of the inputs of a node, or of an option of one of them."""
+    places = {given["name"]: place for place, given in enumerate(new)}
+    for place, before in enumerate(old):
         name = before["name"]
         if name not in places:
             yield f"`{name}` is gone: what it was set to is lost, and later widgets take its place"
@@ -71,14 +91,11 @@ def harm(old: dict, new: dict) -> Iterator[str]:
                 "position, so it gets the value of another one"
             )
         else:
-            yield from harm_of_input(before, new["inputs"][place])
-    known = {given["name"] for given in old["inputs"]}
-    for given in new["inputs"]:
+            yield from harm_of_input(before, new[place])
+    known = {given["name"] for given in old}
+    for given in new:
         if given["name"] not in known and not given["optional"]:
             yield f"`{given['name']}` is new and required: prompts without it are refused"
-    for place, before in enumerate(old["outputs"]):
-        if before not in new["outputs"][place : place + 1]:
-            yield f"output {place} is no longer {before}: links from it are cut or carry other data"
 
 
 def harm_of_input(old: dict, new: dict) -> Iterator[str]:
@@ -94,6 +111,11 @@ def harm_of_input(old: dict, new: dict) -> Iterator[str]:
     for option in old.get("options", ()):
         if option not in new.get("options", ()):
             yield f"`{name}` has no option {option!r}: workflows that chose it are refused"
+        elif new["type"] == BRANCHING:
+            before, now = old["options"][option], new["options"][option]
+            yield from (f"`{name}` {option!r}: {text}" for text in harm_of_inputs(before, now))
+            if len(now) > len(before):
+                yield f"`{name}` {option!r} has more inputs: every saved value after them moves"
     if new.get("min", -float("inf")) > old.get("min", -float("inf")):
         yield f"`{name}` starts at {new['min']}, no longer at {old.get('min')}: less is refused"
     if new.get("max", float("inf")) < old.get("max", float("inf")):
@@ -106,12 +128,24 @@ def harm_of_input(old: dict, new: dict) -> Iterator[str]:
 
 
 def as_text(node: dict[str, list[dict]]) -> str:
-    """JSON with a line for each input and output."""
-    groups = (
-        f'"{group}": [\n' + ",\n".join(f"  {json.dumps(slot)}" for slot in slots) + "\n]"
-        for group, slots in node.items()
-    )
+    """JSON with a line for each input and output, those of options included."""
+    groups = (f'"{group}": {slots_as_text(slots)}' for group, slots in node.items())
     return "{" + ",\n".join(groups) + "}\n"
+
+
+def slots_as_text(slots: list[dict], margin: str = "") -> str:
+    lines = []
+    for slot in slots:
+        line = json.dumps(slot)
+        if slot["type"] == BRANCHING:
+            options = (
+                f"{margin}    {json.dumps(option)}: {slots_as_text(inputs, margin + '    ')}"
+                for option, inputs in slot["options"].items()
+            )
+            own = json.dumps({key: value for key, value in slot.items() if key != "options"})
+            line = own[:-1] + ', "options": {\n' + ",\n".join(options) + "}}"
+        lines.append(f"{margin}  {line}")
+    return "[\n" + ",\n".join(lines) + f"\n{margin}]" if lines else "[]"
 
 
 def all_harm(old: dict[str, dict], new: dict[str, dict]) -> list[str]:

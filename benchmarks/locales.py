@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.host import enter_host, import_pack
+from benchmarks.interfaces import BRANCHING
 from dev import find_hosts
 
 PACK = Path(__file__).resolve().parent.parent
@@ -38,17 +39,23 @@ def texts(info: dict) -> dict:
 
     Outputs named after their type have no name of their own: the host translates types.
     """
-    given = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
-    inputs = {
-        name: {"name": options.get("display_name") or name, "tooltip": options["tooltip"]}
-        for name, (_, options) in given.items()
-    }
     outputs = {}
     shown = zip(info["output_name"], info["output"], info["output_tooltips"], strict=True)
     for place, (name, kind, tooltip) in enumerate(shown):
         outputs[str(place)] = ({} if name == kind else {"name": name}) | {"tooltip": tooltip}
     own = {key: info[key] for key in ("display_name", "description")}
-    return own | {"inputs": inputs, "outputs": outputs}
+    return own | {"inputs": texts_of_inputs(info["input"]), "outputs": outputs}
+
+
+def texts_of_inputs(groups: dict[str, dict], prefix: str = "") -> dict[str, dict[str, str]]:
+    """The same of inputs and of those that options of them have: the host joins their names."""
+    found = {}
+    for name, (kind, options) in {**groups["required"], **groups.get("optional", {})}.items():
+        shown = {"name": options.get("display_name") or name, "tooltip": options["tooltip"]}
+        found[prefix + name] = shown
+        for option in options["options"] if kind == BRANCHING else ():
+            found |= texts_of_inputs(option["inputs"], f"{prefix}{name}_")
+    return found
 
 
 def flat(tree: dict, path: str = "") -> dict[str, str]:

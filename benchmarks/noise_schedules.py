@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bigain_core.classification import NoiseSchedule
+from bigain_core.classification import NoiseSchedule, Trial
 from bigain_core.classification.trials.noise import TIMESTEPS
 
 
@@ -31,3 +31,8 @@ def variance_preserving(alphas: Tensor, predicts: str = "eps") -> NoiseSchedule:
     """From cumulative signal levels (1000,): signal^2 + noise^2 = 1."""
     alphas = alphas.double()
     return NoiseSchedule(alphas.sqrt(), (1 - alphas).sqrt(), predicts)
+
+
+def noised(latent: Tensor, trial: Trial) -> Tensor:
+    """The latent with the noise of a trial."""
+    return trial.level.signal * latent + trial.level.noise * trial.noise

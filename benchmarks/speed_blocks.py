@@ -59,7 +59,8 @@ CACHED = "L-GTM 0.7, assignment cached"
 TOKENS, WIDTHS, BATCHES = (1024, 4096, 9216, 16384), (320, 640, 1280), (1, 2, 8)
 # Of SD 1.5 at 512, 768 and 1024 px and of SDXL at 1024 px, prompt and negative prompt in one batch.
 USUAL = ((1024, 640, 2), (4096, 320, 2), (4096, 640, 2), (9216, 320, 2), (16384, 320, 2))
-HEADS = {320: 8, 640: 10, 1280: 20}  # of 40 channels as in SD 1.5, of 64 as in SDXL
+# Of 40 channels as in SD 1.5, of 64 as in SDXL, 72 as in DiT-XL/2, 128 as in Flux.
+HEADS = {320: 8, 640: 10, 1280: 20, 1152: 16, 3072: 24}
 CALLS_PER_TIME = {"cpu": 1, "cuda": 20}
 
 
@@ -315,13 +316,15 @@ def whole_rows(
 
 def step_rows(settings: Mapping[str, Setting], times: Mapping[str, Times]) -> Iterator[Row]:
     def share(name: str) -> str:
-        return f"{times[name].median / times[OFF].median:.1%}" if name in times else ""
+        return (
+            f"{times[name].spread.median / times[OFF].spread.median:.1%}" if name in times else ""
+        )
 
     for name, setting in settings.items():
         if setting.steps:
             steps = [f"{name}: {step}" for step in ("deciding", "merging", "restoring")]
-            spent = sum(times[step].median for step in steps if step in times)
-            together = f"{spent / times[OFF].median:.1%}"
+            spent = sum(times[step].spread.median for step in steps if step in times)
+            together = f"{spent / times[OFF].spread.median:.1%}"
             yield [name, *map(share, steps), together, share(ceiling_of(setting)), share(name)]
 
 

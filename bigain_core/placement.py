@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 Module = TypeVar("Module")
@@ -28,6 +29,32 @@ class LayerId:
 def transformer_layers(modules: Iterable[Module]) -> list[tuple[LayerId, Module]]:
     """Modules in order of execution, each with its id."""
     return [(LayerId(number, "transformer"), module) for number, module in enumerate(modules)]
+
+
+def unwrapped(module):
+    """The module itself where torch.compile, or a wrapper like its own, stands in its place."""
+    while (inner := getattr(module, "_orig_mod", None)) is not None:
+        module = inner
+    return module
+
+
+def modules_at(network, path: str) -> Iterator:
+    """Modules of a network at a path such as "blocks.*.attn", through wrappers around any of them.
+
+    "*" is each child of a container, "a|b" behind it are two modules of each. None comes where a
+    child has no such module: another node has put one of its own there. A container that the
+    network does not have has no children.
+    """
+    container, _, ends = path.partition(".*")
+    for child in getattr(unwrapped(_at(network, container)), "children", tuple)():
+        for end in ends.removeprefix(".").split("|"):
+            yield _at(child, end)
+
+
+def _at(module, path: str):
+    for name in filter(None, path.split(".")):
+        module = getattr(unwrapped(module), name, None)
+    return module
 
 
 @dataclass(frozen=True)
@@ -87,6 +114,14 @@ def parse_blocks(text: str) -> tuple[int, ...]:
             )
         numbers.update(range(int(found[1]), int(found[2] or found[1]) + 1))
     return tuple(sorted(numbers))
+
+
+def block_ranges(numbers: Iterable[int]) -> str:
+    """The text that `parse_blocks` reads: (1, 2, 3, 7) -> "1-3, 7"."""
+    ordered = sorted(numbers)
+    ends = [n for n, (a, b) in enumerate(pairwise(ordered), 1) if b > a + 1]
+    runs = (ordered[a:b] for a, b in pairwise([0, *ends, len(ordered)]))
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 
 # The published DiT scripts skip blocks 0 and 6, although the text says 1-6 and 7-12.

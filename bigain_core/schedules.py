@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from math import isfinite
+
+import numpy as np
 
 LAST_TIMESTEP = 999
 
@@ -15,13 +16,9 @@ class DenoisingProgress:
 
     fraction: float
 
-    @classmethod
-    def at_timestep(cls, timestep: float) -> DenoisingProgress:
-        """`timestep` in [0, 999], the axis of the paper's schedules."""
-        return cls(1 - timestep / LAST_TIMESTEP)
-
     @property
     def timestep(self) -> float:
+        """In [0, 999], the axis of the paper's schedules."""
         return (1 - self.fraction) * LAST_TIMESTEP
 
 
@@ -77,13 +74,7 @@ class AlphaCurve:
         return cls(points)
 
     def at(self, timestep: float) -> float:
-        points = sorted(self.points)
-        if timestep <= points[0][0]:
-            return points[0][1]
-        for (left, low), (right, high) in pairwise(points):
-            if timestep <= right:
-                return low + (high - low) * (timestep - left) / (right - left)
-        return points[-1][1]
+        return float(np.interp(timestep, *zip(*sorted(self.points), strict=True)))
 
     def __str__(self) -> str:
         return f"curve of {len(self.points)} points"

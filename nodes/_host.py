@@ -1,13 +1,16 @@
-"""Differences between host versions, and the types that the pack's nodes exchange."""
+"""What nodes share with the host: its versions, the types they exchange, progress, messages."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 
+from comfy.utils import ProgressBar
 from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
+
+from ..bigain_core.listener import Listener
 
 Alpha = io.Custom("BIGAIN_ALPHA")
 Prompts = io.Custom("BIGAIN_PROMPTS")
@@ -22,17 +25,21 @@ def schema(**fields) -> io.Schema:
     return io.Schema(category="BiGain", **known)
 
 
-class Messenger:
-    """Sends messages about the node that is being executed to the browser that queued it."""
+class CallBar(Listener):
+    """The bar under a node; it is full when so many evaluations of a network are done."""
 
-    def __init__(self, event: str):
-        self.event, self.context = event, get_executing_context()
-        self.server = getattr(PromptServer, "instance", None)
+    def __init__(self, calls: int):
+        self.bar = ProgressBar(calls)
 
-    def send(self, content: dict) -> None:
-        if self.context and self.server:
-            content = {"node": self.context.node_id, **content}
-            self.server.send_sync(self.event, content, self.server.client_id)
+    def on_calls(self, calls: int) -> None:
+        self.bar.update(calls)
+
+
+def send(event: str, content: dict) -> None:
+    """A message about the node that is being executed, to the browser that queued it."""
+    context, server = get_executing_context(), getattr(PromptServer, "instance", None)
+    if context and server:
+        server.send_sync(event, {"node": context.node_id, **content}, server.client_id)
 
 
 def announce(text: str) -> None:

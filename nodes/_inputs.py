@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 from comfy_api.latest import io
 
@@ -19,6 +20,32 @@ def choice(name: str, options: Iterable[str], tooltip: str, default: str | None 
     return io.Combo.Input(name, options=options, default=default or options[0], tooltip=tooltip)
 
 
+class Option(NamedTuple):
+    """A method: the inputs that not every method reads, and what makes it of all of them."""
+
+    inputs: tuple[io.Input, ...]
+    build: Callable[..., Method]
+
+
+def branching(name: str, options: Mapping[str, Iterable[io.Input]], tooltip: str) -> io.Input:
+    """A choice whose options bring inputs of their own. The first one is the default."""
+    options = [io.DynamicCombo.Option(key, list(inputs)) for key, inputs in options.items()]
+    return io.DynamicCombo.Input(name, options=options, tooltip=tooltip)
+
+
+def chosen(name: str, given: dict | None, options: Iterable[str]) -> tuple[str, dict]:
+    """The option of such a choice, and the values of its inputs.
+
+    The host checks those, but runs a node without a choice that is missing or unknown to it.
+    """
+    if given is None:
+        raise ValueError(
+            f"BiGain: expected one of {', '.join(options)} in `{name}`, got something else or "
+            "nothing. Choose it again."
+        )
+    return given[name], {key: value for key, value in given.items() if key != name}
+
+
 def number(name: str, limits: tuple, tooltip: str) -> io.Input:
     """`limits` are the default, the least, the largest and, where it matters, the step."""
     kind = io.Float if isinstance(limits[0], float) else io.Int
@@ -26,9 +53,8 @@ def number(name: str, limits: tuple, tooltip: str) -> io.Input:
     return kind.Input(name, **limits, tooltip=tooltip)
 
 
-def switch(name: str, tooltip: str) -> io.Input:
-    """Off by default."""
-    return io.Boolean.Input(name, default=False, tooltip=tooltip)
+def switch(name: str, tooltip: str, default: bool = False) -> io.Input:
+    return io.Boolean.Input(name, default=default, tooltip=tooltip)
 
 
 def advanced(*inputs: io.Input) -> tuple[io.Input, ...]:
@@ -140,6 +166,16 @@ def rule(
     return Rule(method, where, when, blend_rotary, only_where_faster)
 
 
+def compared_by() -> io.Input:
+    return choice(
+        "metric",
+        METRICS,
+        "What the tokens of a UNet are compared by: the input of the block, as published, "
+        "or that input after its norm. A transformer always uses the state that enters "
+        "attention, or its values where text shares the attention.",
+    )
+
+
 def score_inputs() -> list[io.Input]:
     """How tokens are compared and how their detail is measured."""
     return [
@@ -155,11 +191,5 @@ def score_inputs() -> list[io.Input]:
             "What the Laplacian sees outside the image. zeros, as published, makes borders "
             "look detailed; replicate does not.",
         ),
-        choice(
-            "metric",
-            METRICS,
-            "What the tokens of a UNet are compared by: the input of the block, as published, "
-            "or that input after its norm. A transformer always uses the state that enters "
-            "attention, or its values where text shares the attention.",
-        ),
+        compared_by(),
     ]

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from math import inf, isfinite
 
 from ..bigain_core.classification import Classification, Snapshot
-from ._host import Messenger
-from ._progress import CallBar
+from ._host import CallBar, send
 
 EVENT = "bigain.race"
 SECONDS_BETWEEN = 0.25
@@ -29,7 +28,6 @@ class Race(CallBar):
         super().__init__(max_calls)
         self.labels, self.images = labels, images
         self.max_calls, self.max_calls_each = max_calls, max_calls_each
-        self.messenger = Messenger(EVENT)
         self.used, self.told = 0, -inf
         self.started, self.used_then = 0.0, 0
 
@@ -46,7 +44,8 @@ class Race(CallBar):
         self.told = now
         left = set(snapshot.alive)
         dropped = [prompt not in left for prompt in range(len(self.labels))]
-        self.messenger.send(
+        send(
+            EVENT,
             {
                 **_rows(self.labels, snapshot.order, snapshot.behind, dropped),
                 "image": snapshot.image,
@@ -55,7 +54,7 @@ class Race(CallBar):
                 "left": self._max_calls_left(snapshot),
                 "timed": self.used - self.used_then,
                 "seconds": now - self.started,
-            }
+            },
         )
 
     def _max_calls_left(self, snapshot: Snapshot) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ..bigain_core.classification import (
     PLANS,
@@ -26,41 +26,38 @@ SAMPLERS = {
 }
 
 
-@dataclass(frozen=True)
-class TrialChoices:
-    """Inputs of the classifier. Zeros and "auto" leave a choice to the preset.
+def chosen_plan(
+    *,
+    preset: str,
+    loss: str,
+    trial_seed: int,
+    trials: str = "",
+    keep: str = AUTO,
+    weighting: str = "native",
+    design: str = AUTO,
+    delta: float = 0.0,
+    max_evaluations: int = 0,
+    max_seconds: float = 0.0,
+) -> TrialPlan:
+    """The plan of these inputs of the classifier. Zeros and "auto" leave a choice to the preset.
 
     `trials` and `keep` are for "custom" alone. What came later has a default: older workflows lack
     it.
+
+    Raises ValueError for choices that do not go together.
     """
-
-    trials: str
-    keep: str
-    loss: str
-    trial_seed: int
-    preset: str = CUSTOM
-    weighting: str = "native"
-    design: str = AUTO
-    delta: float = 0.0
-    max_evaluations: int = 0
-    max_seconds: float = 0.0
-
-    def plan(self) -> TrialPlan:
-        """Raises ValueError for choices that do not go together."""
-        plan = PLANS.get(self.preset, TrialPlan())
-        changes = {"loss": self.loss, "seed": self.trial_seed, "weighting": self.weighting}
-        changes["budget"] = Budget(self.max_evaluations or None, self.max_seconds or None)
-        if self.preset == CUSTOM:
-            changes["trials"] = _numbers("trials", self.trials)
-            keep = None if self.keep.strip() == AUTO else _numbers("keep", self.keep)
-            changes["keep"] = keep
-        if self.design != AUTO:
-            changes["sampler"] = SAMPLERS[self.design]
-        if self.delta:
-            sequential = isinstance(plan.rule, Staged)
-            rule = Sequential(self.delta) if sequential else replace(plan.rule, delta=self.delta)
-            changes["rule"] = rule
-        return replace(plan, **changes)
+    plan = PLANS.get(preset, TrialPlan())
+    changes = {"loss": loss, "seed": trial_seed, "weighting": weighting}
+    changes["budget"] = Budget(max_evaluations or None, max_seconds or None)
+    if preset == CUSTOM:
+        changes["trials"] = _numbers("trials", trials)
+        changes["keep"] = None if keep.strip() == AUTO else _numbers("keep", keep)
+    if design != AUTO:
+        changes["sampler"] = SAMPLERS[design]
+    if delta:
+        staged = isinstance(plan.rule, Staged)
+        changes["rule"] = Sequential(delta) if staged else replace(plan.rule, delta=delta)
+    return replace(plan, **changes)
 
 
 def _numbers(name: str, text: str) -> tuple[int, ...]:

@@ -8,9 +8,8 @@ from ..bigain_core.comfyui.classifying.chart import benchmark_chart
 from ..bigain_core.comfyui.model_benchmark import empty_prompt, measure, our_settings, uncompressed
 from ..bigain_core.comfyui.patching.attach import compression_state
 from ..bigain_core.compression.presets import TABLE_3
-from ._host import announce, schema
+from ._host import CallBar, announce, schema
 from ._inputs import advanced, choice, number, optional
-from ._progress import CallBar
 
 THIS, ALL = "this model", "all methods"
 

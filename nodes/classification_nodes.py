@@ -21,11 +21,25 @@ from ..bigain_core.comfyui.classifying.latent_classifier import (
 )
 from ..bigain_core.comfyui.classifying.prompts import encode_prompts
 from ._host import Prompts, Result, announce, schema
-from ._inputs import advanced, choice, number, optional, trial_seed
+from ._inputs import advanced, branching, choice, chosen, number, optional, trial_seed
 from ._race import Race, settled
-from ._trial_plans import AUTO, CUSTOM, PRESETS, SAMPLERS, TrialChoices
+from ._trial_plans import AUTO, CUSTOM, PRESETS, SAMPLERS, chosen_plan
 
 PREVIEWED = 50  # rows of the table that a node shows for an image
+STAGES = (
+    io.String.Input(
+        "trials",
+        default="5, 20",
+        tooltip="Timesteps tried in total after each stage. More are surer and slower. The paper "
+        "uses 5, 20 (few classes) and 5, 20, 100.",
+    ),
+    io.String.Input(
+        "keep",
+        default="auto",
+        tooltip="How many prompts survive each stage, ending in 1. auto uses the paper's lists: "
+        "5, 1 for two stages and 50, 10, 1 for three.",
+    ),
+)
 
 
 class BiGainPrompts(io.ComfyNode):
@@ -96,18 +110,13 @@ class BiGainDiffusionClassifier(io.ComfyNode):
                     "clean image, or a DiT; compressed by BiGain nodes or not.",
                 ),
                 Prompts.Input("prompts", tooltip="From BiGain Prompts or BiGain DiT Labels."),
-                io.String.Input(
-                    "trials",
-                    default="5, 20",
-                    tooltip="For the preset custom: timesteps tried in total after each stage. "
-                    "More are surer and slower. The paper uses 5, 20 (few classes) and 5, 20, 100.",
-                ),
-                io.String.Input(
-                    "keep",
-                    default="auto",
-                    tooltip="For the preset custom: how many prompts survive each stage, ending "
-                    "in 1. auto uses the paper's lists: 5, 1 for two stages and 50, 10, 1 for "
-                    "three.",
+                branching(
+                    "preset",
+                    {name: STAGES if name == CUSTOM else () for name in PRESETS},
+                    "custom: stages of your own, as published. fast, balanced, thorough and "
+                    "sequential drop a prompt once it is clearly worse, and stop when one is left. "
+                    "certified drops only on proof, which takes many more trials. The others are "
+                    "the paper's.",
                 ),
                 *advanced(
                     choice(
@@ -175,10 +184,11 @@ class BiGainDiffusionClassifier(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, prompts, image=None, vae=None, latent=None, temperature=1.0,
+        cls, model, prompts, preset=None, image=None, vae=None, latent=None, temperature=1.0,
         screening_model=None, screening_trials=5, screening_keep=8, previous=None, **choices,
     ) -> io.NodeOutput:  # fmt: skip
-        plan = TrialChoices(**choices).plan()
+        name, stages = chosen("preset", preset, PRESETS)
+        plan = chosen_plan(preset=name, **stages, **choices)
         latents, mask = _latents(image, vae, latent)
         screener = screening_model and Screener(screening_model, screening_trials, screening_keep)
         calls = max_calls(plan, len(prompts.labels), screener) * len(latents)
@@ -210,14 +220,6 @@ class BiGainDiffusionClassifier(io.ComfyNode):
 def _more_inputs() -> tuple[io.Input, ...]:
     """Optional ones, so that what was saved before they existed goes on as it was."""
     return optional(
-        choice(
-            "preset",
-            PRESETS,
-            "custom: uses trials and keep above, as published. fast, balanced, thorough "
-            "and sequential drop a prompt once it is clearly worse, and stop when one is left. "
-            "certified drops only on proof, which takes many more trials. The paper's presets "
-            "ignore trials and keep as well.",
-        ),
         *advanced(
             choice(
                 "weighting",

@@ -21,7 +21,7 @@ class BiGainAuto(io.ComfyNode):
             node_id="BiGainAuto",
             display_name="BiGain (Auto)",
             description="Makes a model faster in one click: chooses method, layers and strength "
-            "for its kind, and skips layers that are too small to gain.",
+            "for its kind. On a CPU, layers that are too small to gain are skipped.",
             search_aliases=["preset", "paper", "hybrid", "speed up", "acceleration"],
             inputs=[
                 model_to_accelerate(),
@@ -51,7 +51,7 @@ class BiGainAuto(io.ComfyNode):
 def _automatic(model, strength):
     """The model with the rule for its kind; says which, as the size is not known before a run."""
     family, layers = resolve(model)
-    rule = automatic_rule(strength, family.adapter.layer_flops, len(layers))
+    rule = automatic_rule(strength, family.adapter.layer_flops, len(layers), family.active)
     covered = sum(rule.placement.covers(layer_id) for layer_id in layers)
     announce(
         f"BiGain {strength} on {family.name}: {rule.method.name}, in {covered} of {len(layers)} "

@@ -18,6 +18,7 @@ from ..bigain_core.classification.datasets.image_folder import (
 from ..bigain_core.classification.datasets.result_files import (
     SUFFIX,
     ResultFile,
+    Results,
     merged,
     read_results,
     shard_name,
@@ -25,9 +26,8 @@ from ..bigain_core.classification.datasets.result_files import (
 )
 from ..bigain_core.comfyui.classifying.folder_evaluation import evaluate
 from ..bigain_core.comfyui.classifying.identity import settings
-from ._host import Prompts, announce, schema
+from ._host import CallBar, Prompts, announce, schema
 from ._inputs import advanced, choice, number
-from ._progress import CallBar
 
 
 class BiGainEvaluate(io.ComfyNode):
@@ -156,10 +156,10 @@ class BiGainEvaluate(io.ComfyNode):
         if summary.is_complete:
             write_atomic(exported, summary.image_table())
             if shards > 1:
-                write_atomic(whole, found.text)
+                write_atomic(whole, Results(found.settings, summary.counted).text)
         text = str(summary)
         if others:
-            text += f"\nagainst {compare_with}: {comparison(found, others)}"
+            text += f"\nagainst {compare_with}: {comparison(summary.counted, others.records)}"
         table = summary.table()
         return io.NodeOutput(text, summary.accuracy, table, ui=ui.PreviewText(text))
 

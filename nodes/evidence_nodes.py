@@ -14,9 +14,8 @@ from ..bigain_core.comfyui.classifying.latent_evidence import (
     max_calls,
     rank_for_prompt,
 )
-from ._host import Prompts, announce, schema
+from ._host import CallBar, Prompts, announce, schema
 from ._inputs import advanced, choice, number, trial_seed
-from ._progress import CallBar
 
 
 class BiGainEvidenceMap(io.ComfyNode):

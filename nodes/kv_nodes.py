@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from comfy_api.latest import io
 
 from ..bigain_core.comfyui.patching.attach import attach
-from ..bigain_core.methods import KVCellSelection, KVDownsampling, KVSelection
+from ..bigain_core.methods import (
+    KeyMerging,
+    KVCellSelection,
+    KVDownsampling,
+    KVSelection,
+    Method,
+)
 from ..bigain_core.schedules import AlphaCurve, AlphaSchedule
 from ..bigain_core.tokens.selection import CELL_MODES, SELECTION_MODES
 from ._host import Alpha, schema
 from ._inputs import (
+    Option,
     advanced,
-    choice,
+    branching,
+    chosen,
     model_to_accelerate,
     number,
     optional,
@@ -23,10 +34,66 @@ from ._inputs import (
     where_it_pays,
 )
 
-FIXED_ALPHA = {"ToDo": 1.0, "average": 0.0}
 ALPHA = "Blend of nearest (1) and average (0) sampling; above 1 is sharper than nearest. "
-SELECTING = {f"select {mode}": mode for mode in SELECTION_MODES}
-SELECTING_IN_CELLS = {f"select {mode} per square": mode for mode in CELL_MODES}
+ALPHAS = (
+    number(
+        "alpha_start",
+        (0.9, -1.0, 2.0, 0.01),
+        ALPHA + "This value applies at pure noise. The paper uses 0.8 to 1.2.",
+    ),
+    number(
+        "alpha_end",
+        (0.9, -1.0, 2.0, 0.01),
+        ALPHA + "This value applies at the finished image; in between it changes linearly over "
+        "the timesteps.",
+    ),
+    *optional(
+        Alpha.Input(
+            "alpha",
+            tooltip="A curve from BiGain Alpha Schedule, used in place of alpha_start and "
+            "alpha_end.",
+        )
+    ),
+)
+SCORES = advanced(*score_inputs())
+BLEND = advanced(
+    number(
+        "blend",
+        (0.5, 0.0, 1.0, 0.01),
+        "1 takes the chosen token alone, 0 the average of the square. The published default "
+        "is 0.5.",
+    )
+)
+
+
+def _blended(factor, proportional, alpha_start, alpha_end, alpha=None) -> Method:
+    return KVDownsampling(factor, alpha or AlphaSchedule(alpha_start, alpha_end), proportional)
+
+
+def _fixed(alpha: float) -> Callable[..., Method]:
+    return partial(_blended, alpha_start=alpha, alpha_end=alpha)
+
+
+def _selecting(choice: str) -> Callable[..., Method]:
+    return lambda factor, **scored: KVSelection(choice, 1 - 1 / factor**2, **scored)
+
+
+def _merging_keys(factor: int, proportional: bool) -> Method:
+    """Keys that are merged always weigh as much as their tokens."""
+    return KeyMerging(1 - 1 / factor**2, cell=factor)
+
+
+METHODS = {
+    "IE-KVD": Option(ALPHAS, _blended),
+    "ToDo": Option((), _fixed(1.0)),
+    "average": Option((), _fixed(0.0)),
+    **{f"select {mode}": Option(SCORES, _selecting(mode)) for mode in SELECTION_MODES},
+    **{
+        f"select {mode} per square": Option((*SCORES, *BLEND), partial(KVCellSelection, mode))
+        for mode in CELL_MODES
+    },
+    "key merging": Option((), _merging_keys),
+}
 
 
 class BiGainKVDownsampling(io.ComfyNode):
@@ -40,31 +107,21 @@ class BiGainKVDownsampling(io.ComfyNode):
             search_aliases=["todo", "token downsampling", "ie-kvd", "speed up", "acceleration"],
             inputs=[
                 model_to_accelerate(),
-                choice(
-                    "method",
-                    ["IE-KVD", *FIXED_ALPHA, *SELECTING, *SELECTING_IN_CELLS],
-                    "IE-KVD blends nearest and average sampling by alpha. ToDo is nearest "
-                    "alone (alpha 1), average is alpha 0; both ignore the alpha inputs. Select "
-                    "(the paper's Table 4) takes 1 of factor x factor tokens by score: the most or "
-                    "least detailed, from the middle, or evenly over the scores, of the whole "
-                    "image or of each square.",
-                ),
                 number(
                     "factor",
                     (2, 1, 8),
                     "Keys and values shrink by this factor in height and in width. "
                     "Higher is faster and loses more detail. The paper uses 2 and 4; 1 is off.",
                 ),
-                number(
-                    "alpha_start",
-                    (0.9, -1.0, 2.0, 0.01),
-                    ALPHA + "This value applies at pure noise. The paper uses 0.8 to 1.2.",
-                ),
-                number(
-                    "alpha_end",
-                    (0.9, -1.0, 2.0, 0.01),
-                    ALPHA + "This value applies at the finished image; in between it "
-                    "changes linearly over the timesteps.",
+                branching(
+                    "method",
+                    {name: option.inputs for name, option in METHODS.items()},
+                    "IE-KVD blends nearest and average sampling by alpha. ToDo is nearest "
+                    "alone (alpha 1), average is alpha 0. Select (the paper's Table 4) takes 1 of "
+                    "factor x factor tokens by score: the most or least detailed, from the middle, "
+                    "or evenly over the scores, of the whole image or of each square. Key merging "
+                    "(not in the paper) averages the most alike instead, each key weighing as much "
+                    "as the tokens it stands for.",
                 ),
                 *where_and_when(),
                 *advanced(
@@ -73,13 +130,6 @@ class BiGainKVDownsampling(io.ComfyNode):
                         (0, 0, 8),
                         "A separate factor for the coarser levels, if levels is 2 or more. 0: the "
                         "same factor. The paper does not compress the second level.",
-                    ),
-                    *score_inputs(),
-                    number(
-                        "blend",
-                        (0.5, 0.0, 1.0, 0.01),
-                        "For selection per square: 1 takes the chosen token alone, 0 the "
-                        "average of the square. The published default is 0.5.",
                     ),
                     *where_and_when_exactly(),
                     switch(
@@ -90,41 +140,22 @@ class BiGainKVDownsampling(io.ComfyNode):
                         "attention then needs a mask.",
                     ),
                 ),
-                *optional(
-                    Alpha.Input(
-                        "alpha",
-                        tooltip="A curve from BiGain Alpha Schedule, used in place of alpha_start "
-                        "and alpha_end.",
-                    ),
-                    *advanced(where_it_pays()),
-                ),
+                *optional(*advanced(where_it_pays())),
             ],
             outputs=[io.Model.Output(tooltip="The model with smaller keys and values.")],
         )
 
     @classmethod
     def execute(
-        cls, model, method, factor, alpha_start, alpha_end, level_2_factor, scorer, padding, metric,
-        blend, levels, proportional, alpha=None, **where_and_when,
-    ) -> io.NodeOutput:  # fmt: skip
-        weighing = {"proportional": proportional}
-        scored = {"scorer": scorer, "padding": padding, "metric": metric, **weighing}
-
-        def shrinking(by):
-            if method in SELECTING:
-                return KVSelection(SELECTING[method], 1 - 1 / by**2, **scored)
-            if method in SELECTING_IN_CELLS:
-                return KVCellSelection(SELECTING_IN_CELLS[method], by, blend, **scored)
-            fixed = FIXED_ALPHA.get(method)
-            given = alpha or AlphaSchedule(alpha_start, alpha_end)
-            chosen = given if fixed is None else AlphaSchedule(fixed, fixed)
-            return KVDownsampling(by, chosen, **weighing)
-
+        cls, model, factor, level_2_factor, levels, proportional, method=None, **where_and_when
+    ) -> io.NodeOutput:
+        name, inputs = chosen("method", method, METHODS)
+        shrinking = partial(METHODS[name].build, proportional=proportional, **inputs)
         if levels > 1 and level_2_factor:
             coarser = {"levels": levels, "finest_level": 2, **where_and_when}
-            model = attach(model, rule(shrinking(level_2_factor), **coarser))
+            model = attach(model, rule(shrinking(factor=level_2_factor), **coarser))
             levels = 1
-        finest = rule(shrinking(factor), levels=levels, **where_and_when)
+        finest = rule(shrinking(factor=factor), levels=levels, **where_and_when)
         return io.NodeOutput(attach(model, finest))
 
 

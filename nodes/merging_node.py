@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from comfy_api.latest import io
 
 from ..bigain_core.comfyui.patching.attach import attach
 from ..bigain_core.methods import (
     SHARING_SCOPES,
     BlockMerging,
+    Method,
     Protection,
     Sharing,
     SimilarityPruning,
@@ -18,8 +21,12 @@ from ..bigain_core.tokens.plans import MERGE_MODES
 from ..bigain_core.tokens.selection import SELECTION_MODES
 from ._host import schema
 from ._inputs import (
+    Option,
     advanced,
+    branching,
     choice,
+    chosen,
+    compared_by,
     model_to_accelerate,
     number,
     optional,
@@ -31,65 +38,98 @@ from ._inputs import (
     where_it_pays,
 )
 
-DESTINATIONS = {
-    "L-GTM": "lowest",
-    "ToMe": "random",
-    "ToMe (top-left)": "top-left",
-    "L-GTM (published code)": "published",
+MERGING = (
+    choice(
+        "merge_mode",
+        MERGE_MODES,
+        "What a merged token becomes. mean: the average (the paper). mlerp: the average, at "
+        "the length of the longest. prune: the destination alone.",
+    ),
+    switch(
+        "proportional",
+        "Proportional attention: a merged key weighs as much as the tokens it stands for, "
+        "which keeps L-GTM and ToMe closer to the plain model. No published number uses it.",
+        default=True,
+    ),
+)
+PROTECTING = (
+    number(
+        "protect",
+        (0.0, 0.0, 0.9, 0.01),
+        "Share of tokens that are never merged; the paper does not use it. If ratio and "
+        "protect do not fit together, fewer tokens are merged.",
+    ),
+    choice(
+        "protect_mode",
+        SELECTION_MODES,
+        "Which tokens are protected, by score: high protects the most detailed.",
+    ),
+)
+SHARING = (
+    choice(
+        "cache_scope",
+        SHARING_SCOPES,
+        "Decide once each for encoder, middle and decoder (stage, as in the paper), once per "
+        "network call, or again after an interval of blocks (for a DiT).",
+    ),
+    number(
+        "cache_interval",
+        (5, 1, 100),
+        "For the scope interval: the number of blocks after which the cached assignment is "
+        "decided again. The published scripts use 5.",
+    ),
+)
+AGGREGATE = choice(
+    "aggregate",
+    AGGREGATES,
+    "How the scores of a square are combined. The published scripts use max, and sum for "
+    "classification.",
+)
+SEED = number(
+    "random_seed",
+    (0, 0, 2**32 - 1),
+    "Seed of the random choices. The same seed, layer and timestep give the same choices, "
+    "whatever the batch.",
+)
+
+
+def _merging(destinations: str) -> Callable[..., Method]:
+    def build(ratio, merge_mode, protect, protect_mode, random_seed=0, sharing=None, **scored):
+        return TokenMerging(
+            ratio,
+            destinations,
+            seed=random_seed,
+            mode=merge_mode,
+            protection=Protection(protect, protect_mode),
+            sharing=sharing,
+            **scored,
+        )
+
+    return build
+
+
+def _cached(cache_scope, cache_interval, **inputs) -> Method:
+    return _merging("lowest")(sharing=Sharing(cache_scope, cache_interval), **inputs)
+
+
+def _blocks(ratio, aggregate, merge_mode, **scored) -> Method:
+    return BlockMerging(ratio, aggregate, mode=merge_mode, **scored)
+
+
+def _pruning(ratio, metric, random_seed) -> Method:
+    return SimilarityPruning(ratio, seed=random_seed, metric=metric)
+
+
+_TOKENS = (*score_inputs(), *MERGING, *PROTECTING)
+METHODS = {
+    "L-GTM": Option(_TOKENS, _merging("lowest")),
+    "ToMe": Option((*_TOKENS, SEED), _merging("random")),
+    "ToMe (top-left)": Option(_TOKENS, _merging("top-left")),
+    "L-GTM (published code)": Option(_TOKENS, _merging("published")),
+    "cached assignment": Option((*_TOKENS, *SHARING), _cached),
+    "adaptive block merge": Option((*score_inputs(), *MERGING, AGGREGATE), _blocks),
+    "SiTo": Option((compared_by(), SEED), _pruning),
 }
-CACHED, BLOCKS, SITO = "cached assignment", "adaptive block merge", "SiTo"
-
-
-def _merging_options() -> list[io.Input]:
-    return [
-        choice(
-            "merge_mode",
-            MERGE_MODES,
-            "What a merged token becomes. mean: the average (the paper). mlerp: the average, at "
-            "the length of the longest. prune: the destination alone. SiTo always prunes.",
-        ),
-        number(
-            "protect",
-            (0.0, 0.0, 0.9, 0.01),
-            "Share of tokens that are never merged; the paper does not use it. If ratio and "
-            "protect do not fit together, fewer tokens are merged. For L-GTM and ToMe.",
-        ),
-        choice(
-            "protect_mode",
-            SELECTION_MODES,
-            "Which tokens are protected, by score: high protects the most detailed.",
-        ),
-        choice(
-            "cache_scope",
-            SHARING_SCOPES,
-            "For cached assignment: decide once each for encoder, middle and decoder (stage, as "
-            "in the paper), once per network call, or again after an interval of blocks (for a "
-            "DiT).",
-        ),
-        number(
-            "cache_interval",
-            (5, 1, 100),
-            "For the scope interval: the number of blocks after which the cached assignment is "
-            "decided again. The published scripts use 5.",
-        ),
-        choice(
-            "aggregate",
-            AGGREGATES,
-            "For adaptive block merge: how the scores of a square are combined. The published "
-            "scripts use max, and sum for classification.",
-        ),
-        switch(
-            "proportional",
-            "Proportional attention: a merged key weighs as much as the tokens it stands for. "
-            "No published number uses it.",
-        ),
-        number(
-            "random_seed",
-            (0, 0, 2**32 - 1),
-            "Seed of the random choices of ToMe and SiTo. The same seed, layer and timestep "
-            "give the same choices, whatever the batch.",
-        ),
-    ]
 
 
 class BiGainTokenMerging(io.ComfyNode):
@@ -103,16 +143,6 @@ class BiGainTokenMerging(io.ComfyNode):
             search_aliases=["tome", "token merging", "l-gtm", "speed up", "acceleration"],
             inputs=[
                 model_to_accelerate(),
-                choice(
-                    "method",
-                    [*DESTINATIONS, CACHED, BLOCKS, SITO],
-                    "Which token of each 2 x 2 square the others merge into. L-GTM: the "
-                    "smoothest (the paper's method). ToMe: a random one. ToMe (top-left): always "
-                    "the first. L-GTM (published code): by the rule of the published code, which "
-                    "differs from the paper's. Cached assignment: L-GTM, decided once for several "
-                    "layers. Adaptive block merge: merges whole smooth squares. SiTo: drops the "
-                    "most similar tokens.",
-                ),
                 number(
                     "ratio",
                     (0.7, 0.0, 0.75, 0.01),
@@ -120,34 +150,25 @@ class BiGainTokenMerging(io.ComfyNode):
                     "The paper uses 0.1 to 0.75, mostly 0.7; 0 is off. The limit is 0.75, as one "
                     "token of four always stays.",
                 ),
+                branching(
+                    "method",
+                    {name: advanced(*option.inputs) for name, option in METHODS.items()},
+                    "Which token of each 2 x 2 square the others merge into. L-GTM: the "
+                    "smoothest (the paper's method). ToMe: a random one. ToMe (top-left): always "
+                    "the first. L-GTM (published code): by the rule of the published code, which "
+                    "differs from the paper's. Cached assignment: L-GTM, decided once for several "
+                    "layers. Adaptive block merge: merges whole smooth squares. SiTo: drops the "
+                    "most similar tokens.",
+                ),
                 *where_and_when(),
-                *advanced(*score_inputs(), *_merging_options(), *where_and_when_exactly()),
+                *advanced(*where_and_when_exactly()),
                 *optional(*advanced(where_it_pays())),
             ],
             outputs=[io.Model.Output(tooltip="The model with token merging.")],
         )
 
     @classmethod
-    def execute(
-        cls, model, method, ratio, scorer, padding, metric, merge_mode, protect, protect_mode,
-        cache_scope, cache_interval, aggregate, proportional, random_seed, **where_and_when,
-    ) -> io.NodeOutput:  # fmt: skip
-        scored = {"scorer": scorer, "padding": padding, "metric": metric}
-        if method == BLOCKS:
-            merging = BlockMerging(
-                ratio, aggregate, mode=merge_mode, proportional=proportional, **scored
-            )
-        elif method == SITO:
-            merging = SimilarityPruning(ratio, seed=random_seed, metric=metric)
-        else:
-            merging = TokenMerging(
-                ratio,
-                DESTINATIONS.get(method, "lowest"),
-                seed=random_seed,
-                mode=merge_mode,
-                protection=Protection(protect, protect_mode),
-                sharing=Sharing(cache_scope, cache_interval) if method == CACHED else None,
-                proportional=proportional,
-                **scored,
-            )
+    def execute(cls, model, ratio, method=None, **where_and_when) -> io.NodeOutput:
+        name, inputs = chosen("method", method, METHODS)
+        merging = METHODS[name].build(ratio=ratio, **inputs)
         return io.NodeOutput(attach(model, rule(merging, **where_and_when)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil, floor
 from pathlib import Path
 
 import torch
@@ -87,33 +88,41 @@ def curves(found: Finished) -> Image.Image | None:
     if not known:
         return None
     sheet = Image.new("RGB", (len(panels) * WIDTH + LEGEND, HEIGHT), PAPER)
-    draw = ImageDraw.Draw(sheet)
+    draw, colours = ImageDraw.Draw(sheet), {name: colour for name, (_, colour) in SERIES.items()}
     for number, (title, series) in enumerate(panels.items()):
-        _Panel.around(known, number * WIDTH).draw(draw, title, series)
-    for number, (name, (_, colour)) in enumerate(SERIES.items()):
-        x, y = len(panels) * WIDTH + 12, TOP + 22 * number
-        draw.ellipse((x, y - DOT, x + 2 * DOT, y + DOT), colour)
-        draw.text((x + 4 * DOT, y), name, INK, SMALL, anchor="lm")
+        Panel.around(known, number * WIDTH).draw(draw, title, series, colours)
+    draw_legend(draw, len(panels) * WIDTH, colours)
     return sheet
 
 
+def draw_legend(draw: ImageDraw.ImageDraw, x: int, colours: Mapping[str, str]) -> None:
+    """Lines by name and colour, from `x` pixels on."""
+    x += 12
+    for number, (name, colour) in enumerate(colours.items()):
+        y = TOP + 22 * number
+        draw.ellipse((x, y - DOT, x + 2 * DOT, y + DOT), colour)
+        draw.text((x + 4 * DOT, y), name, INK, SMALL, anchor="lm")
+
+
 @dataclass(frozen=True)
-class _Panel:
-    """Axes from `x` pixels on: GFLOP to the right, shares upwards."""
+class Panel:
+    """Axes from `x` pixels on: GFLOP to the right, shares upwards with a line every `step`."""
 
     x: int
     least: float
     most: float
     bottom: float
     top: float
+    step: float = 0.1
 
     @classmethod
-    def around(cls, known: Sequence[Point], x: int) -> _Panel:
+    def around(cls, known: Sequence[Point], x: int, step: float = 0.1) -> Panel:
         flops = [point.gflop for point in known]
         room = max((max(flops) - min(flops)) * 0.06, 1e-6)
-        bottom = int(10 * min(point.low for point in known)) / 10
-        top = min(1.0, -int(-10 * max(point.high for point in known) - 1) / 10)
-        return cls(x, min(flops) - room, max(flops) + room, bottom, max(top, bottom + 0.1))
+        bottom = floor(min(point.low for point in known) / step) * step
+        top = min(1.0, ceil(max(point.high for point in known) / step) * step)
+        top = max(top, bottom + step)
+        return cls(x, min(flops) - room, max(flops) + room, bottom, top, step)
 
     def place(self, gflop: float, share: float) -> tuple[float, float]:
         across = (gflop - self.least) / (self.most - self.least)
@@ -124,20 +133,24 @@ class _Panel:
         )
 
     def draw(
-        self, draw: ImageDraw.ImageDraw, title: str, series: Mapping[str, list[Point]]
+        self,
+        draw: ImageDraw.ImageDraw,
+        title: str,
+        series: Mapping[str, list[Point]],
+        colours: Mapping[str, str],
     ) -> None:
         draw.text((self.x + LEFT, 8), title, INK, TEXT)
-        for tenth in range(round(10 * self.bottom), round(10 * self.top) + 1):
-            left, y = self.place(self.least, tenth / 10)
+        for line in range(round(self.bottom / self.step), round(self.top / self.step) + 1):
+            left, y = self.place(self.least, line * self.step)
             draw.line((left, y, self.x + WIDTH - 12, y), GRID)
-            draw.text((left - 6, y), f"{tenth / 10:.1f}", FAINT, SMALL, anchor="rm")
+            draw.text((left - 6, y), f"{line * self.step:.3g}", FAINT, SMALL, anchor="rm")
         for gflop in (self.least, self.most):
             x, y = self.place(gflop, self.bottom)
             draw.text((x, y + 6), f"{gflop:.3g}", FAINT, SMALL, anchor="ma")
         middle, y = self.place((self.least + self.most) / 2, self.bottom)
         draw.text((middle, y + 6), "GFLOP of a call", FAINT, SMALL, anchor="ma")
         for name, line in series.items():
-            colour = SERIES[name][1]
+            colour = colours[name]
             draw.line([self.place(p.gflop, p.share) for p in line], colour, 2)
             for point in line:
                 x, y = self.place(point.gflop, point.share)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bigain_core.classification import Denoiser, PublishedGrid, Trial, trial_noise
 from bigain_core.methods import Method, TokenMerging
-from bigain_core.methods.base import seeded_generator
+from bigain_core.methods.base import random_bits
 from bigain_core.schedules import DenoisingProgress
 from bigain_core.tokens.grid import TokenGrid
 from bigain_core.tokens.matching import choose_destinations, match_tokens
@@ -58,10 +58,9 @@ class OwnDraws(TokenMerging):
     def plan(
         self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_id: int
     ) -> Plan:
-        scores = torch.rand(
-            metric.shape[:2], generator=seeded_generator(self.seed, progress, layer_id)
-        )
-        chosen = choose_destinations(scores.to(metric.device), grid, self.cell)  # lowest of random
+        count = metric.shape[0] * grid.tokens
+        scores = random_bits(count, self.seed, progress, layer_id, metric.device)
+        chosen = choose_destinations(scores.view(-1, grid.tokens), grid, self.cell)  # the lowest
         return match_tokens(metric, chosen, self.ratio)
 
 

@@ -44,7 +44,7 @@ def blocks(count: int, share: Share) -> list[range]:
 
 def generated(folder: Path, row: str) -> set[int]:
     found = found_results(folder, row)
-    return set(found.records) if found else set()
+    return {record["image"] for record in found.records.values()} if found else set()
 
 
 def not_generated(count: int, share: Share, folder: Path, row: str) -> list[range]:
@@ -83,7 +83,7 @@ def generate_rows(
                 ):
                     path = image_file(folder, name, number)
                     to_image(pixels).save(path)
-                    if number not in results.records:
+                    if path.name not in results.records:
                         asked = texts[number]
                         results.add({"image": number, "file": path.name, "asked": asked})
                 bar.update(len(block))
@@ -127,12 +127,11 @@ def judge_row(folder: Path, row: str) -> Judged | None:
     found = found_results(folder, row)
     if found is None or not found.records:
         return None
-    numbers = sorted(found.records)
+    records = sorted(found.records.values(), key=lambda record: record["image"])
+    numbers = [record["image"] for record in records]
     pixels = torch.stack([read_pixels(image_file(folder, row, n)) for n in numbers])
     features, classes = judged(pixels)
-    named = [
-        CLASS_NAMES[k] == found.records[n]["asked"] for k, n in zip(classes, numbers, strict=True)
-    ]
+    named = [CLASS_NAMES[k] == r["asked"] for k, r in zip(classes, records, strict=True)]
     return Judged(features, dict(zip(numbers, named, strict=True)))
 
 

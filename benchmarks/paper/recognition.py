@@ -33,7 +33,7 @@ def slug(row: str) -> str:
 
 @dataclass(frozen=True)
 class Share:
-    """The part of the work that this process does: every n-th image from one on."""
+    """The part of the work that this process does."""
 
     shard: int = 0
     shards: int = 1

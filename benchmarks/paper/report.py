@@ -23,7 +23,7 @@ from benchmarks.paper.tables import OFF, ROWS, Table
 from bigain_core.classification import mcnemar, wilson_interval
 from bigain_core.classification.datasets.evaluation import Job, Summary
 
-Hits = Mapping[int, bool]  # by the number of the image
+Hits = Mapping[str | int, bool]  # by the file or the number of the image
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,13 @@ def against(hits: Hits, others: Hits | None) -> str:
 
 
 def right(summary: Summary) -> Hits:
-    return {record["image"]: record["right"] for record in summary.finished}
+    return {record["file"]: record["right"] for record in summary.finished}
 
 
 def of_shapes(summary: Summary, factor: int) -> Hits:
     """Whether the shape (0) or the texture (1) is right, of images that have a texture."""
     return {
-        record["image"]: factors(record["best"])[factor] == factors(record["labels"][0])[factor]
+        record["file"]: factors(record["best"])[factor] == factors(record["labels"][0])[factor]
         for record in summary.finished
         if factors(record["labels"][0])[1]
     }
@@ -113,7 +113,7 @@ def of_shapes(summary: Summary, factor: int) -> Hits:
 
 def of_digits(summary: Summary) -> Hits:
     return {
-        record["image"]: record["right"]
+        record["file"]: record["right"]
         for record in summary.finished
         if not factors(record["labels"][0])[1]
     }

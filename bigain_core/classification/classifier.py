@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..listener import SILENT, Listener
+from .differences import differences
 from .elimination.elimination_rules import EliminationStep
 from .elimination.trial_plan import TrialPlan
 from .errors import Denoiser, ErrorSource
@@ -51,7 +52,7 @@ def classify(
     *,
     classes: Sequence[str] | None = None,
     masks: Tensor | None = None,
-    model: str = "",
+    model: Mapping | None = None,
     screening: Screening | None = None,
     previous: Classification | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -66,7 +67,8 @@ def classify(
     classes: what each prompt stands for, where several stand for the same. Trials end as soon as
     all prompts that are left are of one class.
     masks: (B, ...), broadcast to the latents, weigh their elements.
-    model: tells models apart; a previous result must come from the same one.
+    model: settings that tell models apart, its name as "model" among them; those of a previous
+    result must be the same.
     screening: which prompts go on; one that keeps them all is ignored.
     previous: a result for the same images and prompts. Its trials are taken over where this plan
     has the same ones; what comes out is what a run from the start would give.
@@ -89,11 +91,12 @@ def classify(
     rankings = []
     for number, latent in enumerate(latents):
         mask = None if masks is None else masks[number]
-        source = ErrorSource(denoiser, latent, prompts, plan, first_image + number, mask, model)
-        provenance = Provenance(_digest(source), model)
+        named = model or {}
+        source = ErrorSource(denoiser, latent, prompts, plan, first_image + number, mask, named)
+        provenance = Provenance(_digest(source), named)
         if screening is not None:
             screened = screening.result.rankings[number]
-            provenance = Provenance(provenance.digest, model, screened, screening.cost)
+            provenance = Provenance(provenance.digest, named, screened, screening.cost)
         known = previous.rankings[number] if previous else None
         _check_provenance(known, provenance, source.image)
         trials = _Trials(source, known.table if known else None, clock)
@@ -227,12 +230,18 @@ def _check_previous(
             f"BiGain: expected a previous result of the same {len(latents)} images, got one of "
             f"{len(previous.rankings)}. Leave it out to start again."
         )
-    taken = [(p.seed, p.loss, p.weighting) for p in (previous.plan, plan)]
-    if taken[0] != taken[1] or previous.labels != tuple(prompts):
+    taken = [
+        {"prompts": list(labels), "seed": p.seed, "loss": p.loss, "weighting": p.weighting}
+        for labels, p in ((previous.labels, previous.plan), (prompts, plan))
+    ]
+    _check_same(*taken)
+
+
+def _check_same(found: Mapping, wanted: Mapping) -> None:
+    if differing := differences(found, wanted):
         raise ValueError(
-            "BiGain: expected a previous result with the same images, prompts, seed, loss and "
-            f"weighting, got seed, loss, weighting {taken[0]} for {taken[1]}, "
-            f"{len(previous.labels)} prompts for {len(prompts)}. Leave it out to start again."
+            f"BiGain: expected a previous result of the same {' and '.join(differing)}, got "
+            f"{'; '.join(differing.values())}. Leave the previous result out to start again."
         )
 
 
@@ -244,10 +253,4 @@ def _check_provenance(known: Ranking | None, wanted: Provenance, image: int) -> 
             "BiGain: expected a previous result of the same images and masks, got one of "
             f"another (image {image}). Leave the previous result out to start again."
         )
-    if known.provenance.model != wanted.model:
-        names = [p.model or "an unnamed one" for p in (known.provenance, wanted)]
-        raise ValueError(
-            f"BiGain: expected a previous result of the same model, got one of {names[0]} for "
-            f"{names[1]}. Weights, LoRAs, compression, sampling and encoded prompts must be the "
-            "same; leave the previous result out to start again."
-        )
+    _check_same(known.provenance.model, wanted.model)

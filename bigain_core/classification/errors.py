@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -26,14 +26,6 @@ class Trial:
     level: NoiseLevel
     noise: Tensor
 
-    @property
-    def timestep(self) -> int:
-        return self.level.timestep
-
-    def noised(self, latent: Tensor) -> Tensor:
-        """The latent with this noise: signal * latent + noise * eps."""
-        return self.level.signal * latent + self.level.noise * self.noise
-
 
 class Denoiser(Protocol):
     """A model behind a list of prompts."""
@@ -41,7 +33,7 @@ class Denoiser(Protocol):
     schedule: NoiseSchedule
 
     def __call__(self, latent: Tensor, trial: Trial, prompts: Sequence[int]) -> Tensor:
-        """Clean latents (P, C, ...) that the model predicts from `trial.noised(latent)`."""
+        """Clean latents (P, C, ...), predicted from level.signal * latent + level.noise * noise."""
         ...
 
 
@@ -55,7 +47,7 @@ class ErrorSource:
     plan: TrialPlan
     image: int = 0
     mask: Tensor | None = None
-    model: str = ""
+    model: Mapping = field(default_factory=dict)
 
     def trial(self, spec: TrialSpec) -> Trial:
         noise = trial_noise(tuple(self.latent.shape), self.plan.seed, self.image, spec.noise)
@@ -74,16 +66,15 @@ class ErrorSource:
 
         Raises ValueError if the model gives no numbers.
         """
-        parts = [prompts[n : n + AT_ONCE] for n in range(0, len(prompts), AT_ONCE)]
-        return torch.cat([self._errors(spec, part) for part in parts])
-
-    def _errors(self, spec: TrialSpec, prompts: Sequence[int]) -> Tensor:
-        errors = mean_error(self.residuals(spec, prompts), self.plan.loss, self.mask)
+        parts = (prompts[n : n + AT_ONCE] for n in range(0, len(prompts), AT_ONCE))
+        loss, mask = self.plan.loss, self.mask
+        errors = torch.cat([mean_error(self.residuals(spec, part), loss, mask) for part in parts])
         finite = errors.isfinite().tolist()
         broken = [k for k, fine in zip(prompts, finite, strict=True) if not fine]
         if broken:
+            name = self.model.get("model", "the model")
             raise ValueError(
-                f"BiGain: expected numbers from {self.model or 'the model'}, got NaN or infinity "
+                f"BiGain: expected numbers from {name}, got NaN or infinity "
                 f"for the prompt {self.labels[broken[0]]!r} at timestep {spec.timestep}. Half "
                 "precision may overflow: try fp32 or bf16."
             )
@@ -94,7 +85,7 @@ class ErrorSource:
         """How many elements of the latent count."""
         if self.mask is None:
             return self.latent.numel()
-        return self.mask.double().cpu().expand(self.latent.shape).sum().item()
+        return self.mask.cpu().double().expand(self.latent.shape).sum().item()
 
     def nats(self, specs: Sequence[TrialSpec]) -> Tensor:
         """(T,) nats that an error of 1 stands for; not finite where errors are no squares."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import comfy.conds
@@ -14,11 +13,11 @@ import comfy.model_patcher
 import comfy.supported_models_base
 import comfy.utils
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 
-from ..models.checkpoint import Checkpoint, read_checkpoint
+from ..models.checkpoint import read_checkpoint
 from ..models.dit import DiT, DiTConfig
+from .key_weights import weighed_attention
 
 CLASS_LABEL = "class_label"  # key of the labels, long (n,), in a conditioning
 LATENT_FORMATS = {
@@ -50,7 +49,10 @@ class HostDiT(DiT):
         return executor.execute(x, timesteps, context, y, control, options, **kwargs)
 
     def _forward(self, x, timesteps, context, y, control, transformer_options, **kwargs):
-        attention = partial(optimized_attention, transformer_options=transformer_options)
+        def attention(q, k, v, heads, mask=None):
+            bias = None if mask is None else mask[:, 0]  # of each key, the same for all queries
+            return weighed_attention(q, k, v, heads, bias, transformer_options=transformer_options)
+
         return super().forward(x, timesteps, y, attention)
 
 
@@ -88,22 +90,14 @@ class DiTModelConfig(comfy.supported_models_base.BASE):
         super().__init__({**self.unet_config, **asdict(config)})
 
 
-def load_dit_model(path: Path) -> comfy.model_patcher.ModelPatcher:
+def load_dit_model(path: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     """A DiT checkpoint as a MODEL; the steps are those of the host's own diffusion model loader.
+
+    Newer hosts load it again by this where it is to live on another device or without paging.
 
     Raises ValueError when the file is not a class-conditional DiT.
     """
-    patcher = _make_patcher(read_checkpoint(path))
-    patcher.cached_patcher_init = (_load_again, (path,))
-    return patcher
-
-
-def _load_again(path: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    """Newer hosts reload a model by this when it is to live on another device or without paging."""
-    return _make_patcher(read_checkpoint(path), disable_dynamic)
-
-
-def _make_patcher(checkpoint: Checkpoint, disable_dynamic: bool = False):
+    checkpoint = read_checkpoint(path)
     management, state = comfy.model_management, dict(checkpoint.state)
     config = DiTModelConfig(checkpoint.config)
     device, offload = management.get_torch_device(), management.unet_offload_device()
@@ -121,4 +115,5 @@ def _make_patcher(checkpoint: Checkpoint, disable_dynamic: bool = False):
     # Newer hosts may page weights from the file; their layers then hold no storage to copy into.
     paged = {"assign": True} if kind is not plain and patcher.is_dynamic() else {}
     model.to(offload).load_model_weights(state, "", **paged)
+    patcher.cached_patcher_init = (load_dit_model, (path,))
     return patcher

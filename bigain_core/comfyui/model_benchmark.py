@@ -21,10 +21,16 @@ from ..compression.rules import Compression
 from ..compression.run_log import RunLog
 from ..listener import SILENT, Listener
 from ..measure.benchmark import OFF, Benchmark, Measured
-from ..measure.timing import take_turns
+from ..measure.timing import Times, Work, take_turns
 from .classifying.denoiser import check_latents, uncached, while_sampling
 from .dit_model import DiTModel, label_conditioning
-from .patching.attach import KEY, build_state, compress_network_call, compression_state
+from .patching.attach import (
+    FOR_ONE_CALL,
+    KEY,
+    build_state,
+    compress_network_call,
+    compression_state,
+)
 
 PROMPT_TOKENS = 77
 POOLED_WIDTH = 1280  # of Stable Diffusion XL; models without such a vector ignore it
@@ -51,7 +57,7 @@ def our_settings(
     """
     networks = WeakKeyDictionary()  # one for all, or torch.compile would begin anew for each
     return {
-        name: {KEY: replace(build_state(model, compression), networks=networks)}
+        name: {FOR_ONE_CALL: replace(build_state(model, compression), networks=networks)}
         for name, compression in compressions.items()
     }
 
@@ -84,74 +90,83 @@ def measure(
 ) -> Benchmark:
     """Time "off" and each setting of an `uncompressed` model in turn, all conditionings in a call.
 
-    latent (B, C, ...): noise is added as at `progress`, 0 being pure noise and 1 clean. A call of
-    each comes first; it warms up, and its output, memory and operations are noted. `listener`
-    hears of every call, 1 + rounds for each setting and for "off".
+    latent (B, C, ...), or nested a video and its sound: noise is added as at `progress`, 0 being
+    pure noise and 1 clean. A call of each comes first; it warms up, and its output, memory and
+    operations are noted. `listener` hears of every call, 1 + rounds for each setting and for "off".
 
     Raises ValueError for a latent that does not fit the model.
     """
-
-    check_latents(model, latent if latent.is_nested else fix_empty_latent_channels(model, latent))
+    latent = fix_empty_latent_channels(model, latent)
+    image = latent.unbind()[0] if latent.is_nested else latent
+    if not latent.is_nested:
+        check_latents(model, latent)
     sigma = float(model.get_model_object("model_sampling").percent_to_sigma(progress))
 
     def work(guider, options: dict, x: Tensor) -> Benchmark:
-        return _InTurn(guider, options, x, sigma, listener).measured(settings, rounds)
+        network, conds = guider.inner_model, list(guider.conds.values())
+        if latent.is_nested and "latent_shapes" not in conds[0][0]["model_conds"]:
+            raise ValueError(
+                "BiGain: expected a latent of one stream, as a "
+                f"{type(model.model).__name__} model makes no sound, got one of video and sound. "
+                "Use the empty latent that belongs to this model."
+            )
+        sigmas = torch.full((len(x),), sigma).to(x)
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+        noisy = network.model_sampling.noise_scaling(sigmas[:1], noise, x)
+
+        def call(overlay: Overlay) -> Tensor:
+            """The clean latents that the host makes of one prediction for each conditioning."""
+            inner = {**options["transformer_options"], **overlay}
+            changed = {**options, "transformer_options": inner}
+            return torch.stack(calc_cond_batch(network, conds, noisy, sigmas, changed))
+
+        def before_each(name: str) -> None:
+            throw_exception_if_processing_interrupted()
+            listener.on_calls(1)
+
+        works = {name: partial(call, overlay) for name, overlay in {OFF: {}, **settings}.items()}
+        firsts = {}
+        for name, one in works.items():
+            before_each(name)
+            firsts[name] = _first_call(one, noisy.device)
+        times = take_turns(works, rounds, warm_up=0, before_each=before_each)
+        measured = _measured(settings, firsts, times)
+        return Benchmark(measured, get_torch_device_name(noisy.device), tuple(image.shape))
 
     guider = CFGGuider(uncached(model))
     return while_sampling(guider, latent, conditionings, torch.tensor([sigma, 0.0]), work)
 
 
-class _InTurn:
-    """The calls of a benchmark while the host has the model loaded."""
+def _measured(
+    settings: Mapping[str, Overlay],
+    firsts: Mapping[str, tuple[Tensor, int | None]],
+    times: Mapping[str, Times],
+) -> dict[str, Measured]:
+    plain = firsts[OFF][0]
+    states = {name: overlay.get(FOR_ONE_CALL) for name, overlay in settings.items()}
+    logs = {name: state.log for name, state in states.items() if state}
+    measured = {
+        name: Measured(
+            times[name],
+            _flops(logs[name]) if name in logs else 0,
+            ((output - plain).norm() / plain.norm()).item(),
+            memory,
+            logs[name].layers_compressed if name in logs else None,
+        )
+        for name, (output, memory) in firsts.items()
+    }
+    whole = max((_flops(log, compressed=False) for log in logs.values()), default=0)
+    measured[OFF] = replace(measured[OFF], flops=whole)
+    return measured
 
-    def __init__(self, guider, options: dict, x: Tensor, sigma: float, listener: Listener):
-        self.model, self.conds = guider.inner_model, list(guider.conds.values())
-        self.options, self.listener = options, listener
-        self.sigma = torch.full((len(x),), sigma).to(x)
-        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
-        self.noisy = self.model.model_sampling.noise_scaling(self.sigma[:1], noise, x)
 
-    def measured(self, settings: Mapping[str, Overlay], rounds: int) -> Benchmark:
-        settings = {OFF: {}, **settings}
-        firsts = {name: self.first_call(name, overlay) for name, overlay in settings.items()}
-        works = {name: partial(self.call, overlay) for name, overlay in settings.items()}
-        times = take_turns(works, rounds, warm_up=0, before_each=self.before_each)
-        plain = firsts[OFF][0]
-        logs = {name: overlay[KEY].log for name, overlay in settings.items() if KEY in overlay}
-        measured = {
-            name: Measured(
-                times[name],
-                _flops(logs[name]) if name in logs else 0,
-                ((output - plain).norm() / plain.norm()).item(),
-                memory,
-                logs[name].layers_compressed if name in logs else None,
-            )
-            for name, (output, memory) in firsts.items()
-        }
-        whole = max((_flops(log, compressed=False) for log in logs.values()), default=0)
-        measured[OFF] = replace(measured[OFF], flops=whole)
-        return Benchmark(measured, get_torch_device_name(plain.device), tuple(self.noisy.shape))
-
-    def first_call(self, name: str, overlay: Overlay) -> tuple[Tensor, int | None]:
-        """The output, and the bytes at its peak where the device counts them."""
-        self.before_each(name)
-        device = self.noisy.device
-        if device.type != "cuda":
-            return self.call(overlay), None
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        return self.call(overlay), torch.cuda.max_memory_allocated(device) - before
-
-    def call(self, overlay: Overlay) -> Tensor:
-        """The clean latents that the host makes of one prediction for each conditioning."""
-        inner = {**self.options["transformer_options"], **overlay}
-        options = {**self.options, "transformer_options": inner}
-        clean = calc_cond_batch(self.model, self.conds, self.noisy, self.sigma, options)
-        return torch.stack(clean)
-
-    def before_each(self, name: str) -> None:
-        throw_exception_if_processing_interrupted()
-        self.listener.on_calls(1)
+def _first_call(work: Work, device: torch.device) -> tuple[Tensor, int | None]:
+    """The output, and the bytes at its peak where the device counts them."""
+    if device.type != "cuda":
+        return work(), None
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    return work(), torch.cuda.max_memory_allocated(device) - before
 
 
 def _flops(log: RunLog, compressed: bool = True) -> int:

@@ -23,10 +23,12 @@ from collections.abc import Callable
 from ..measure.flops import LayerFlops, attention_shortened, input_shortened, projections_shortened
 from ..methods import KVDownsampling, Method, Sharing, TokenMerging
 from ..placement import PLACEMENTS, Placement
+from ..schedules import ActiveRange
 from .rules import Rule
 
 AUTO, QUALITY, BALANCED, FAST = STRENGTHS = ("auto", "quality", "balanced", "fast")
 PUBLISHED_BLOCKS, PUBLISHED_DEPTH = PLACEMENTS["blocks 1-5 and 7-11 (published)"][1], 28
+WHOLE_PROCESS = ActiveRange()
 
 Where = Callable[[int], Placement]  # from the number of layers that there are
 
@@ -74,10 +76,13 @@ CHOICES: dict[LayerFlops, dict[str, tuple[Method, Where]]] = {  # by what shorte
 }
 
 
-def automatic_rule(strength: str, layer_flops: LayerFlops, blocks: int) -> Rule:
+def automatic_rule(
+    strength: str, layer_flops: LayerFlops, blocks: int, active: ActiveRange = WHOLE_PROCESS
+) -> Rule:
     """One of STRENGTHS for a network of so many self-attention layers, where it is faster.
 
-    "auto" is the most that published or measured figures bear out for such a network.
+    "auto" is the most that published or measured figures bear out for such a network; `active` is
+    the part of the process in which it can do with less.
     """
     method, where = CHOICES[layer_flops][strength]
-    return Rule(method, where(blocks), only_where_faster=True)
+    return Rule(method, where(blocks), active, only_where_faster=True)

@@ -13,6 +13,7 @@ from ..methods import Method
 from ..placement import LayerId
 from ..schedules import DenoisingProgress
 from ..tokens.grid import TokenGrid
+from ..tokens.parts import plan_in_parts
 from ..tokens.plans import Plan, repeated
 from .break_even import why_slower
 from .decisions import Decision
@@ -103,7 +104,7 @@ class NetworkCall:
         cost = method.decision_flops(metric.shape[-1], grid)
         once = cost and layer_id.number == 0 and _repeats(metric, self.copies)
         rows = metric[: metric.shape[0] // self.copies] if once else metric
-        plan = method.plan(rows, grid, self.progress, layer_id.number)
+        plan = plan_in_parts(method, rows, grid, self.progress, layer_id.number)
         if once:
             plan = repeated(plan, self.copies)
         if method.reuses(layer_id, layer_id):
@@ -112,11 +113,12 @@ class NetworkCall:
 
 
 def _repeats(metric: Tensor, copies: int) -> bool:
-    """Whether a metric (B, N, C) is `copies` times the same rows; waits for its device if so many.
+    """Whether a metric (B, N, C) is `copies` times the same rows; only looked at on the CPU.
 
     Text comes in behind the first layer of many networks: there all prompts see the same tokens.
+    To wait for another device would cost more than is gained.
     """
-    if copies < 2 or metric.shape[0] % copies:
+    if copies < 2 or metric.shape[0] % copies or metric.device.type != "cpu":
         return False
     each = metric.unflatten(0, (copies, -1))
     return torch.equal(each, each[:1].expand_as(each))

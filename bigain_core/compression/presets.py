@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..methods import BlockMerging, KVDownsampling, Method, Sharing, SimilarityPruning, TokenMerging
 from ..placement import named_placement
 from ..schedules import AlphaSchedule
@@ -9,21 +11,16 @@ from .rules import Compression, Rule
 
 ALPHAS = (0.0, 0.5, 0.8, 0.9, 1.0, 1.2)  # Table 7
 SCHEDULES = ((0.2, 0.8), (0.5, 1.0), (0.7, 1.0), (0.8, 1.2), (0.0, 1.2))  # Table 8
+PUBLISHED = "blocks 1-5 and 7-11 (published)"
 L_GTM, TOME = TokenMerging(0.7), TokenMerging(0.7, "random")
 
 
+def _placed(methods: Mapping[str, Method]) -> Compression:
+    return Compression(tuple(Rule(one, named_placement(name)) for name, one in methods.items()))
+
+
 def _everywhere(method: Method) -> Compression:
-    return Compression((Rule(method),))
-
-
-def _halves(encoder: Method, decoder: Method) -> Compression:
-    """The paper's hybrids."""
-    stages = (Rule(encoder, named_placement("encoder")), Rule(decoder, named_placement("decoder")))
-    return Compression(stages)
-
-
-def _published_blocks(method: Method) -> Compression:
-    return Compression((Rule(method, named_placement("blocks 1-5 and 7-11 (published)")),))
+    return _placed({"everywhere": method})
 
 
 def _pooled(factor: int, start: float, end: float) -> Compression:
@@ -53,10 +50,14 @@ PRESETS: dict[str, Compression] = {
     "Table 9: ToDo factor 2": _pooled(2, 1.0, 1.0),
     "Table 9: L-GTM 0.7": _everywhere(L_GTM),
     "Table 9: IE-KVD factor 2": _pooled(2, 0.9, 0.9),
-    "Table 9: L-GTM encoder, IE-KVD decoder": _halves(L_GTM, KVDownsampling()),
-    "Table 9: IE-KVD encoder, L-GTM decoder": _halves(KVDownsampling(), L_GTM),
-    "DiT: L-GTM 0.7, published blocks": _published_blocks(L_GTM),
-    "DiT: IE-KVD factor 2, published blocks": _published_blocks(KVDownsampling()),
+    "Table 9: L-GTM encoder, IE-KVD decoder": _placed(
+        {"encoder": L_GTM, "decoder": KVDownsampling()}
+    ),
+    "Table 9: IE-KVD encoder, L-GTM decoder": _placed(
+        {"encoder": KVDownsampling(), "decoder": L_GTM}
+    ),
+    "DiT: L-GTM 0.7, published blocks": _placed({PUBLISHED: L_GTM}),
+    "DiT: IE-KVD factor 2, published blocks": _placed({PUBLISHED: KVDownsampling()}),
 }
 
 TABLE_3 = {  # every method of the paper by its name

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from ..placement import LayerId
+from ..placement import LayerId, block_ranges
 from .run_log import LayerRecord, RunLog
 
+NOT_CALLED = (
+    "another node computes their attention or leaves out their blocks, as caches (TeaCache, "
+    "WaveSpeed), guidance (PAG, SAG, SEG, Skip Layer Guidance) and sparse attention do"
+)
+NOT_FOUND = "another node has put modules of its own in their place"
 NOTICEABLE = 1.05  # a smaller gain in operations is lost to deciding and moving data
 
 
@@ -34,12 +39,21 @@ def summary(log: RunLog) -> str:
 def _main_reason(log: RunLog) -> str:
     if log.skipped:
         return f"Reason: {log.skipped.most_common(1)[0][0]}."
-    unseen = _never_called(log)
-    return f"Another patch computes the attention of {unseen} of them." if unseen else ""
+    return " ".join(f"Reason: {reason}." for reason, _ in _never_called(log))
 
 
-def _never_called(log: RunLog) -> int:
-    return sum(not record.calls for record in log.layers.values())
+def _never_called(log: RunLog) -> list[tuple[str, int]]:
+    """Why layers that were to be compressed were not called, and how many."""
+    reasons = []
+    for found, reason in ((True, NOT_CALLED), (False, NOT_FOUND)):
+        numbers = [
+            layer_id.number
+            for layer_id, present in log.expected.items()
+            if present == found and not log.layers[layer_id].calls
+        ]
+        if numbers:
+            reasons.append((f"{reason} ({block_ranges(numbers)})", len(numbers)))
+    return reasons
 
 
 def _flops(flops: int) -> str:
@@ -69,7 +83,10 @@ def _expectation(log: RunLog) -> str:
             f"uncompressed: {slower[0]}. Turn on only_where_faster to skip such layers."
         )
     if None in log.slower.values():
-        return f"Whether these layers run faster on {log.device} has not been measured."
+        return (
+            f"Whether these layers run faster on {log.device} has not been measured, so none was "
+            "skipped for its speed."
+        )
     return f"All of these layers are expected to run faster on {log.device}." if log.slower else ""
 
 
@@ -94,8 +111,7 @@ def report_data(log: RunLog) -> dict:
     """The same as plain values: `summary`, a row per compressed `layers` and what was `skipped`."""
     layers = (pair for pair in log.layers.items() if pair[1].compressed)
     skipped = [{"reason": reason, "calls": count} for reason, count in log.skipped.items()]
-    if unseen := _never_called(log):
-        skipped.append({"reason": "another patch computes their attention", "layers": unseen})
+    skipped += [{"reason": reason, "layers": count} for reason, count in _never_called(log)]
     rows = [_layer_data(layer_id, record) for layer_id, record in layers]
     return {"summary": summary(log), "layers": rows, "skipped": skipped}
 

@@ -35,6 +35,11 @@ class Compression:
     def followed_by(self, rule: Rule) -> Compression:
         return Compression((*self.rules, rule))
 
+    def covers(self, layer_id: LayerId) -> bool:
+        """Whether some rule is to change the layer at some time."""
+        changing = (rule for rule in self.rules if not rule.method.is_identity)
+        return any(rule.placement.covers(layer_id) for rule in changing)
+
     def rule_at(self, layer_id: LayerId, progress: DenoisingProgress) -> Rule | None:
         for rule in reversed(self.rules):
             if rule.placement.covers(layer_id) and rule.active.contains(progress):

@@ -39,7 +39,8 @@ class RunLog:
     FLOPs are per sample. `networks` holds, by the shape of the latent, those of an uncompressed
     network call and the number of calls; it is empty where none were counted. `slower` says why
     compressed layers are expected to be slower than uncompressed ones, as `why_slower` does for
-    `device`.
+    `device`. `expected` are layers that a rule is to change, and whether the network had them or
+    modules of another kind in their place.
     """
 
     family: str = "a model"
@@ -48,14 +49,22 @@ class RunLog:
     skipped: Counter[str] = field(default_factory=Counter)
     networks: dict[Hashable, tuple[int, int]] = field(default_factory=dict)
     slower: dict[LayerId, str | None] = field(default_factory=dict)
+    expected: dict[LayerId, bool] = field(default_factory=dict)
     device: str = ""
 
     def clear(self) -> None:
         self.device = ""
         self.layers.clear()
+        self.expected.clear()
         self.slower.clear()
         self.skipped.clear()
         self.networks.clear()
+
+    def expect(self, layer_id: LayerId, covered: bool, found: bool) -> None:
+        """Note a layer of the network before its first call."""
+        self.layers.setdefault(layer_id, LayerRecord())
+        if covered:
+            self.expected.setdefault(layer_id, found)
 
     def add(self, decision: Decision, width: int, layer_flops: LayerFlops) -> int:
         """Note a compressed layer; returns the FLOPs of an uncompressed one without the

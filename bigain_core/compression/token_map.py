@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from ..placement import LayerId
 from ..tokens.grid import TokenGrid
+from ..tokens.key_plans import KeyMergePlan
 from ..tokens.plans import MergePlan, Plan, PoolPlan, SelectPlan
 from ..tokens.selection import split_windows
 from .decisions import Decision
@@ -80,11 +81,11 @@ def stand_ins(plan: Plan, grid: TokenGrid, batch: int = 1) -> Tensor:
     Where windows are blended it is the token that nearest sampling takes or the one that was
     chosen.
     """
-    if isinstance(plan, MergePlan):
+    if isinstance(plan, MergePlan | KeyMergePlan):
         return plan.target
     device = plan.chosen.device if isinstance(plan, SelectPlan) else None
     index = torch.arange(grid.tokens, device=device)
-    places = index.double()[None, :, None].expand(batch, -1, 1)
+    places = index.float()[None, :, None].expand(batch, -1, 1)
     kept = plan.unblended().context(places).squeeze(2).long()  # (B, K)
     found = torch.full((batch, grid.tokens), -1, device=index.device)
     pool = plan.average if isinstance(plan, SelectPlan) else plan

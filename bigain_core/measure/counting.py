@@ -31,12 +31,15 @@ class LayerCount:
 def counted_layers(network: nn.Module) -> Iterator[LayerCount]:
     """Count what runs in the block; layers are known by their attributes, as hosts have their own.
 
+    A wrapper that passes on the attributes of what it holds, as a compiled layer does, is no layer.
     Weights are not read: they may be quantised, on another device or not there yet.
     """
     count, hooks = LayerCount(), []
     try:
         for layer in network.modules():
-            if any(all(hasattr(layer, name) for name in kind) for kind in COUNTED):
+            if not hasattr(layer, "_orig_mod") and any(
+                all(hasattr(layer, name) for name in kind) for kind in COUNTED
+            ):
                 hooks.append(layer.register_forward_hook(count.add))
         yield count
     finally:

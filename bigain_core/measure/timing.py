@@ -35,10 +35,6 @@ class Times:
     def spread(self) -> Spread:
         return Spread.of(self.seconds)
 
-    @property
-    def median(self) -> float:
-        return self.spread.median
-
     def gain_over(self, other: Times) -> Spread:
         """How many times as fast as `other`, of the same rounds: 2 takes half the time."""
         return Spread.of(np.divide(other.seconds, self.seconds))

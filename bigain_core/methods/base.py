@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -78,7 +79,24 @@ class ScoredMethod(Method):
         return laplacian_flops(width, grid.tokens) if self.scorer.startswith("laplacian") else 0
 
 
-def seeded_generator(seed: int, progress: DenoisingProgress, layer_number: int) -> torch.Generator:
-    """The same random numbers for the same seed, layer and timestep, whatever the batch."""
+def random_bits(
+    count: int, seed: int, progress: DenoisingProgress, layer_number: int, device: torch.device
+) -> Tensor:
+    """(count,) whole numbers, even over 0 to 2^32 - 1, for a seed, layer and timestep.
+
+    They are a hash of their place (SplitMix: Steele, Lea and Flood, 2014), so any device makes the
+    same ones itself and does not wait for a copy from the CPU.
+    """
     key = np.random.SeedSequence([seed, layer_number, round(progress.timestep * 1000)])
-    return torch.Generator().manual_seed(int(key.generate_state(1)[0]))
+    start, step = (int(part) for part in key.generate_state(2))
+    step |= 1
+    bits = torch.arange(start, start + count * step, step, device=device)
+    for _ in range(2):
+        bits = ((bits >> 16 ^ bits) & 0xFFFFFFFF) * 0x45D9F3B  # below 2^59: never overflows
+    return (bits >> 16 ^ bits) & 0xFFFFFFFF
+
+
+def standard_normal(bits: Tensor) -> Tensor:
+    """(n,) normal numbers in fp32 of (2 * n,) random bits, two for each (Box and Muller, 1958)."""
+    first, second = ((bits.float() + 0.5) / 2**32).chunk(2)  # above 0: the logarithm is finite
+    return (-2 * first.log()).sqrt() * (2 * math.pi * second).cos()

@@ -22,7 +22,7 @@ from ..tokens.matching import (
 )
 from ..tokens.plans import IdentityPlan, Plan
 from ..tokens.selection import select_tokens
-from .base import Method, ScoredMethod, seeded_generator
+from .base import Method, ScoredMethod, random_bits, standard_normal
 
 SHARING_SCOPES = ("stage", "network", "interval")
 
@@ -118,10 +118,11 @@ class TokenMerging(_ByRatio, ScoredMethod):
         protected = None
         if protected_count:
             protected = select_tokens(scores, protected_count, self.protection.mode)
-        generator = seeded_generator(self.seed, progress, layer_number)
-        chosen = choose_destinations(
-            scores, grid, self.cell, self.destinations, generator, protected
-        )
+        drawn = None
+        if self.destinations == "random":
+            cells = grid.cells(self.cell).tokens
+            drawn = random_bits(cells, self.seed, progress, layer_number, metric.device)
+        chosen = choose_destinations(scores, grid, self.cell, self.destinations, drawn, protected)
         plan = match_tokens(metric, chosen, self.ratio, protected, self.mode)
         return replace(plan, proportional=self.proportional)
 
@@ -173,8 +174,8 @@ class BlockMerging(_ByRatio, ScoredMethod):
 class SimilarityPruning(_ByRatio):
     """SiTo: drop the tokens most alike a destination, the token most alike all others of a cell.
 
-    score = similarity * sum of cosines with all tokens + noise * xi, xi ~ N(0, 1) per token from
-    its own generator and shared by the batch. Published: similarity 1, noise 0.1, ratio 0.7 in the
+    score = similarity * sum of cosines with all tokens + noise * xi, xi ~ N(0, 1) per token and
+    shared by the batch. Published: similarity 1, noise 0.1, ratio 0.7 in the
     comparison. The sum of cosines is one product with the summed tokens, not an N x N matrix.
     """
 
@@ -192,11 +193,10 @@ class SimilarityPruning(_ByRatio):
     def plan(
         self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_number: int
     ) -> Plan:
-        unit = functional.normalize(metric.float(), dim=-1)
-        score = self.similarity * (unit @ unit.sum(1, keepdim=True).mT).squeeze(-1)
-        generator = seeded_generator(self.seed, progress, layer_number)
-        xi = torch.randn(1, grid.tokens, generator=generator).to(score.device)
-        chosen = choose_destinations(-(score + self.noise * xi), grid, self.cell)
+        score = self.similarity * torch.cat([_sums_of_cosines(one) for one in metric.split(1)])
+        bits = random_bits(2 * grid.tokens, self.seed, progress, layer_number, metric.device)
+        noisy = score + self.noise * standard_normal(bits)
+        chosen = choose_destinations(-noisy, grid, self.cell)
         return prune_tokens(metric, chosen, self.ratio)
 
     def decision_flops(self, width: int, grid: TokenGrid) -> int:
@@ -204,3 +204,9 @@ class SimilarityPruning(_ByRatio):
         dropped = min(int(tokens * self.ratio), tokens - cells) if cells else 0
         restoring = 2 * dropped * (tokens - dropped) * width
         return 2 * tokens * width + matching_flops(width, tokens, cells) + restoring
+
+
+def _sums_of_cosines(metric: Tensor) -> Tensor:
+    """(1, N) of each token with all: metric (1, N, C), as products round by the batch."""
+    unit = functional.normalize(metric.float().contiguous(), dim=-1)
+    return (unit @ unit.sum(1, keepdim=True).mT).squeeze(-1)

@@ -9,14 +9,15 @@ from torch import Tensor
 
 from ..compression.forwards import Replacement
 from ..compression.network_call import NetworkCall
-from ..placement import LayerId, transformer_layers
+from ..placement import LayerId, modules_at, transformer_layers
 from ..tokens.grid import patch_grid
 from ..tokens.plans import MergePlan, key_mask
 from .dit import Attention, DiT, SelfAttention
 
 
-def attention_layers(model: DiT) -> list[tuple[LayerId, SelfAttention]]:
-    return transformer_layers(block.attn for block in model.blocks)
+def attention_layers(model: DiT) -> list[tuple[LayerId, SelfAttention | None]]:
+    """In order of execution; None for a block that was replaced by one of another kind."""
+    return transformer_layers(modules_at(model, "blocks.*.attn"))
 
 
 def replacements(model: DiT, x: Tensor, call: NetworkCall) -> Iterator[Replacement]:
@@ -32,12 +33,13 @@ def replacements(model: DiT, x: Tensor, call: NetworkCall) -> Iterator[Replaceme
             if decision is None:
                 return original(x, attention)
             plan = decision.plan
-            if not isinstance(plan, MergePlan):
-                return original(x, attention, pool=plan.context)
             weighed = partial(attention, mask=key_mask(plan, x.dtype))
+            if not isinstance(plan, MergePlan):
+                return original(x, weighed, pool=plan.context)
             return plan.restore(original(plan.queries(x), weighed))
 
         return forward
 
     for layer_id, layer in attention_layers(model):
-        yield layer, compressed(layer_id, layer.forward)
+        if layer is not None:
+            yield layer, compressed(layer_id, layer.forward)

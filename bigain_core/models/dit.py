@@ -83,9 +83,9 @@ class DiTConfig:
         )
 
 
-def timestep_embedding(timesteps: Tensor, size: int = FREQUENCY_EMBEDDING_SIZE) -> Tensor:
-    """Sinusoidal embedding of timesteps (B,) -> (B, size), cosines first, in fp32."""
-    half = size // 2
+def timestep_embedding(timesteps: Tensor) -> Tensor:
+    """Sinusoidal embedding of timesteps (B,) -> (B, 256), cosines first, in fp32."""
+    half = FREQUENCY_EMBEDDING_SIZE // 2
     steps = torch.arange(half, dtype=torch.float32, device=timesteps.device)
     angles = timesteps.float()[:, None] * torch.exp(-math.log(10000) * steps / half)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)

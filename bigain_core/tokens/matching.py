@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from .grid import TokenGrid
-from .plans import MergePlan, indices_of, rows_at
+from .plans import MergePlan, rows_at
 
 DESTINATION_RULES = ("lowest", "published", "top-left", "random")
 AGGREGATES: dict[str, Callable[[Tensor], Tensor]] = {  # of the last axis
@@ -36,7 +36,7 @@ def choose_destinations(
     grid: TokenGrid,
     cell: int = 2,
     rule: str = "lowest",
-    generator: torch.Generator | None = None,
+    drawn: Tensor | None = None,
     protected: Tensor | None = None,
 ) -> Tensor:
     """One destination per cell x cell square: scores (B, N) -> token indices (B, cells).
@@ -44,46 +44,50 @@ def choose_destinations(
     "lowest" takes the lowest score of the square (first in raster order on ties; paper, Algorithm
     2). "published" is the rule of the published code: it lacks a transpose, so square j takes the
     offset of the lowest among entries j * cell**2 to (j + 1) * cell**2 of its band of rows, read
-    row by row. "top-left" takes the first token, "random" one drawn from `generator` on the CPU and
-    shared by the whole batch, so that it does not depend on the batch split. Rows and columns that
-    fill no square hold no destination; a grid smaller than one square has none.
+    row by row. "top-left" takes the first token, "random" the one that the whole number `drawn`
+    (cells,) for its square tells, modulo cell**2, the same for the whole batch. Rows and columns
+    that fill no square hold no destination; a grid smaller than one square has none.
 
     A square whose choice is among the `protected` (B, P) tokens takes the next one that is not: the
     next lowest, or the next in raster order from the top left or, wrapping round, from the drawn
     one. A square of protected tokens alone yields one of them.
 
-    Raises ValueError for an unknown rule, or "random" without a generator.
+    Raises ValueError for an unknown rule, or "random" without `drawn` numbers.
     """
     cells = grid.cells(cell)
-    offsets = torch.arange(cell * cell, device=scores.device)
+    if not cells.tokens:
+        return torch.empty(scores.shape[0], 0, dtype=torch.long, device=scores.device)
     if rule == "lowest":
-        order = cell_squares(scores, grid, cell)
-    elif rule == "published":
+        if protected is not None:
+            scores = scores.scatter(1, protected, torch.inf)
+        image = scores.neg().unflatten(1, (grid.height, grid.width))
+        _, chosen = functional.max_pool2d(image, cell, return_indices=True)  # the first on ties
+        return chosen.flatten(1)
+    tokens = torch.arange(grid.tokens, device=scores.device)[None]
+    squares = cell_squares(tokens, grid, cell).expand(scores.shape[0], -1, -1)
+    if rule == "published":
         order = _row_band_strips(scores, grid, cell)
     elif rule == "top-left":
-        order = offsets.float().expand(scores.shape[0], cells.tokens, -1)
-    elif rule == "random" and generator is not None:
-        drawn = torch.randint(cell * cell, (1, cells.tokens, 1), generator=generator)
-        distance = (offsets - drawn.to(scores.device)) % (cell * cell)
-        order = distance.float().expand(scores.shape[0], -1, -1)
+        if protected is None:
+            return squares[..., 0]
+        order = torch.arange(cell * cell, device=scores.device).float().expand_as(squares)
+    elif rule == "random" and drawn is not None:
+        if protected is None:
+            offset = (drawn % (cell * cell))[None, :, None].expand(scores.shape[0], -1, -1)
+            return squares.gather(-1, offset).squeeze(-1)
+        offsets = torch.arange(cell * cell, device=scores.device)
+        distance = (offsets - drawn[:, None]) % (cell * cell)
+        order = distance.float().expand_as(squares)
     else:
         raise ValueError(
-            f"BiGain: expected a destination rule of {DESTINATION_RULES} ('random' with a "
-            f"generator), got {rule!r}."
+            f"BiGain: expected a destination rule of {DESTINATION_RULES} ('random' with "
+            f"drawn numbers), got {rule!r}."
         )
     if protected is not None:
         is_protected = _marked(protected, grid.tokens)
         order = order.masked_fill(cell_squares(is_protected, grid, cell), torch.inf)
-    offset = _first_minimum(order)  # (B, cells)
-    return _squares_first(grid, cell, scores.device) + offset // cell * grid.width + offset % cell
-
-
-def _squares_first(grid: TokenGrid, cell: int, device: torch.device) -> Tensor:
-    """(cells,): index of the top-left token of each square."""
-    cells = grid.cells(cell)
-    square = torch.arange(cells.tokens, device=device)
-    row, column = square // max(1, cells.width), square % max(1, cells.width)
-    return (row * grid.width + column) * cell
+    offset = order.argmin(-1, keepdim=True)  # the first on ties
+    return squares.gather(-1, offset).squeeze(-1)
 
 
 def cell_squares(scores: Tensor, grid: TokenGrid, cell: int) -> Tensor:
@@ -105,13 +109,6 @@ def _whole_cells(scores: Tensor, grid: TokenGrid, cell: int) -> Tensor:
     return image[:, : cells.height * cell, : cells.width * cell]
 
 
-def _first_minimum(squares: Tensor) -> Tensor:
-    """argmin over the last axis that takes the first of equal values on every device."""
-    is_lowest = squares == squares.amin(-1, keepdim=True)
-    order = torch.arange(squares.shape[-1], 0, -1, device=squares.device)
-    return (is_lowest * order).argmax(-1)
-
-
 def match_tokens(
     metric: Tensor,
     destinations: Tensor,
@@ -131,14 +128,16 @@ def match_tokens(
     """
     check_ratio(ratio)
     batch, count, _ = metric.shape
-    target = torch.arange(count, device=metric.device).repeat(batch, 1)
     merged = _merged_tokens(destinations, protected, count, ratio)
+    own, listed = in_front(destinations, count)
     if merged == 0:
-        return MergePlan.from_target(target, count)
-    sources, best, partner = _best_partners(metric, destinations, protected)
-    chosen = best.argsort(dim=1, descending=True, stable=True)[:, :merged]
-    target.scatter_(1, sources.gather(1, chosen), partner.gather(1, chosen))
-    return MergePlan.from_target(target, count - merged, mode)
+        return MergePlan(own, own, own)
+    sources = listed[:, destinations.shape[1] :]
+    best, partner = _best_partners(metric, listed, destinations, protected)
+    order = best.argsort(dim=1, descending=True, stable=True)
+    ranked, partner = sources.gather(1, order), partner.gather(1, order[:, :merged])
+    kept = torch.cat((destinations, ranked[:, merged:]), dim=1)
+    return MergePlan.from_target(own.scatter(1, ranked[:, :merged], partner), kept, mode)
 
 
 def check_ratio(ratio: float) -> None:
@@ -159,57 +158,80 @@ def _merged_tokens(destinations: Tensor, protected: Tensor | None, count: int, r
 
 
 def _best_partners(
-    metric: Tensor, destinations: Tensor, protected: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(sources, cosine with the best destination, that destination), each (B, N - D)."""
-    count = metric.shape[1]
-    is_source = _marked(destinations, count).logical_not()
-    sources = indices_of(is_source, count - destinations.shape[1])
+    metric: Tensor, listed: Tensor, destinations: Tensor, protected: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """(cosine with the best destination, that destination) of all `listed` behind the destinations.
+
+    listed (B, N), destinations (B, D) in front; each (B, N - D).
+    """
+    goals = destinations.shape[1]
     if protected is None:
-        return sources, *_most_alike(metric, sources, destinations)
-    is_protected = _marked(protected, count)
-    closed = is_protected.gather(1, destinations)
+        return _most_alike(metric, listed, goals)
+    closed, is_protected = (
+        _marked(protected, metric.shape[1]).gather(1, listed).tensor_split((goals,), dim=1)
+    )
     first_open = destinations.gather(1, closed.int().argmin(1, keepdim=True))
-    best, partner = _most_alike(metric, sources, torch.where(closed, first_open, destinations))
-    return sources, best.masked_fill(is_protected.gather(1, sources), -torch.inf), partner
+    usable = torch.where(closed, first_open, destinations)
+    best, partner = _most_alike(metric, torch.cat((usable, listed[:, goals:]), dim=1), goals)
+    return best.masked_fill(is_protected, -torch.inf), partner
 
 
-def _most_alike(metric: Tensor, tokens: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+def _most_alike(metric: Tensor, listed: Tensor, goals: int) -> tuple[Tensor, Tensor]:
     """(cosine with the most alike candidate, that candidate), each (B, K); cosines in fp32.
 
-    metric (B, N, C), tokens (B, K), candidates (B, D); the first of equal candidates counts.
+    metric (B, N, C), listed (B, goals + K): candidates in front, the first of equal ones counts.
     """
-    few = tokens.shape[1] * candidates.shape[1] <= _FEW
-    if few or metric.device.type != "cpu":
-        return _search(metric, tokens, candidates, _TILE, torch.matmul)
-    images = zip(metric.split(1), tokens.split(1), candidates.split(1), strict=True)
-    found = [_search(*image, _CPU_TILE, _product_of_image) for image in images]
+    if metric.device.type != "cpu":
+        return _search(metric, listed, goals, _TILE, _product_of_each)
+    few = (listed.shape[1] - goals) * goals <= _FEW
+    way = (_TILE, _product_of_each) if few else (_CPU_TILE, _product_by_convolution)
+    images = zip(metric.split(1), listed.split(1), strict=True)
+    found = [_search(*image, goals, *way) for image in images]
     best, chosen = zip(*found, strict=True)
     return torch.cat(best), torch.cat(chosen)
 
 
 def _search(
-    metric: Tensor, tokens: Tensor, candidates: Tensor, tile: tuple[int, int], products: Products
+    metric: Tensor, listed: Tensor, goals: int, tile: tuple[int, int], products: Products
 ) -> tuple[Tensor, Tensor]:
     """`_most_alike` with only a tile of the cosines in memory at any time."""
     rows, columns = tile
-    goals = [_unit_rows(metric, some).mT.contiguous() for some in candidates.split(columns, dim=1)]
-    found = []
-    for some in tokens.split(rows, dim=1):
-        unit = _unit_rows(metric, some)
-        best, place = zip(*(products(unit, goal).max(-1) for goal in goals), strict=True)
-        best, number = torch.stack(best).max(0)  # (B, rows)
-        place = torch.stack(place).gather(0, number[None]).squeeze(0) + number * columns
-        found.append((best, candidates.gather(1, place)))
-    best, chosen = zip(*found, strict=True)
-    return torch.cat(best, dim=1), torch.cat(chosen, dim=1)
+    candidates, unit = _unit_rows(metric, listed).tensor_split((goals,), dim=1)
+    tiles = [tile.mT for tile in candidates.split(columns, dim=1)]
+    found = [_best_column([products(some, tile) for tile in tiles]) for some in unit.split(rows, 1)]
+    best, place = (_joined(parts) for parts in zip(*found, strict=True))
+    return best, listed.gather(1, place)
+
+
+def _best_column(tiles: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Of tiles (B, S, D) side by side: the largest of each row, (B, S), and its column."""
+    best, place = zip(*(tile.max(-1) for tile in tiles), strict=True)
+    if len(tiles) == 1:
+        return best[0], place[0]
+    best, number = torch.stack(best).max(0)
+    place = torch.stack(place).gather(0, number[None]).squeeze(0)
+    return best, place + number * tiles[0].shape[-1]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _unit_rows(x: Tensor, indices: Tensor) -> Tensor:
-    return functional.normalize(rows_at(x, indices).float(), dim=-1)
+    rows = rows_at(x.float() if x.dtype == torch.float64 else x, indices)
+    length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=torch.float32)
+    return rows / length.clamp_min(1e-12)
 
 
-def _product_of_image(a: Tensor, b: Tensor) -> Tensor:
+def _product_of_each(a: Tensor, b: Tensor) -> Tensor:
+    """One product an image, as one for all of them would round by how many they are."""
+    found = a.new_empty(a.shape[0], a.shape[1], b.shape[2])
+    for one, other, out in zip(a.detach(), b.detach(), found, strict=True):
+        torch.mm(one, other, out=out)
+    return found
+
+
+def _product_by_convolution(a: Tensor, b: Tensor) -> Tensor:
     """(1, S, C), (1, C, D) -> (1, S, D) on a CPU.
 
     A convolution with kernels of one point is the same product, and torch runs it faster on CPUs
@@ -224,6 +246,17 @@ def _marked(indices: Tensor, count: int) -> Tensor:
     return blank.scatter_(1, indices, True)
 
 
+def in_front(indices: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """All tokens in raster order, and distinct indices (B, K) before the others: (B, count) each.
+
+    Unlike with `nonzero` no device is waited for.
+    """
+    batch, chosen = indices.shape
+    places = torch.arange(-chosen, count, device=indices.device).expand(batch, -1)
+    first, own = places.split((chosen, count), dim=1)
+    return own, own.scatter(1, indices, first).argsort(dim=1, stable=True)
+
+
 def prune_tokens(metric: Tensor, destinations: Tensor, ratio: float) -> MergePlan:
     """Drop the int(N * ratio) sources that are most alike a destination (SiTo).
 
@@ -233,11 +266,11 @@ def prune_tokens(metric: Tensor, destinations: Tensor, ratio: float) -> MergePla
     matched = match_tokens(metric, destinations, ratio)
     if matched.query_tokens == metric.shape[1]:
         return matched
-    count, left = metric.shape[1], matched.query_tokens
-    is_kept = _marked(matched.kept, count)
-    dropped = indices_of(is_kept.logical_not(), count - left)
-    _, nearest = _most_alike(metric, dropped, matched.kept)
-    return MergePlan.from_target(matched.target.scatter(1, dropped, nearest), left, "prune")
+    kept = matched.query_tokens
+    _, listed = in_front(matched.kept, metric.shape[1])
+    _, nearest = _most_alike(metric, listed, kept)
+    target = matched.target.scatter(1, listed[:, kept:], nearest)
+    return MergePlan.from_target(target, matched.kept, "prune")
 
 
 def rank_blocks(
@@ -258,16 +291,16 @@ def rank_blocks(
             f"BiGain: expected an aggregate of {tuple(AGGREGATES)}, got {aggregate!r}."
         )
     batch, count = scores.shape
-    target = torch.arange(count, device=scores.device).repeat(batch, 1)
+    own = torch.arange(count, device=scores.device).expand(batch, -1)
     blocks = merged_blocks(grid, cell, ratio)
     if blocks == 0:
-        return MergePlan.from_target(target, count)
+        return MergePlan(own, own, own)
     ranked = AGGREGATES[aggregate](cell_squares(scores, grid, cell)).argsort(dim=1, stable=True)
-    first = _squares_first(grid, cell, scores.device)[ranked[:, :blocks]]  # (B, blocks)
-    for row in range(cell):
-        for column in range(cell):
-            target.scatter_(1, first + row * grid.width + column, first)
-    return MergePlan.from_target(target, count - blocks * (cell * cell - 1), mode)
+    squares = cell_squares(own[:1], grid, cell)[0][ranked[:, :blocks]]  # (B, blocks, cell * cell)
+    first, rest = squares[..., :1], squares[..., 1:]
+    target = own.scatter(1, rest.flatten(1), first.expand_as(rest).flatten(1))
+    _, listed = in_front(rest.flatten(1), count)
+    return MergePlan.from_target(target, listed[:, rest[0].numel() :], mode)
 
 
 def merged_blocks(grid: TokenGrid, cell: int, ratio: float) -> int:

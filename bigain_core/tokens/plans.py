@@ -11,7 +11,8 @@ Any tensor with the same tokens can be passed: hidden states, queries, keys or v
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -20,28 +21,20 @@ from torch.nn import functional
 from .grid import TokenGrid
 from .pooling import downsample_tokens, pooled_grid
 
+WITHOUT_BAGS = ("mps",)  # devices; Metal has no kernel for bags before torch 2.10
 MERGE_MODES = ("mean", "mlerp", "prune")
-
-
-def indices_of(mask: Tensor, count: int) -> Tensor:
-    """Indices of the true entries: mask (B, N) with `count` in every row -> (B, count), ascending.
-
-    Unlike `nonzero` its shape does not depend on the data, so a device is not waited for.
-    """
-    batch, tokens = mask.shape
-    slot = torch.where(mask, mask.cumsum(1) - 1, count)  # false entries share one slot at the end
-    index = torch.arange(tokens, device=mask.device).expand(batch, -1)
-    return index.new_zeros(batch, count + 1).scatter_(1, slot, index)[:, :count]
 
 
 def rows_at(x: Tensor, indices: Tensor) -> Tensor:
     """Tokens of x (B, N, C) at indices (B, K): (B, K, C).
 
-    Whole rows are copied, which on a CPU is several times faster than `gather` with an index for
-    every channel, and takes no memory for those.
+    On a CPU whole rows are copied, several times faster than `gather` with an index for every
+    channel. Elsewhere one `gather` takes the place of steps that add where each sample begins.
     """
     batch, count, channels = x.shape
-    first = torch.arange(batch, device=x.device)[:, None] * count  # (B, 1)
+    if x.device.type != "cpu":
+        return x.gather(1, indices[..., None].expand(-1, -1, channels))
+    first = torch.arange(0, batch * count, count, device=x.device)[:, None]  # (B, 1)
     return functional.embedding(indices + first, x.reshape(-1, channels))
 
 
@@ -99,13 +92,14 @@ class PoolPlan(Plan):
     grid: TokenGrid
     factor: int
     alpha: float
+    indices: dict[torch.device, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def context_tokens(self) -> int:
         return pooled_grid(self.grid, self.factor).tokens
 
     def context(self, x: Tensor) -> Tensor:
-        return downsample_tokens(x, self.grid, self.factor, self.alpha)
+        return downsample_tokens(x, self.grid, self.factor, self.alpha, self.indices)
 
     def unblended(self) -> PoolPlan:
         return replace(self, alpha=1.0)
@@ -154,11 +148,10 @@ class MergePlan(Plan):
     proportional: bool = False
 
     @classmethod
-    def from_target(cls, target: Tensor, tokens_left: int, mode: str = "mean") -> MergePlan:
-        """target (B, N) with `tokens_left` kept tokens in every row."""
-        is_kept = target == torch.arange(target.shape[1], device=target.device)
-        rank = is_kept.cumsum(1) - 1  # (B, N)
-        return cls(target, rank.gather(1, target), indices_of(is_kept, tokens_left), mode)
+    def from_target(cls, target: Tensor, kept: Tensor, mode: str = "mean") -> MergePlan:
+        """target (B, N) and the tokens that are their own, kept (B, M) in any order."""
+        kept = kept.sort(dim=1).values
+        return cls(target, torch.searchsorted(kept, target), kept, mode)
 
     def merge(self, x: Tensor, mode: str = "mean") -> Tensor:
         """x (B, N, C) -> (B, M, C).
@@ -183,18 +176,34 @@ class MergePlan(Plan):
         return (mean * (longest / length)[..., None]).to(mean.dtype)
 
     def _group_mean(self, x: Tensor) -> Tensor:
-        """Mean over groups as bags of sorted tokens: summed in a fixed order on every device."""
+        """Mean over groups, summed in a fixed order on every device."""
+        if x.device.type in WITHOUT_BAGS:
+            return self._mean_by_product(x)
+        return self._mean_of_bags(x)
+
+    def _mean_of_bags(self, x: Tensor) -> Tensor:
+        """Groups as bags of sorted tokens."""
         if x.dtype == torch.float16 and x.device.type == "cpu":  # the sum of a bag would overflow
-            return self._group_mean(x.float()).half()
-        batch, count, channels = x.shape
-        groups = self.kept.shape[1]
-        offset = torch.arange(batch, device=x.device)[:, None]
-        order = self.position.argsort(dim=1, stable=True) + offset * count  # (B, N)
-        sizes = self.sizes.flatten()
-        bags = functional.embedding_bag(
-            order.flatten(), x.reshape(-1, channels), sizes.cumsum(0) - sizes, mode="mean"
+            return self._mean_of_bags(x.float()).half()
+        order, first = self._bags
+        means = functional.embedding_bag(
+            order, x.reshape(-1, x.shape[-1]), first, mode="mean", include_last_offset=True
         )
-        return bags.view(batch, groups, channels)
+        return means.unflatten(0, self.kept.shape)
+
+    @cached_property
+    def _bags(self) -> tuple[Tensor, Tensor]:
+        """Tokens of all samples sorted by group, and where each group begins and the last ends."""
+        kept = self.kept.shape[1]
+        group = torch.arange(self.kept.numel() + 1, device=self.kept.device)
+        groups, order = (self.position + group[:-1:kept, None]).flatten().sort(stable=True)
+        return order, torch.searchsorted(groups, group)
+
+    def _mean_by_product(self, x: Tensor) -> Tensor:
+        """One product in fp32 with ones where a token belongs to a group."""
+        group = torch.arange(self.kept.shape[1], device=x.device).unsqueeze(1)
+        belongs = (self.position.unsqueeze(1) == group).float()  # (B, M, N)
+        return (belongs @ x.float() / belongs.sum(-1, keepdim=True)).to(x.dtype)
 
     def restore(self, y: Tensor) -> Tensor:
         """y (B, M, C) -> (B, N, C): every token receives a copy of its group's row."""
@@ -211,14 +220,12 @@ class MergePlan(Plan):
     @property
     def sizes(self) -> Tensor:
         """(B, M): number of tokens that each kept one stands for."""
-        return torch.zeros_like(self.kept).scatter_add_(
-            1, self.position, torch.ones_like(self.position)
-        )
+        return self._bags[1].diff().view_as(self.kept)
 
     @property
     def key_bias(self) -> Tensor | None:
         """(B, M): log of the sizes, so that a key weighs as much as the tokens it stands for."""
-        return self.sizes.float().log() if self.proportional else None
+        return self.sizes.log() if self.proportional else None
 
     def queries(self, x: Tensor) -> Tensor:
         return self.merge(x, self.mode)
@@ -231,11 +238,17 @@ class MergePlan(Plan):
 
 def key_mask(plan: Plan, dtype: torch.dtype) -> Tensor | None:
     """(B, 1, Nk): the bias of each key, the same for every query and head."""
-    return None if plan.key_bias is None else plan.key_bias[:, None].to(dtype)
+    bias = plan.key_bias
+    return None if bias is None else bias[:, None].to(dtype)
 
 
 def repeated(plan: Plan, copies: int) -> Plan:
     """The plan for a batch of so many copies of its own, one after the other."""
+    rows = plan_tensors(plan)
+    return replace(plan, **{name: row.repeat(copies, 1) for name, row in rows.items()})
+
+
+def plan_tensors(plan: Plan) -> dict[str, Tensor]:
+    """Its fields with a row for each sample."""
     rows = {field.name: getattr(plan, field.name) for field in fields(plan)}
-    tensors = {name: row for name, row in rows.items() if isinstance(row, Tensor)}
-    return replace(plan, **{name: row.repeat(copies, 1) for name, row in tensors.items()})
+    return {name: row for name, row in rows.items() if isinstance(row, Tensor)}

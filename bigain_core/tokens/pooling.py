@@ -14,17 +14,15 @@ def pooled_grid(grid: TokenGrid, factor: int) -> TokenGrid:
     return TokenGrid(max(1, grid.height // factor), max(1, grid.width // factor))
 
 
-def _nearest(size: int, pooled: int, device: torch.device) -> Tensor:
-    """Indices floor((i + 1/2) * size / pooled), in exact integer arithmetic."""
-    return (2 * torch.arange(pooled, device=device) + 1) * size // (2 * pooled)
-
-
-def downsample_tokens(x: Tensor, grid: TokenGrid, factor: int, alpha: float) -> Tensor:
+def downsample_tokens(
+    x: Tensor, grid: TokenGrid, factor: int, alpha: float, indices: dict | None = None
+) -> Tensor:
     """D(alpha, s): x (B, N, C) -> (B, h * w, C) with h = H // s and w = W // s (at least 1).
 
     alpha * nearest + (1 - alpha) * average. alpha = 1 is nearest-exact sampling (ToDo), alpha = 0
     the average over windows of H // h by W // w tokens without overlap (remainders dropped), alpha
-    > 1 extrapolates away from the average. Factor 1 returns x itself.
+    > 1 extrapolates away from the average. Factor 1 returns x itself. `indices` keeps those of the
+    nearest tokens by device, for calls with the same grid and factor.
 
     Raises ValueError unless factor >= 1 and N matches the grid.
     """
@@ -36,22 +34,40 @@ def downsample_tokens(x: Tensor, grid: TokenGrid, factor: int, alpha: float) -> 
     if factor == 1:
         return x
     pooled = pooled_grid(grid, factor)
-    if alpha == 1:
-        return _sample_nearest(x, grid, pooled)
-    average = _average(x, grid, pooled)
+    image = x.unflatten(1, (grid.height, grid.width))
     if alpha == 0:
-        return average
-    return average.lerp(_sample_nearest(x, grid, pooled), alpha)
+        return _average(image, pooled).flatten(1, 2)
+    if grid.height % pooled.height or grid.width % pooled.width:
+        indices = {} if indices is None else indices
+        if x.device not in indices:
+            indices[x.device] = _nearest(grid, pooled, x.device)
+        nearest = x.index_select(1, indices[x.device]).unflatten(1, (pooled.height, -1))
+    else:  # a view
+        down, right = grid.height // pooled.height, grid.width // pooled.width
+        nearest = image[:, down // 2 :: down, right // 2 :: right]
+    if alpha != 1:
+        nearest = _average(image, pooled).lerp(nearest, alpha)
+    return nearest.flatten(1, 2)
 
 
-def _sample_nearest(x: Tensor, grid: TokenGrid, pooled: TokenGrid) -> Tensor:
-    rows = _nearest(grid.height, pooled.height, x.device)
-    columns = _nearest(grid.width, pooled.width, x.device)
-    return x.index_select(1, (rows[:, None] * grid.width + columns).flatten())
+def _nearest(grid: TokenGrid, pooled: TokenGrid, device: torch.device) -> Tensor:
+    """(h * w,): index of the token nearest to the middle of each pooled one.
+
+    Of rows and columns the floor((i + 1/2) * size / pooled)-th, in exact integer arithmetic.
+    """
+
+    def along(size: int, pooled: int) -> Tensor:
+        twice = torch.arange(size, 2 * size * pooled, 2 * size, device=device)
+        return twice // (2 * pooled)
+
+    rows, columns = along(grid.height, pooled.height), along(grid.width, pooled.width)
+    return torch.add(columns, rows[:, None], alpha=grid.width).flatten()
 
 
-def _average(x: Tensor, grid: TokenGrid, pooled: TokenGrid) -> Tensor:
-    """Of H // h by W // w tokens each; that many fit h and w times, so remainders drop out."""
-    window = (grid.height // pooled.height, grid.width // pooled.width)
-    image = x.unflatten(1, (grid.height, grid.width)).movedim(-1, 1)  # (B, C, H, W)
-    return functional.avg_pool2d(image, window).movedim(1, -1).flatten(1, 2)
+def _average(image: Tensor, pooled: TokenGrid) -> Tensor:
+    """(B, H, W, C) -> (B, h, w, C), of H // h by W // w tokens each.
+
+    That many fit h and w times, so remainders drop out.
+    """
+    window = (image.shape[1] // pooled.height, image.shape[2] // pooled.width)
+    return functional.avg_pool2d(image.movedim(-1, 1), window).movedim(1, -1)

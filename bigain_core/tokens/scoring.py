@@ -49,20 +49,36 @@ def _with_neighbours(
     `combine` is given some rows at a time, (B, rows, W, C) twice, and may overwrite the sum.
     """
     height, mode = image.shape[1], "constant" if padding == "zeros" else "replicate"
-    rows = height
-    if image.device.type == "cpu":
-        rows = max(1, _BAND * height // image.numel())
+    if image.device.type != "cpu":
+        padded = functional.pad(image[:, None], (0, 0, 1, 1, 1, 1), mode=mode).squeeze(1)
+        return combine(image, _sum_of_diamonds(padded))
+    rows = max(1, _BAND * height // image.numel())
     combined = []
     for first in range(0, height, rows):
         last = min(first + rows, height)
         outside = (0, 0, 1, 1, int(first == 0), int(last == height))  # channels, columns, rows
-        band = image[:, None, max(0, first - 1) : last + 1]  # padding takes five dimensions
+        band = image[:, None, max(0, first - 1) : last + 1].float()  # padding takes five dimensions
         padded = functional.pad(band, outside, mode=mode).squeeze(1)
         total = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1]
         total += padded[:, 1:-1, :-2]
         total += padded[:, 1:-1, 2:]
         combined.append(combine(image[:, first:last], total))
     return torch.cat(combined, dim=1)
+
+
+def _sum_of_diamonds(padded: Tensor) -> Tensor:
+    """Sums in fp32 of the tokens around each: (B, H + 2, W + 2, C) -> (B, H, W, C).
+
+    One kernel: seen from the token above, the others are a step to the left, one to the right and
+    both together away, where a step is a row and a column more or less.
+    """
+    batch, height, width, channels = padded.shape
+    image, row, column, _ = padded.stride()
+    return padded.as_strided(
+        (batch, height - 2, width - 2, channels, 2, 2),
+        (image, row, column, 1, row - column, row + column),
+        padded.storage_offset() + column,
+    ).sum((-2, -1), dtype=torch.float32)
 
 
 def _mean_laplacian(
@@ -110,9 +126,9 @@ def _cosine_to_mean(x: Tensor) -> Tensor:
     return (functional.normalize(x, dim=-1) * functional.normalize(mean, dim=-1)).sum(-1)
 
 
-# x (B, N, C) in fp32 on the grid, padding -> (B, N)
+# x (B, N, C) on the grid, in fp32 but for the Laplacian; padding -> (B, N)
 _SCORES = {
-    "laplacian-l1": lambda x, *place: _mean_laplacian(torch.abs, x, *place),
+    "laplacian-l1": lambda x, *place: _mean_laplacian(torch.abs_, x, *place),
     "laplacian-l2": lambda x, *place: _mean_laplacian(torch.square, x, *place).sqrt(),
     "variance": lambda x, *_: x.var(-1, correction=0),
     "l1-norm": lambda x, *_: x.abs().sum(-1),
@@ -141,4 +157,6 @@ def score_tokens(
             f"BiGain: expected a scorer of {SCORERS} and a padding of {PADDINGS}, "
             f"got {scorer!r} and {padding!r}."
         )
-    return _SCORES[scorer](x.float(), grid, padding)
+    if not scorer.startswith("laplacian"):  # which takes any and sums what it has made itself
+        x = x.float().contiguous()  # sums over channels round by strides
+    return _SCORES[scorer](x, grid, padding)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import log
 
 import torch
 from torch import Tensor
@@ -19,17 +20,28 @@ class JointPlan:
     `plan` is for a batch of B * frames. Values follow it; queries and keys follow `positions`, the
     same plan or, where they carry rotary positions, the one that keeps to positions that exist.
     With `proportional` keys weigh as much as the tokens they stand for, so that text does not gain
-    attention from a shorter image.
+    attention from a shorter image. With `image_queries` the queries are the image alone, and only
+    keys and values are the whole sequence.
     """
 
     grid: TokenGrid
     plan: Plan
     positions: Plan
     proportional: bool = False
+    image_queries: bool = False
+
+    @property
+    def _of_queries(self) -> TokenGrid:
+        return replace(self.grid, prefix=0, suffix=0) if self.image_queries else self.grid
+
+    @property
+    def keeps_queries(self) -> bool:
+        """Whether `queries` and `restore` change nothing."""
+        return self.plan.query_tokens == self.grid.frame.tokens
 
     def queries(self, q: Tensor) -> Tensor:
         """(B, N, C) -> (B, Nq, C)"""
-        return self._shorten(q, self.positions.queries)
+        return _around(q, self._of_queries, self.grid.frame.tokens, self.positions.queries)
 
     def keys(self, k: Tensor) -> Tensor:
         """(B, N, C) -> (B, Nk, C)"""
@@ -41,21 +53,10 @@ class JointPlan:
 
     def restore(self, y: Tensor) -> Tensor:
         """(B, Nq, C) -> (B, N, C)"""
-        return self._around(y, self.plan.query_tokens, self.plan.restore)
+        return _around(y, self._of_queries, self.plan.query_tokens, self.plan.restore)
 
     def _shorten(self, x: Tensor, step: Callable[[Tensor], Tensor]) -> Tensor:
-        return self._around(x, self.grid.frame.tokens, step)
-
-    def _around(self, x: Tensor, per_frame: int, step: Callable[[Tensor], Tensor]) -> Tensor:
-        """`step` on the frames of `per_frame` tokens each, the rest as it is."""
-        grid = self.grid
-        prefix, image, suffix = x.split((grid.prefix, grid.frames * per_frame, grid.suffix), dim=1)
-        frames = image.unflatten(1, (grid.frames, per_frame)).flatten(0, 1)
-        stepped = step(frames)
-        if stepped is frames:
-            return x
-        stepped = stepped.unflatten(0, (-1, grid.frames)).flatten(1, 2)
-        return torch.cat((prefix, stepped, suffix), dim=1)
+        return _around(x, self.grid, self.grid.frame.tokens, step)
 
     def mask(self, mask: Tensor) -> Tensor:
         """Rows and columns (..., N or 1, N) -> (..., Nq or 1, Nk) of a mask.
@@ -82,9 +83,22 @@ class JointPlan:
                 return None
             shrinking = self.grid.frame.tokens / self.plan.context_tokens
             frames = k.shape[0] * self.grid.frames
-            bias = torch.full((frames, self.plan.context_tokens), shrinking, device=k.device).log()
+            bias = k.new_full(
+                (frames, self.plan.context_tokens), log(shrinking), dtype=torch.float32
+            )
         image = bias.unflatten(0, (-1, self.grid.frames)).flatten(1, 2)
         return torch.nn.functional.pad(image, (self.grid.prefix, self.grid.suffix))
+
+
+def _around(x: Tensor, grid: TokenGrid, per_frame: int, step: Callable[[Tensor], Tensor]) -> Tensor:
+    """`step` on the frames of `per_frame` tokens each, the rest as it is."""
+    prefix, image, suffix = x.split((grid.prefix, grid.frames * per_frame, grid.suffix), dim=1)
+    frames = image.unflatten(1, (grid.frames, per_frame)).flatten(0, 1)
+    stepped = step(frames)
+    if stepped is frames:
+        return x
+    stepped = stepped.unflatten(0, (-1, grid.frames)).flatten(1, 2)
+    return torch.cat((prefix, stepped, suffix), dim=1) if grid.text_tokens else stepped
 
 
 def even_over_image(mask: Tensor, grid: TokenGrid) -> bool:

@@ -41,7 +41,7 @@ def ranking(errors, stage=None, times=None, nats=None, screening=None, **parts):
 
 
 def classify_screened(
-    cheap, denoiser, latents, labels, plan, trials=5, keep=8, cost=1.0, cheap_name="", name="",
+    cheap, denoiser, latents, labels, plan, trials=5, keep=8, cost=1.0, cheap_name=None, name=None,
     previous=None, **options,
 ):  # fmt: skip
     """What two models find, the cheap one first."""
@@ -105,8 +105,8 @@ class Tabled:
         return sum(len(prompts) for _, prompts in self.calls)
 
     def __call__(self, latent, trial, prompts):
-        self.calls.append((trial.timestep, list(prompts)))
+        self.calls.append((trial.level.timestep, list(prompts)))
         self.noises.append(trial.noise.clone())
-        off = self.table[list(prompts), trial.timestep]
+        off = self.table[list(prompts), trial.level.timestep]
         off = off.view(-1, *[1] * latent.ndim).expand(-1, *latent.shape)
         return latent.double() - trial.level.noise / trial.level.signal * off

@@ -9,7 +9,8 @@ from bigain_core.classification.datasets.image_folder import LabelledImage, Labe
 
 def labelled(*labels, empty=()):
     images = (LabelledImage(n, f"{n}.png", tuple(own)) for n, own in enumerate(labels))
-    return LabelledSet(Path("input"), "set", tuple(images), empty)
+    contents = {f"{n}.png": f"{n:016x}" for n in range(len(labels))}
+    return LabelledSet(Path("input"), "set", tuple(images), empty, contents)
 
 
 def plain(count):

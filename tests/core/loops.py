@@ -35,7 +35,8 @@ def matching_cases(draw):
     generator = torch.Generator().manual_seed(draw(st.integers(0, 9999)))
     metric = four_signs(2, grid.tokens, generator)
     cell = draw(st.integers(1, 3))
-    chosen = choose_destinations(metric[..., 0], grid, cell, "random", generator)
+    drawn = torch.randint(2**32, (grid.cells(cell).tokens,), generator=generator)
+    chosen = choose_destinations(metric[..., 0], grid, cell, "random", drawn)
     return metric, chosen, draw(st.floats(0, 1))
 
 

@@ -9,6 +9,7 @@ from bigain_core.compression.rules import Rule
 from bigain_core.compression.run_log import RunLog
 from bigain_core.measure.flops import projections_shortened
 from bigain_core.methods import (
+    KeyMerging,
     KVCellSelection,
     KVDownsampling,
     KVSelection,
@@ -132,6 +133,25 @@ def test_proportional_merging_adds_the_log_of_sizes_to_the_logits(model, inputs)
             logits = q @ k.mT / q.shape[-1] ** 0.5 + sizes.log()
             y = (logits.softmax(-1) @ v).transpose(0, 1).flatten(1)
             out[sample] = layer.proj(y)[place]
+        return out
+
+    check_against(model, inputs, method, merged)
+
+
+def test_merged_keys_weigh_as_much_as_their_tokens(model, inputs):
+    method = KeyMerging(0.6)
+
+    def merged(layer, x):
+        plan, out = method.plan(x, GRID, MIDDLE, 1), torch.empty_like(x)
+        for sample in range(len(x)):
+            kept, place, sizes = plan.target[sample].unique(return_inverse=True, return_counts=True)
+            means = torch.stack([x[sample, place == group].mean(0) for group in range(len(kept))])
+            q, _, _ = (
+                layer.qkv(x[sample]).unflatten(-1, (3, layer.num_heads, -1)).permute(1, 2, 0, 3)
+            )
+            _, k, v = layer.qkv(means).unflatten(-1, (3, layer.num_heads, -1)).permute(1, 2, 0, 3)
+            logits = q @ k.mT / q.shape[-1] ** 0.5 + sizes.log()
+            out[sample] = layer.proj((logits.softmax(-1) @ v).transpose(0, 1).flatten(1))
         return out
 
     check_against(model, inputs, method, merged)

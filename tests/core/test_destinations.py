@@ -5,8 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bigain_core.methods.base import random_bits
 from bigain_core.tokens.grid import TokenGrid
 from bigain_core.tokens.matching import DESTINATION_RULES, choose_destinations
+from tests.core.calls import MIDDLE
 from tests.core.loops import WORKED_EXAMPLE, cell_members, slow_lowest, slow_published
 
 sides = st.integers(1, 9)
@@ -15,6 +17,11 @@ cells = st.integers(1, 4)
 
 def seeded(seed):
     return torch.Generator().manual_seed(seed)
+
+
+def drawn(grid, cell, seed):
+    """A random number for each square."""
+    return torch.randint(2**32, (grid.cells(cell).tokens,), generator=seeded(seed))
 
 
 def protect(height, width, count, seed):
@@ -57,8 +64,8 @@ def test_the_published_rule_equals_a_loop_over_strips(height, width, cell, level
 
 @given(height=sides, width=sides, cell=cells, rule=st.sampled_from(["top-left", "random"]))
 def test_content_free_rules_take_one_token_of_each_whole_cell(height, width, cell, rule):
-    scores = torch.zeros(3, height * width)
-    chosen = choose_destinations(scores, TokenGrid(height, width), cell, rule, seeded(0)).tolist()
+    scores, grid = torch.zeros(3, height * width), TokenGrid(height, width)
+    chosen = choose_destinations(scores, grid, cell, rule, drawn(grid, cell, 0)).tolist()
     members = cell_members(height, width, cell)
     assert chosen[0] == chosen[1] == chosen[2]
     assert len(chosen[0]) == len(members)
@@ -72,8 +79,9 @@ def test_a_protected_choice_gives_way_and_any_other_stays(rule, height, width, c
     grid = TokenGrid(height, width)
     protected = protect(height, width, data.draw(st.integers(0, height * width)), seed)
     scores = torch.randint(5, (2, height * width), generator=seeded(seed)).float()
-    free = choose_destinations(scores, grid, cell, rule, seeded(seed)).tolist()
-    chosen = choose_destinations(scores, grid, cell, rule, seeded(seed), protected).tolist()
+    numbers = drawn(grid, cell, seed)
+    free = choose_destinations(scores, grid, cell, rule, numbers).tolist()
+    chosen = choose_destinations(scores, grid, cell, rule, numbers, protected).tolist()
     for sample, closed in enumerate(protected.tolist()):
         places = zip(chosen[sample], free[sample], cell_members(height, width, cell), strict=True)
         for token, wanted, tokens in places:
@@ -89,26 +97,26 @@ def test_a_protected_choice_gives_way_and_any_other_stays(rule, height, width, c
                 assert token == next((n for n in left if n > wanted), left[0])
 
 
-def test_random_is_drawn_from_the_given_generator():
-    scores, grid = torch.zeros(1, 4096), TokenGrid(64, 64)
-    first = choose_destinations(scores, grid, 2, "random", seeded(1))
-    assert torch.equal(first, choose_destinations(scores, grid, 2, "random", seeded(1)))
-    assert not torch.equal(first, choose_destinations(scores, grid, 2, "random", seeded(2)))
-    generator = seeded(1)
-    choose_destinations(scores, grid, 2, "random", generator)
-    again = choose_destinations(scores, grid, 2, "random", generator)
-    assert not torch.equal(first, again)
+@given(height=sides, width=sides, cell=cells, seed=st.integers(0, 999))
+def test_random_is_the_offset_that_the_numbers_tell(height, width, cell, seed):
+    grid = TokenGrid(height, width)
+    numbers = drawn(grid, cell, seed)
+    chosen = choose_destinations(torch.zeros(1, grid.tokens), grid, cell, "random", numbers)
+    members = cell_members(height, width, cell)
+    expected = [tokens[n % cell**2] for tokens, n in zip(members, numbers.tolist(), strict=True)]
+    assert chosen.tolist() == [expected]
 
 
 def test_random_offsets_are_uniform():
     grid = TokenGrid(128, 128)
-    chosen = choose_destinations(torch.zeros(1, 128 * 128), grid, 2, "random", seeded(0))[0]
+    numbers = random_bits(64 * 64, 0, MIDDLE, 0, torch.device("cpu"))
+    chosen = choose_destinations(torch.zeros(1, 128 * 128), grid, 2, "random", numbers)[0]
     offset = chosen // 128 % 2 * 2 + chosen % 2
     share = torch.bincount(offset, minlength=4) / len(offset)
     assert (share - 0.25).abs().max() < 0.03  # 4096 draws: four standard deviations
 
 
-@pytest.mark.parametrize(("rule", "generator"), [("smoothest", seeded(0)), ("random", None)])
-def test_unknown_rule_or_missing_generator_is_refused(rule, generator):
+@pytest.mark.parametrize(("rule", "numbers"), [("smoothest", torch.zeros(1)), ("random", None)])
+def test_unknown_rule_or_missing_numbers_are_refused(rule, numbers):
     with pytest.raises(ValueError, match=rf"expected a destination rule of .*got '{rule}'"):
-        choose_destinations(torch.zeros(1, 4), TokenGrid(2, 2), 2, rule, generator)
+        choose_destinations(torch.zeros(1, 4), TokenGrid(2, 2), 2, rule, numbers)

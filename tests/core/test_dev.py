@@ -4,11 +4,10 @@ import importlib.util
 import io
 import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
-
-from tests.conftest import skip_lines
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -70,15 +69,6 @@ def test_what_a_console_cannot_show_is_replaced(dev, monkeypatch):
     assert console.buffer.getvalue() == b"? 50 %\n"
 
 
-def test_skipped_tests_are_a_line_a_reason_and_families_of_newer_hosts_one():
-    reasons = {"this host has no A": 140, "node is not installed": 3, "this host has no B": 6}
-    assert list(skip_lines(reasons)) == [
-        "skipped: 2 families that only newer hosts have: 146 tests",
-        "skipped: node is not installed: 3 tests",
-    ]
-    assert list(skip_lines({})) == []
-
-
 class TestFindingHosts:
     def find(self, dev, home, given=(), **environ):
         return dev.find_hosts(given, environ, dev.REPO, home)
@@ -126,12 +116,12 @@ class TestFindingHosts:
 
     def test_named_hosts_are_used_exactly_and_in_their_order(self, dev, home, tmp_path):
         make_host(home / "comfy" / "ComfyUI", "0.40.0")
-        old = make_host(tmp_path / "old", "0.3.64")
+        old = make_host(tmp_path / "old", "0.8.0")
         new = make_host(tmp_path / "new", "0.33.0")
         named = [str(old), str(new)]
-        assert [h.version for h in self.find(dev, home, named)] == ["0.3.64", "0.33.0"]
+        assert [h.version for h in self.find(dev, home, named)] == ["0.8.0", "0.33.0"]
         listed = self.find(dev, home, COMFYUI_PATH=os.pathsep.join(named))
-        assert [h.version for h in listed] == ["0.3.64", "0.33.0"]
+        assert [h.version for h in listed] == ["0.8.0", "0.33.0"]
 
     def test_host_wins_over_comfyui_path(self, dev, home, tmp_path):
         one, two = make_host(tmp_path / "one"), make_host(tmp_path / "two")
@@ -246,7 +236,7 @@ class TestInstalling:
         assert pip
 
     def test_the_newest_host_decides_the_versions(self, dev, pip, tmp_path):
-        old = make_host(tmp_path / "old", "0.3.64", "torch==1\nonly-old==2\n")
+        old = make_host(tmp_path / "old", "0.8.0", "torch==1\nonly-old==2\n")
         new = make_host(tmp_path / "new", "0.33.0", "torch==3\n")
         dev.install_packages([dev.read_host(old, "--host"), dev.read_host(new, "--host")])
         requirements = [what[1] for what in pip if what[0] == "-r"]
@@ -258,7 +248,7 @@ class TestInstalling:
         assert pip[-1] == ("--group", "standalone", "--group", "dev")
 
     def test_front_ends_beside_that_of_the_newest_host_are_installed_once(self, dev, pip, tmp_path):
-        pins = {"0.3.64": "1.27.10", "0.33.0": "1.49.6"}
+        pins = {"0.8.0": "1.35.9", "0.33.0": "1.49.6"}
         hosts = [
             dev.read_host(
                 make_host(tmp_path / host, host, f"comfyui-frontend-package=={pin}\ntorch\n"), ""
@@ -266,14 +256,12 @@ class TestInstalling:
             for host, pin in pins.items()
         ]
         dev.install_front_ends(hosts)
-        options = [
-            ("--no-deps", "--target", str(dev.FRONT_ENDS / n)) for n in ("1.27.10", "newest")
-        ]
+        options = [("--no-deps", "--target", str(dev.FRONT_ENDS / n)) for n in ("1.35.9", "newest")]
         assert pip == [
-            (*options[0], "comfyui-frontend-package==1.27.10"),
+            (*options[0], "comfyui-frontend-package==1.35.9"),
             (*options[1], "comfyui-frontend-package"),
         ]
-        for name in ("1.27.10", "newest"):
+        for name in ("1.35.9", "newest"):
             (dev.FRONT_ENDS / name).mkdir(parents=True)
         pip.clear()
         dev.install_front_ends(hosts)
@@ -391,27 +379,19 @@ class TestProvidingABrowser:
 class TestRunning:
     @pytest.fixture
     def runs(self, dev, monkeypatch):
-        """Collects (arguments, COMFYUI_PATH) in the order of these.
-
-        `codes` are the exit codes, that of the run in front and those of the runs beside.
-        """
+        """Collects (arguments, COMFYUI_PATH); `codes` are by folder, `code` for all others."""
         seen = []
-
-        def note(command, cwd, env):
-            assert cwd == dev.REPO and command[0] == str(dev.venv_python(dev.VENV))
-            seen.append((command[2:], env.get("COMFYUI_PATH")))
-            seen.sort(key=str)
+        self.code, self.codes = 0, {}
 
         def call(command, cwd, env):
-            note(command, cwd, env)
-            return self.codes[0]
+            assert cwd == dev.REPO and command[0] == str(dev.venv_python(dev.VENV))
+            seen.append((command[2:], env.get("COMFYUI_PATH")))
+            return self.codes.get(Path(env.get("COMFYUI_PATH", "")).name, self.code)
 
         def run(command, cwd, env, **kept):
-            note(command, cwd, env)
-            code = self.codes[2 if env.get("COMFYUI_PATH") else 1]
-            return dev.subprocess.CompletedProcess(command, code, stdout="said beside")
+            code = call(command, cwd, env)
+            return dev.subprocess.CompletedProcess(command, code, stdout="first\nlast")
 
-        self.codes = [0, 0, 0]
         monkeypatch.setenv("COMFYUI_PATH", "inherited")
         monkeypatch.setattr(dev.subprocess, "call", call)
         monkeypatch.setattr(dev.subprocess, "run", run)
@@ -419,24 +399,42 @@ class TestRunning:
 
     @pytest.fixture
     def hosts(self, dev):
-        return [dev.Host(Path("/new"), "0.33.0"), dev.Host(Path("/old"), "0.3.64")]
+        return [dev.Host(Path("/new"), "0.33.0"), dev.Host(Path("/old"), "0.8.0")]
 
-    def test_the_host_tests_with_each_host_and_all_others_once(self, dev, runs, hosts, capsys):
+    def test_every_test_runs_with_each_host_and_what_no_host_changes_once(
+        self, dev, runs, hosts, capsys
+    ):
         assert dev.run_tests(hosts, ["-x"], "") == 0
         new, old = (str(host.path) for host in hosts)
-        assert runs == [
-            (["pytest", "-m", "host and not once", "-x"], old),
-            (["pytest", "-m", "host", "-x"], new),
-            (["pytest", "-m", "not host", "-x"], None),
+        expected = [
+            ("host tests with ComfyUI 0.33.0", "host and not server", new),
+            ("host tests with ComfyUI 0.8.0", "host and not server and not once", old),
+            ("server and browser tests with ComfyUI 0.33.0", "server", new),
+            ("server and browser tests with ComfyUI 0.8.0", "server and not once", old),
+            ("tests that need no ComfyUI", "not host", None),
         ]
-        said = capsys.readouterr().out
-        headings = [line for line in said.splitlines() if line.startswith("== ")]
-        assert [heading.split(" (")[0] for heading in headings] == [
-            "== host tests with ComfyUI 0.33.0",
-            "== tests that need no ComfyUI",
-            "== host tests with ComfyUI 0.3.64",
-        ]
-        assert said.endswith("said beside\n")
+        wanted = [(["pytest", "-m", marks, "-x"], path) for _, marks, path in expected]
+        assert sorted(runs, key=str) == sorted(wanted, key=str)
+        said = capsys.readouterr().out.splitlines()[1:]
+        assert {heading.split(" (")[0][3:] for heading in said[::3]} == {e[0] for e in expected}
+        assert said[1::3] == ["first"] * 5 and said[2::3] == ["last"] * 5
+
+    def test_two_runs_at_a_time_in_the_order_of_the_queue(self, dev, hosts, monkeypatch):
+        """The first is in the way until all others, one after the other, have ended."""
+        first, *others = (marks for _, _, marks in dev.planned_runs(hosts))
+        begun, others_ended = [], threading.Semaphore(0)
+
+        def run(command, **_):
+            if command[4] == first:
+                assert all(others_ended.acquire(timeout=30) for _ in others)
+            else:
+                begun.append(command[4])
+                others_ended.release()
+            return dev.subprocess.CompletedProcess(command, 0, stdout="")
+
+        monkeypatch.setattr(dev.subprocess, "run", run)
+        assert dev.run_tests(hosts, [], "") == 0
+        assert begun == others
 
     def test_tests_without_host_end_with_what_was_left_out(self, dev, runs, capsys):
         assert dev.run_tests([], [], "LEFT OUT: much.") == 0
@@ -444,13 +442,14 @@ class TestRunning:
         assert capsys.readouterr().out.splitlines()[-1] == "LEFT OUT: much."
 
     @pytest.mark.parametrize(
-        ("codes", "expected"),
-        [([1, 0, 0], 1), ([0, 2, 0], 2), ([0, 0, 4], 4), ([5, 0, 5], 0), ([5, 5, 5], 5)],
+        ("code", "codes", "expected"),
+        [(0, {"new": 1}, 1), (0, {"old": 2}, 2), (0, {"": 4}, 4), (5, {"": 0}, 0), (5, {}, 5)],
     )
-    def test_any_failure_is_the_exit_code(self, dev, runs, hosts, codes, expected):
-        self.codes[:] = codes
+    def test_any_failure_is_the_exit_code(self, dev, runs, hosts, code, codes, expected):
+        self.code = code
+        self.codes |= codes
         assert dev.run_tests(hosts, [], "") == expected
-        assert len(runs) == 3
+        assert len(runs) == 5
 
     def test_demo_gets_host_and_arguments(self, dev, runs, hosts):
         extra = ["--prompts", "a cat", "a dog"]
@@ -459,7 +458,7 @@ class TestRunning:
         assert runs == [(["benchmarks.demo", "--host", new, *extra], new)]
 
     def test_demo_without_host_ends_with_what_was_left_out(self, dev, runs, capsys):
-        self.codes[0] = 7
+        self.code = 7
         assert dev.run_demo([], [], "LEFT OUT: much.") == 7
         assert runs == [(["benchmarks.demo"], None)]
         assert capsys.readouterr().out.splitlines()[-1] == "LEFT OUT: much."

@@ -1,5 +1,6 @@
 """What holds for every method: any grid, batch and dtype, each sample as if alone."""
 
+from dataclasses import fields
 from itertools import product
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from bigain_core.methods import (
     BlockMerging,
+    KeyMerging,
     KVCellSelection,
     KVDownsampling,
     KVSelection,
@@ -41,6 +43,7 @@ METHODS = [
     *(KVSelection(choice) for choice in SELECTION_MODES),
     *(KVCellSelection(choice) for choice in CELL_MODES),
     KVCellSelection("high", 3, 1.0),
+    *(KeyMerging(ratio, window, cell) for ratio, window, cell in ((0.75, 4, 2), (0.5, 16, 3))),
 ]
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 
@@ -75,6 +78,42 @@ def test_any_grid_batch_and_dtype_gives_finite_tokens(randn, method, height, wid
         row = x[k : k + 1]
         alone = carried_out(method.plan(row, TokenGrid(height, width), MIDDLE, 0), row)
         assert all(torch.equal(a[k], b[0]) for a, b in zip(found, alone, strict=True))
+
+
+def almost_alike(batch, tokens, channels, seed):
+    """Tokens of three directions and any length: most cosines are equal but for rounding."""
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(3, channels, generator=generator)
+    chosen = torch.randint(3, (batch, tokens), generator=generator)
+    return directions[chosen] * torch.rand(batch, tokens, 1, generator=generator)
+
+
+LAYOUTS = {
+    "alone": lambda x: x.clone(),
+    "channels first": lambda x: x.mT.contiguous().mT,
+    "tokens first": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+    "part of a wider tensor": lambda x: torch.cat((x, x), dim=2)[..., : x.shape[2]],
+}
+
+
+def decided(method, x, grid):
+    """All tensors in the plan, and the scores."""
+    plan, scores = method.plan(x, grid, MIDDLE, 0), method.scores(x, grid)
+    found = [*(getattr(plan, field.name) for field in fields(plan)), scores]
+    return [value for value in found if isinstance(value, torch.Tensor)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@every_method
+def test_a_plan_depends_neither_on_the_batch_nor_on_strides(method, dtype, layout):
+    for height, width, channels in [(7, 7, 17), (6, 6, 31), (9, 7, 7), (4, 17, 64)]:
+        grid = TokenGrid(height, width)
+        x = almost_alike(3, grid.tokens, channels, seed=channels).to(dtype)
+        together = decided(method, x, grid)
+        for k in range(3):
+            alone = decided(method, layout(x[k : k + 1]), grid)
+            assert all(torch.equal(a[k], b[0]) for a, b in zip(together, alone, strict=True))
 
 
 @every_method

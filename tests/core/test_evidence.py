@@ -14,7 +14,7 @@ from benchmarks.frequency_bands import (
     radial_bands,
     sum_by_band,
 )
-from benchmarks.noise_schedules import alphas_cumprod, variance_preserving
+from benchmarks.noise_schedules import alphas_cumprod, noised, variance_preserving
 from bigain_core.classification import (
     PLANS,
     AdaptiveTimes,
@@ -39,7 +39,7 @@ class Blurry:
     schedule = variance_preserving(alphas_cumprod("linear"))
 
     def __call__(self, latent, trial, prompts):
-        noisy = trial.noised(latent)
+        noisy = noised(latent, trial)
         shares = [0.2, 0.5, 0.8, 0.9]
         return torch.stack([latent + shares[k] * (noisy.roll(k, -1) - latent) for k in prompts])
 
@@ -178,7 +178,7 @@ def test_a_filter_is_measured_as_what_it_is():
 def test_merging_is_a_projection_that_keeps_its_share_of_all_frequencies():
     """Group means: what is kept of a cosine is its gain squared, and the trace is the tokens."""
     metric = torch.randn(1, 64, 16, generator=torch.Generator().manual_seed(3))
-    plan = TokenMerging(0.7).plan(metric, GRID, DenoisingProgress.at_timestep(500), 0)
+    plan = TokenMerging(0.7).plan(metric, GRID, DenoisingProgress(1 - 500 / 999), 0)
     response = frequency_response(lambda x: plan.restore(plan.queries(x)), GRID)
     torch.testing.assert_close(response.kept, response.gain**2)
     assert response.kept.sum().item() == pytest.approx(plan.query_tokens)

@@ -33,6 +33,12 @@ JOBS = [
 ]
 
 
+def refs(job):
+    """What of ComfyUI a job checks out, by folder."""
+    given = (step.get("with", {}) for step in steps(read("ci.yml")["jobs"][job]))
+    return {one["path"]: one["ref"] for one in given if "ref" in one}
+
+
 def in_pyproject(pattern):
     return re.search(pattern, PYPROJECT, re.MULTILINE)[1]
 
@@ -61,10 +67,18 @@ def test_every_file_that_is_called_exists(job):
 
 
 def test_the_oldest_and_the_newest_host_are_those_of_the_code():
-    checked_out = [step["with"] for step in steps(read("ci.yml")["jobs"]["test"]) if "with" in step]
-    refs = {given["path"]: given["ref"] for given in checked_out if "ref" in given}
-    assert f"'v{dev.HOST_VERSION}'" in refs["ComfyUI"]
-    assert refs["ComfyUI-oldest"] == "v" + in_pyproject(r'^requires-comfyui = ">=(.+)"')
+    assert refs("test") == {
+        "ComfyUI": f"v{dev.HOST_VERSION}",
+        "ComfyUI-oldest": "v" + in_pyproject(r'^requires-comfyui = ">=(.+)"'),
+    }
+
+
+def test_the_latest_host_is_tried_and_once_a_week_its_master():
+    assert {"cron": "17 4 * * 1"} in read("ci.yml")[True]["schedule"]  # YAML reads "on" as true
+    ref = refs("newer")["ComfyUI"]
+    newer = r"\$\{\{ github\.event_name == 'schedule' && 'master' \|\| 'v(\d+)\.(\d+)\.(\d+)' \}\}"
+    latest = tuple(map(int, re.fullmatch(newer, ref).groups()))
+    assert latest > tuple(map(int, dev.HOST_VERSION.split(".")))
 
 
 def test_dev_py_finds_both_hosts_where_they_are_checked_out(tmp_path):

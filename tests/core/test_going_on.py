@@ -33,7 +33,7 @@ class Counting:
         self.order = order or list(range(len(world.means)))
 
     def __call__(self, latent, trial, prompts):
-        key = latent.sum().item(), trial.timestep, trial.noise.sum().item()
+        key = latent.sum().item(), trial.level.timestep, trial.noise.sum().item()
         self.asked += [(*key, k) for k in prompts]
         return self.inner(latent, trial, [self.order[k] for k in prompts])
 
@@ -94,22 +94,31 @@ def test_a_result_of_something_else_is_refused(change):
 
 def test_a_result_of_another_model_is_refused():
     plan = TrialPlan((5,))
-    first = classify(Counting(), IMAGES, LABELS, plan, model="SD 1")
-    assert [ranking.provenance.model for ranking in first.rankings] == ["SD 1"] * 3
-    same(classify(Counting(), IMAGES, LABELS, plan, model="SD 1", previous=first), first)
-    for name, shown in (("SD 2", "SD 2"), ("", "an unnamed one")):
-        with pytest.raises(ValueError, match=f"same model, got one of SD 1 for {shown}"):
-            classify(Counting(), IMAGES, LABELS, plan, model=name, previous=first)
+    model = {"model": "SD 1", "weights": "1a"}
+    first = classify(Counting(), IMAGES, LABELS, plan, model=model)
+    assert [ranking.provenance.model for ranking in first.rankings] == [model] * 3
+    same(classify(Counting(), IMAGES, LABELS, plan, model=model, previous=first), first)
+    others = {
+        'same model, got model "SD 1" for "SD 2"': {"model": "SD 2"},
+        r"same weights, got other weights \(another checkpoint": {"weights": "2b"},
+        "same model and weights, got .*; other weights": {"model": "SD 2", "weights": "2b"},
+    }
+    for message, change in others.items():
+        with pytest.raises(ValueError, match=f"previous result of the {message}") as error:
+            classify(Counting(), IMAGES, LABELS, plan, model=model | change, previous=first)
+        assert "1a" not in str(error.value) and "2b" not in str(error.value)
+    with pytest.raises(ValueError, match='got model "SD 1" for none; other weights'):
+        classify(Counting(), IMAGES, LABELS, plan, previous=first)
 
 
 def test_a_screening_of_another_model_is_refused():
     run = (Counting(), Counting(), IMAGES, LABELS, TrialPlan((5,)))
-    options = {"keep": 6, "name": "large", "cheap_name": "small"}
+    options = {"keep": 6, "name": {"model": "large"}, "cheap_name": {"model": "small"}}
     first = classify_screened(*run, **options)
-    assert first.rankings[0].screening.provenance.model == "small"
+    assert first.rankings[0].screening.provenance.model == {"model": "small"}
     same(classify_screened(*run, **options, previous=first), first)
-    with pytest.raises(ValueError, match="same model, got one of small for tiny"):
-        classify_screened(*run, **options | {"cheap_name": "tiny"}, previous=first)
+    with pytest.raises(ValueError, match='same model, got model "small" for "tiny"'):
+        classify_screened(*run, **options | {"cheap_name": {"model": "tiny"}}, previous=first)
 
 
 def test_thousands_of_prompts_are_asked_in_parts():
@@ -269,13 +278,13 @@ def test_a_model_that_gives_no_number_is_named(bad):
     class Broken(Counting):
         def __call__(self, latent, trial, prompts):
             clean = super().__call__(latent, trial, prompts)
-            if trial.timestep == 725:
+            if trial.level.timestep == 725:
                 clean[list(prompts).index(13), 7] = bad
             return clean
 
     message = "from SD 1, got NaN or infinity for the prompt 'class 13' at timestep 725"
     with pytest.raises(ValueError, match=message):
-        classify(Broken(), IMAGES, LABELS, TrialPlan(), model="SD 1")
+        classify(Broken(), IMAGES, LABELS, TrialPlan(), model={"model": "SD 1"})
     with pytest.raises(ValueError, match="from the model, got NaN"):
         classify(Broken(), IMAGES, LABELS, TrialPlan())
 

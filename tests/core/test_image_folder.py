@@ -1,5 +1,8 @@
 """Labelled sets: folders and tables of images, and which of them a job works on."""
 
+import os
+from hashlib import sha256
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -152,10 +155,14 @@ def test_shards_part_the_images(count, limit, shards):
     wanted = count if not limit else min(limit, count)
     assert sorted(sum(numbers, [])) == [image.number for image in jobs[0].all_images]
     assert len(jobs[0].all_images) == wanted
-    sizes = {len(own) for own in numbers}
-    assert max(sizes) - min(sizes) <= 1
-    if wanted == count:
-        assert all(n % shards == shard for shard, own in enumerate(numbers) for n in own)
+
+
+def test_shards_are_about_equal_and_keep_their_images_when_others_come():
+    few, many = plain(1000), plain(3000)
+    for shard in range(4):
+        before, after = (Job(some, ("ant",), 0, shard, 4).shard_images for some in (few, many))
+        assert before == tuple(image for image in after if image.number < 1000)
+        assert 650 < len(after) < 850
 
 
 def test_a_limit_spreads_over_the_classes():
@@ -164,9 +171,29 @@ def test_a_limit_spreads_over_the_classes():
     assert (chosen.count("ant"), chosen.count("bee")) == (3, 6)
 
 
-def test_another_file_or_label_is_another_set():
-    digests = [labelled(["ant"]), labelled(["bee"]), plain(2), labelled(["ant", "bee"])]
-    assert len({images.digest for images in digests}) == 4
+def test_content_is_told_by_bytes_alone(root):
+    files = {"1": b"one", "2": b"two", "one again": b"one"}
+    for name, data in files.items():
+        (root / "set" / "cow" / f"{name}.png").write_bytes(data)
+    found = read_folder(root, "set")
+    seen = {image.file[4:-4]: found.content(image) for image in found.images[-3:]}
+    assert seen["1"] == seen["one again"] == sha256(b"one").hexdigest()[:16] != seen["2"]
+    (root / "set" / "cow" / "2.png").write_bytes(b"too")
+    os.utime(root / "set" / "cow" / "1.png", (0, 0))
+    again = read_folder(root, "set")
+    changed = {i.file[4:-4]: again.content(i) != seen[i.file[4:-4]] for i in again.images[-3:]}
+    assert changed == {"1": False, "2": True, "one again": False}
+
+
+def test_what_has_no_content_is_unreadable(root):
+    found = read_folder(root, "set")
+    (root / "set" / "bee" / "2.png").unlink()
+    (root / "set" / "bee" / "1.JPG").unlink()
+    (root / "set" / "bee" / "1.JPG").symlink_to(root.parent / "secret" / "x.png")
+    for image, message in zip(found.images[1:], ("leads elsewhere", "not a file"), strict=True):
+        with pytest.raises(UnreadableImageError, match=message):
+            found.content(image)
+        assert not Job(found, ("bee",)).is_finished(image, {"best": "bee"})
 
 
 def test_folders_named_by_wordnet_ids_stand_for_their_labels():

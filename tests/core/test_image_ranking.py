@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.noise_schedules import alphas_cumprod, variance_preserving
+from benchmarks.noise_schedules import alphas_cumprod, noised, variance_preserving
 from bigain_core.classification import (
     SpreadGrid,
     TrialPlan,
@@ -27,7 +27,7 @@ class Toy:
         self.expected = wanted, torch.zeros(SHAPE)
 
     def __call__(self, latent, trial, prompts):
-        return torch.stack([self.expected[k] + 0.1 * trial.noised(latent) for k in prompts])
+        return torch.stack([self.expected[k] + 0.1 * noised(latent, trial) for k in prompts])
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.interfaces import BRANCHING
 from benchmarks.locales import changed, flat, translated, translations, unlike
 
 INTERFACES = sorted((Path(__file__).parents[1] / "host" / "interfaces").glob("*.json"))
@@ -23,12 +24,20 @@ def expected_keys():
     for file in INTERFACES:
         node, interface = file.stem, json.loads(file.read_text("ascii"))
         yield from (f"{node}.display_name", f"{node}.description")
-        for given in interface["inputs"]:
-            yield from (f"{node}.inputs.{given['name']}.{part}" for part in ("name", "tooltip"))
+        for name in names(interface["inputs"]):
+            yield from (f"{node}.inputs.{name}.{part}" for part in ("name", "tooltip"))
         for place, output in enumerate(interface["outputs"]):
             yield f"{node}.outputs.{place}.tooltip"
             if output["name"] != output["type"]:
                 yield f"{node}.outputs.{place}.name"
+
+
+def names(inputs, prefix=""):
+    for given in inputs:
+        yield prefix + given["name"]
+        if given["type"] == BRANCHING:
+            for own in given["options"].values():
+                yield from names(own, f"{prefix}{given['name']}_")
 
 
 def test_these_languages_are_there(locales):

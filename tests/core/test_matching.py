@@ -114,11 +114,20 @@ def test_a_batch_at_once_finds_what_image_after_image_finds(monkeypatch, tile, s
     monkeypatch.setattr(matching, "_FEW", 0)
     generator = torch.Generator().manual_seed(seed)
     metric = four_signs(3, 60, generator)
-    order = torch.rand(3, 60, generator=generator).argsort(1)
-    tokens, candidates = order[:, :37], order[:, 37:]
-    best, chosen = matching._most_alike(metric, tokens, candidates)
-    found = matching._search(metric, tokens, candidates, tile, torch.matmul)
+    listed = torch.rand(3, 60, generator=generator).argsort(1)
+    best, chosen = matching._most_alike(metric, listed, 23)
+    found = matching._search(metric, listed, 23, tile, torch.matmul)
     assert torch.equal(found[0], best) and torch.equal(found[1], chosen)
+
+
+def test_tokens_that_need_a_gradient_merge_alike(randn):
+    metric = randn(2, 24, 8)
+    for work in (match_tokens, prune_tokens):
+        plain, trained = (
+            work(x, torch.arange(0, 24, 4).expand(2, -1), 0.5)
+            for x in (metric, metric.clone().requires_grad_())
+        )
+        assert torch.equal(trained.target, plain.target)
 
 
 def test_the_first_of_equal_destinations_takes_a_source(monkeypatch):

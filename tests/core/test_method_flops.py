@@ -7,6 +7,7 @@ from torch.nn import functional
 from bigain_core.compression.rules import Rule
 from bigain_core.methods import (
     BlockMerging,
+    KeyMerging,
     KVCellSelection,
     KVDownsampling,
     KVSelection,
@@ -85,6 +86,11 @@ def slow_merging():
     tokens(TOKENS - CELLS) @ tokens(CELLS).mT
 
 
+def slow_key_merging():
+    for _ in range(16):  # windows of 16 x 16 tokens
+        tokens(256 - 64) @ tokens(64).mT
+
+
 @pytest.mark.parametrize(
     ("method", "slow"),
     [
@@ -99,13 +105,16 @@ def slow_merging():
         (KVCellSelection(), convolution),
         (KVCellSelection(scorer="l2-norm"), lambda: None),
         (KVDownsampling(2), lambda: None),
+        (KeyMerging(), slow_key_merging),
     ],
 )
 def test_a_decision_equals_the_count_of_torch(method, slow):
     assert method.decision_flops(WIDTH, TokenGrid(64, 64)) == counted(slow)
 
 
-@pytest.mark.parametrize("method", [SimilarityPruning(0.7), TokenMerging(0.7), CACHED])
+@pytest.mark.parametrize(
+    "method", [SimilarityPruning(0.7), TokenMerging(0.7), CACHED, KeyMerging()]
+)
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (9, 7), (5, 12)])
 def test_what_a_decision_multiplies_is_what_it_counts(method, height, width):
     """Of the real decision torch sees the matrix products, but no convolution in the Laplacian."""

@@ -32,9 +32,7 @@ def random_destinations(seed=0, layer_number=0, timestep=500, batch=1):
     method = TokenMerging(1.0, "random", seed=seed)
     metric = torch.randn(batch, 256, 4, generator=torch.Generator().manual_seed(0))
     return destinations(
-        method.plan(
-            metric, TokenGrid(16, 16), DenoisingProgress.at_timestep(timestep), layer_number
-        )
+        method.plan(metric, TokenGrid(16, 16), DenoisingProgress(1 - timestep / 999), layer_number)
     )
 
 
@@ -109,7 +107,7 @@ def test_random_destinations_differ_by_seed_layer_and_timestep(other):
 def test_downsampling_follows_its_schedule(randn, schedule, alphas):
     x, grid = randn(1, 24, 4), TokenGrid(4, 6)
     for timestep, alpha in alphas.items():
-        progress = DenoisingProgress.at_timestep(timestep)
+        progress = DenoisingProgress(1 - timestep / 999)
         plan = KVDownsampling(2, schedule).plan(x, grid, progress, layer_number=0)
         expected = PoolPlan(grid, 2, alpha).context(x)
         torch.testing.assert_close(plan.context(x), expected, atol=1e-6, rtol=1e-6)

@@ -1,8 +1,17 @@
 """Which layers a placement covers."""
 
 import pytest
+from torch import nn
 
-from bigain_core.placement import PLACEMENTS, LayerId, Placement, named_placement, parse_blocks
+from bigain_core.placement import (
+    PLACEMENTS,
+    LayerId,
+    Placement,
+    block_ranges,
+    modules_at,
+    named_placement,
+    parse_blocks,
+)
 
 TRANSFORMER = [LayerId(number, "transformer") for number in range(28)]
 UNET = [
@@ -129,3 +138,35 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="expected a placement of .* got 'blocks 1-6'") as error:
         named_placement("blocks 1-6")
     assert all(name in str(error.value) for name in PLACEMENTS)
+
+
+@pytest.mark.parametrize("text", ["0", "0-1", "1-3, 7", "0, 2, 4", "1-5, 7-11"])
+def test_ranges_are_the_text_that_is_parsed(text):
+    assert block_ranges(parse_blocks(text)) == text
+
+
+class Wrapper(nn.Module):
+    """As torch.compile puts one around a module, but it passes no attributes on."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self._orig_mod = inner
+
+
+def test_modules_are_found_through_wrappers_and_places_stay_where_one_is_missing():
+    def block():
+        return nn.ModuleDict({"attn": nn.Identity(), "norm": nn.Identity()})
+
+    network = nn.ModuleDict({"blocks": nn.ModuleList([block() for _ in range(4)])})
+    blocks = list(network.blocks)
+    network.blocks[1] = Wrapper(Wrapper(blocks[1]))
+    network.blocks[2] = nn.Identity()
+    expected = [blocks[0].attn, blocks[1].attn, None, blocks[3].attn]
+    for whole in (network, Wrapper(network)):
+        assert list(modules_at(whole, "blocks.*.attn")) == expected
+        assert list(modules_at(whole, "blocks.*")) == list(network.blocks)
+        assert list(modules_at(whole, "blocks.*.norm|attn"))[2:4] == [
+            blocks[1].norm,
+            blocks[1].attn,
+        ]
+        assert not list(modules_at(whole, "others.*.attn"))

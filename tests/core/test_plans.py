@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bigain_core.tokens.grid import TokenGrid
 from bigain_core.tokens.plans import (
@@ -14,7 +16,6 @@ from bigain_core.tokens.plans import (
     MergePlan,
     PoolPlan,
     SelectPlan,
-    indices_of,
     rows_at,
 )
 from tests.core.loops import merged_group
@@ -28,7 +29,13 @@ def random_plan(count, kept, seed, batch=2):
         keepers = torch.randperm(count, generator=generator)[:kept]
         target[sample] = keepers[torch.randint(kept, (count,), generator=generator)]
         target[sample, keepers] = keepers
-    return MergePlan.from_target(target, kept)
+    return plan_of(target)
+
+
+def plan_of(target):
+    """Of a target (B, N); the kept tokens are given in falling order."""
+    kept = [[n for n, goal in enumerate(row) if goal == n] for row in target.tolist()]
+    return MergePlan.from_target(target, torch.tensor(kept).flip(1))
 
 
 def groups(plan, sample):
@@ -52,15 +59,6 @@ def slow_merge(x, plan, mode):
 plans = st.integers(1, 24).flatmap(
     lambda count: st.builds(random_plan, st.just(count), st.integers(1, count), st.integers(0, 999))
 )
-
-
-@given(count=st.integers(1, 30), marked=st.integers(0, 30), seed=st.integers(0, 99))
-def test_indices_are_those_of_the_true_entries(count, marked, seed):
-    generator = torch.Generator().manual_seed(seed)
-    marked = min(marked, count)
-    mask = torch.rand(3, count, generator=generator).argsort(1) < marked
-    expected = [[n for n, true in enumerate(row) if true] for row in mask.tolist()]
-    assert indices_of(mask, marked).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -105,7 +103,7 @@ def test_merging_identical_tokens_loses_nothing(randn, plan, mode):
 
 def test_worked_group_of_three():
     x = torch.tensor([[[10.0, 0.0], [1.0, 0.0], [0.0, 3.0]]])
-    plan = MergePlan.from_target(torch.tensor([[0, 0, 0]]), 1)
+    plan = plan_of(torch.tensor([[0, 0, 0]]))
     for mode, expected in {
         "mean": [11 / 3, 1.0],
         "mlerp": [9.648, 2.631],
@@ -129,19 +127,43 @@ def test_merge_keeps_the_dtype_and_its_precision(randn, dtype, mode):
     torch.testing.assert_close(merged.double(), slow_merge(x, plan, mode), **tolerance)
 
 
+@given(plan=plans)
+def test_the_way_without_bags_gives_the_same_means(randn, plan):
+    """Metal has no kernel for bags before torch 2.10."""
+    x = randn(2, plan.target.shape[1], 5)
+    torch.testing.assert_close(plan._mean_by_product(x), plan._mean_of_bags(x))
+
+
+class NoBags(TorchDispatchMode):
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        assert "embedding_bag" not in operator.name()
+        return operator(*args, **(kwargs or {}))
+
+
+def test_metal_is_given_no_bag():
+    with FakeTensorMode(), NoBags(), torch.no_grad():
+        x = torch.empty(2, 64, 8, device="mps", dtype=torch.float16)
+        place = torch.empty(2, 64, device="mps", dtype=torch.long)
+        plan = MergePlan(place, place, torch.empty(2, 20, device="mps", dtype=torch.long))
+        merged = plan.queries(x)
+        assert (merged.shape, merged.dtype) == ((2, 20, 8), x.dtype)
+    with NoBags(), pytest.raises(AssertionError):
+        random_plan(8, 4, seed=0).queries(torch.zeros(2, 8, 3))
+
+
 @pytest.mark.parametrize("mode", MERGE_MODES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_large_group_does_not_overflow(dtype, mode):
     """A flat image merges into few groups, whose sum is beyond fp16 while their mean is not."""
     x = torch.full((1, 4096, 2), 1000.0, dtype=dtype)
-    plan = MergePlan.from_target(torch.zeros(1, 4096, dtype=torch.long), 1)
+    plan = plan_of(torch.zeros(1, 4096, dtype=torch.long))
     torch.testing.assert_close(plan.merge(x, mode), x[:, :1], atol=0, rtol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_mlerp_of_opposite_tokens_is_zero(dtype):
     x = torch.tensor([[[1.0, -2.0], [-1.0, 2.0]]], dtype=dtype)
-    plan = MergePlan.from_target(torch.tensor([[1, 1]]), 1)
+    plan = plan_of(torch.tensor([[1, 1]]))
     assert torch.equal(plan.merge(x, "mlerp"), torch.zeros(1, 1, 2, dtype=dtype))
 
 
@@ -187,7 +209,7 @@ def test_proportional_attention_loses_nothing_where_merged_tokens_are_identical(
 def test_without_it_a_large_group_counts_as_one_token():
     """Three tokens of value 1 and one of value 0, all equally wanted."""
     x = torch.tensor([[[1.0], [1.0], [1.0], [0.0]]])
-    plan = MergePlan.from_target(torch.tensor([[0, 0, 0, 3]]), 2)
+    plan = plan_of(torch.tensor([[0, 0, 0, 3]]))
     q = torch.zeros(1, 1, 1)
     values = plan.context(x)
     assert attention(q, values, values).item() == pytest.approx(0.5)
@@ -198,7 +220,7 @@ def test_without_it_a_large_group_counts_as_one_token():
 @pytest.mark.parametrize("mode", MERGE_MODES)
 def test_a_plan_that_merges_nothing_returns_its_arguments(randn, mode):
     x = randn(2, 7, 3)
-    plan = MergePlan.from_target(torch.arange(7).expand(2, -1), 7)
+    plan = plan_of(torch.arange(7).repeat(2, 1))
     assert plan.merge(x, mode) is x and plan.restore(x) is x
 
 

@@ -28,7 +28,8 @@ def protected_cases(draw):
     protected = torch.rand(2, grid.tokens, generator=generator).argsort(1)[:, :count]
     rule = draw(st.sampled_from(DESTINATION_RULES))
     scores = torch.randn(2, grid.tokens, generator=generator)
-    destinations = choose_destinations(scores, grid, cell, rule, generator, protected)
+    numbers = torch.randint(2**32, (grid.cells(cell).tokens,), generator=generator)
+    destinations = choose_destinations(scores, grid, cell, rule, numbers, protected)
     return metric, destinations, protected
 
 

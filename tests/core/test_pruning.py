@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 
 from bigain_core.methods import SimilarityPruning
-from bigain_core.methods.base import seeded_generator
+from bigain_core.methods.base import random_bits, standard_normal
 from bigain_core.schedules import DenoisingProgress
 from bigain_core.tokens.grid import TokenGrid
 from bigain_core.tokens.matching import choose_destinations, prune_tokens
@@ -85,7 +85,8 @@ def test_sito_scores_by_the_whole_cosine_matrix_and_noise(
     metric = randn(2, height * width, 8)
     weights = {"similarity": similarity, "noise": noise}
     plan = sito(metric, height, width, ratio=ratio, cell=cell, seed=4, layer_number=3, **weights)
-    xi = torch.randn(height * width, generator=seeded_generator(4, MIDDLE, 3)).double().numpy()
+    bits = random_bits(2 * height * width, 4, MIDDLE, 3, metric.device)
+    xi = standard_normal(bits).double().numpy()
     alike = [cosines(x) for x in metric]
     scores = [similarity * a.sum(1) + noise * xi for a in alike]
     chosen = [slow_lowest(-score, height, width, cell) for score in scores]

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from bigain_core.compression.report import report, report_data, summary
+from bigain_core.compression.report import NOT_CALLED, report, report_data, summary
 from bigain_core.compression.run_log import LayerRecord, RunLog
 from bigain_core.placement import LayerId
 
@@ -57,11 +57,26 @@ def test_a_run_that_compressed_nothing_gives_the_commonest_reason():
 
 
 def test_layers_that_another_patch_computes_are_counted(log):
-    log.layers[LayerId(3, "decoder")] = LayerRecord()
+    log.expect(LayerId(3, "decoder"), covered=True, found=True)
     assert "2 of 4 self-attention layers" in summary(log)
-    assert report(log).endswith("skipped 1 layers: another patch computes their attention")
-    nothing = RunLog("a UNet", {LayerId(n, "encoder"): LayerRecord() for n in range(3)})
-    assert summary(nothing).endswith("Another patch computes the attention of 3 of them.")
+    last = report(log).splitlines()[-1]
+    assert last.startswith("skipped 1 layers: another node computes their attention or leaves out")
+    assert "TeaCache" in last and "PAG" in last and last.endswith("(3)")
+    nothing = RunLog("a UNet")
+    for number in (0, 1, 2, 5):
+        nothing.expect(LayerId(number, "encoder"), covered=True, found=True)
+    assert "Reason: another node computes" in summary(nothing)
+    assert summary(nothing).endswith("(0-2, 5).")
+
+
+def test_layers_that_were_replaced_are_told_from_those_that_were_not_called(log):
+    log.expect(LayerId(3, "decoder"), covered=True, found=False)
+    log.expect(LayerId(4, "decoder"), covered=True, found=True)
+    log.expect(LayerId(5, "decoder"), covered=False, found=True)  # no rule asks for it
+    called, replaced = report(log).splitlines()[-2:]
+    assert called.startswith("skipped 1 layers: another node computes") and "(4)" in called
+    expected = "skipped 1 layers: another node has put modules of its own in their place (3)"
+    assert replaced == expected
 
 
 def test_a_run_that_never_called_the_network_says_what_to_do():
@@ -83,7 +98,7 @@ def test_the_report_has_a_line_per_compressed_layer_and_per_reason(log):
 
 def test_the_data_of_the_report_say_what_its_text_says(log):
     log.skipped["an attention mask is in use"] = 3
-    log.layers[LayerId(3, "decoder")] = LayerRecord()  # never reached
+    log.expect(LayerId(3, "decoder"), covered=True, found=True)  # never reached
     data = report_data(log)
     assert data["summary"] == summary(log)
     first, second = data["layers"]
@@ -95,7 +110,7 @@ def test_the_data_of_the_report_say_what_its_text_says(log):
     assert (second["compressed"], second["calls"]) == (10, 20)
     assert data["skipped"] == [
         {"reason": "an attention mask is in use", "calls": 3},
-        {"reason": "another patch computes their attention", "layers": 1},
+        {"reason": f"{NOT_CALLED} (3)", "layers": 1},
     ]
     lines = report(log).splitlines()
     assert len(lines) == 1 + len(data["layers"]) + len(data["skipped"])

@@ -21,17 +21,17 @@ from bigain_core.classification.datasets.result_files import (
 )
 
 PACK = Path(__file__).resolve().parents[2]
-SETTINGS = {"images": "abc", "prompts": ["ant", "bee"], "probe": 0.5}
+SETTINGS = {"folder": "abc", "prompts": ["ant", "bee"], "probe": 0.5}
 
 
 def entry(number):
-    return {"image": number, "file": f"{number}.png", "best": "b\u00e9e", "right": number % 2 == 0}
+    return {"file": f"{number}.png", "best": "b\u00e9e", "right": number % 2 == 0}
 
 
 def write(path, count, settings=SETTINGS):
     """Finish images until `count` are there; the numbers that had to be done."""
     with ResultFile(path, settings) as file:
-        todo = [number for number in range(count) if number not in file.records]
+        todo = [number for number in range(count) if f"{number}.png" not in file.records]
         for number in todo:
             file.add(entry(number))
     return todo
@@ -64,12 +64,12 @@ import os, signal, pathlib
 from bigain_core.classification.datasets.result_files import ResultFile
 file = ResultFile(pathlib.Path({str(path)!r}), {SETTINGS!r})
 for number in range(3):
-    file.add({{"image": number}})
+    file.add({{"file": str(number)}})
 os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=PACK)
     assert done.returncode == -9
-    assert list(read_results(path).records) == [0, 1, 2]
+    assert list(read_results(path).records) == ["0", "1", "2"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of the size of files")
@@ -84,7 +84,7 @@ for room in range(110, 190):
     with ResultFile(pathlib.Path({str(tmp_path)!r}) / f"{{room}}.jsonl", {SETTINGS!r}) as file:
         try:
             for number in range(20):
-                file.add({{"image": number, "file": "somewhere"}})
+                file.add({{"file": f"{{number:012}}"}})
         except ValueError as error:
             message = str(error)
             assert "expected to write a result to" in message, message
@@ -96,12 +96,12 @@ for room in range(110, 190):
     for room in range(110, 190):
         path = tmp_path / f"{room}.jsonl"
         content = path.read_bytes()
-        line = len(b'{"image": 0, "file": "somewhere"}\n')
+        line = len(b'{"file": "000000000000"}\n')
         assert content.endswith(b"\n") and room - line < len(content) <= room
         assert len(read_results(path).records) == content.count(b"\n") - 1
         with ResultFile(path, SETTINGS) as file:
-            file.add({"image": 99})
-        assert 99 in read_results(path).records
+            file.add({"file": "99"})
+        assert "99" in read_results(path).records
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of the size of files")
@@ -162,6 +162,24 @@ def test_settings_are_not_mixed(tmp_path, key):
     assert path.read_bytes() == before
 
 
+def test_differing_settings_are_told_in_words(tmp_path):
+    """Digests say nothing, and what differs may stand anywhere in a long value."""
+    names = [f"prompt {number}" for number in range(1000)]
+    first = {"prompts": names, "size": 32, "weights": "8926725de2aed131", "encoded prompts": 1.5}
+    write(tmp_path / "run.jsonl", 1, first)
+    wanted = {
+        "prompts": [*names[:700], "cat", *names[700:]], "size": 64, "weights": "2648429e14a0d1fe",
+        "encoded prompts": 2.5, "LoRAs": "0a",
+    }  # fmt: skip
+    with pytest.raises(ValueError) as error:
+        ResultFile(tmp_path / "run.jsonl", wanted)
+    text = str(error.value)
+    assert "of the same prompts and size and weights and encoded prompts and LoRAs, got" in text
+    assert text.count('"prompt 700"') == 2 and text.count('"cat"') == 1 and len(text) < 700
+    assert "size 32 for 64; other weights (another checkpoint, or another precision)" in text
+    assert "8926" not in text and "2648" not in text and "2.5" not in text
+
+
 def test_what_is_measured_may_differ_a_little(tmp_path):
     path = tmp_path / "run.jsonl"
     write(path, 2)
@@ -184,10 +202,10 @@ def test_shards_come_together_as_one_run(tmp_path):
             for number in range(shard, 10, 3):
                 file.add(entry(number))
     found = merged([read_results(path) for path in reversed(paths)])
-    assert list(found.records) == list(range(10))
-    assert found.records == {number: entry(number) for number in range(10)}
-    other = Results(SETTINGS | {"images": "other"}, {})
-    with pytest.raises(ValueError, match="of the same images"):
+    assert list(found.records) == [f"{number}.png" for number in range(10)]
+    assert list(found.records.values()) == [entry(number) for number in range(10)]
+    other = Results(SETTINGS | {"folder": "other"}, {})
+    with pytest.raises(ValueError, match="of the same folder"):
         merged([found, other])
 
 
@@ -197,7 +215,7 @@ def test_an_image_that_became_readable_counts_once(tmp_path):
     with ResultFile(path, SETTINGS) as file:
         file.add(unreadable_record(image, ValueError("broken")))
         file.add(entry(0))
-    assert read_results(path).records == {0: entry(0)}
+    assert read_results(path).records == {"0.png": entry(0)}
 
 
 def test_a_second_writer_of_one_file_is_refused_until_the_first_is_through(tmp_path):
@@ -219,4 +237,4 @@ with ResultFile(pathlib.Path({str(path)!r}), {SETTINGS!r}) as file:
         file.add(entry(0))
         with pytest.raises(ValueError, match="another evaluation is writing"):
             ResultFile(path, SETTINGS)
-    assert read_results(path).records == {0: entry(0)}
+    assert read_results(path).records == {"0.png": entry(0)}

@@ -181,7 +181,7 @@ def test_a_few_are_no_crowd_and_constants_are_sure(randn):
     seen = randn(8).double().sort().values
     few = Differences(seen - seen[0], torch.ones_like(seen), 10)
     assert torch.equal(shrunken_tail(few, 0, 1.0), few.tail())
-    unknown = Differences(torch.arange(20.0).double(), torch.zeros(20).double(), 0)
+    unknown = Differences(torch.arange(20.0).double(), torch.full((20,), torch.inf).double(), 8)
     assert shrunken_tail(unknown, 0, 1.0).tolist() == [0.5] * 20
     constant = Differences(torch.tensor([0.0] + [0.3] * 20).double(), torch.zeros(21).double(), 10)
     assert shrunken_tail(constant, 0, 1.0)[1:].sum() == 0

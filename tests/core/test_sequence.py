@@ -65,6 +65,14 @@ def test_each_frame_is_shortened_as_if_it_were_alone(randn, method, grid):
 
 
 @each_method
+def test_queries_are_kept_where_nothing_merges(randn, method):
+    x = randn(2, ALL.sequence_tokens, 8)
+    plan = joint(method, x, ALL)
+    same = plan.queries(x) is x and plan.restore(x) is x if plan.keeps_queries else False
+    assert same == plan.keeps_queries == (not isinstance(method, TokenMerging))
+
+
+@each_method
 @pytest.mark.parametrize("grid", GRIDS)
 def test_restoring_puts_every_token_back_in_its_place(randn, method, grid):
     plan = joint(method, randn(2, grid.sequence_tokens, 8), grid)

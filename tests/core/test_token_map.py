@@ -15,6 +15,7 @@ from bigain_core.compression.token_map import (
 )
 from bigain_core.methods import (
     BlockMerging,
+    KeyMerging,
     KVCellSelection,
     KVDownsampling,
     KVSelection,
@@ -29,7 +30,7 @@ from tests.core.calls import network_call
 from tests.core.loops import pooled_windows
 
 GRID = TokenGrid(4, 6)
-MIDDLE = DenoisingProgress.at_timestep(500)
+MIDDLE = DenoisingProgress(1 - 500 / 999)
 LAYER = LayerId(3, "encoder", 1)
 
 
@@ -42,8 +43,9 @@ def made(stand_in, grid=GRID, merges=True, scores=None):
     return TokenMap(LAYER, "by hand", grid, torch.tensor(stand_in), merges, scores)
 
 
-def test_a_merged_token_is_stood_for_by_the_one_it_merged_into(randn):
-    plan = TokenMerging(0.5).plan(randn(2, 24, 8), GRID, MIDDLE, 0)
+@pytest.mark.parametrize("method", [TokenMerging(0.5), KeyMerging(0.5)])
+def test_a_merged_token_is_stood_for_by_the_one_it_merged_into(randn, method):
+    plan = method.plan(randn(2, 24, 8), GRID, MIDDLE, 0)
     assert torch.equal(stand_ins(plan, GRID, 2), plan.target)
 
 

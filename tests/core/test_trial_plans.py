@@ -1,10 +1,24 @@
 """The adaptive plan: timesteps, kept prompts and the number of calls."""
 
+from itertools import pairwise
+
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bigain_core.classification import TrialPlan, trial_timesteps
+from bigain_core.classification import (
+    PLANS,
+    AdaptiveTimes,
+    Blocks,
+    PublishedGrid,
+    SpreadGrid,
+    TrialPlan,
+    UniformTimes,
+    trial_timesteps,
+)
+from bigain_core.classification.datasets.result_files import ResultFile
+from bigain_core.classification.trials.samplers import Progress
 
 FIVE = [125, 325, 525, 725, 925]
 
@@ -45,13 +59,104 @@ def test_one_stage_takes_the_middles_of_even_bins(trials, timesteps):
     assert trial_timesteps(trials) == [timesteps]
 
 
-@given(st.sets(st.integers(1, 1000), min_size=1, max_size=4).map(sorted).map(tuple))
-def test_timesteps_follow_the_published_rule(trials):
-    stages = trial_timesteps(trials)
-    assert stages == slow_timesteps(trials)
-    visited = [t for stage in stages for t in stage]
-    assert len(set(visited)) == len(visited)
-    assert 0 <= min(visited) and max(visited) < 1000
+DIVISORS = [count for count in range(1, 1001) if 1000 % count == 0]
+dividing = st.sampled_from(DIVISORS).flatmap(
+    lambda most: st.sets(st.sampled_from([n for n in DIVISORS if most % n == 0]), max_size=3).map(
+        lambda counts: tuple(sorted({*counts, most}))
+    )
+)
+
+
+@given(dividing)
+def test_lists_that_nest_follow_the_published_rule(trials):
+    assert trial_timesteps(trials) == slow_timesteps(trials)
+
+
+def largest_gap(times):
+    """Between neighbours, or twice that to an end of the axis, in gaps of as many even times."""
+    times = sorted(times)
+    ends = 2 * (times[0] + 0.5), 2 * (999.5 - times[-1])
+    return max(*ends, *(b - a for a, b in pairwise(times)), 0) * len(times) / 1000
+
+
+def check_coverage(trials, bound):
+    """A timestep is a whole number, which moves two neighbours apart by one at most."""
+    visited = []
+    for count, stage in zip(trials, trial_timesteps(trials), strict=True):
+        visited += stage
+        assert len(set(visited)) == len(visited) and 0 <= min(visited) and max(visited) < 1000
+        if 1000 % trials[-1] or any(trials[-1] % n for n in trials):
+            assert len(visited) == count
+        assert largest_gap(visited) <= bound + len(visited) / 1000
+
+
+@given(st.sets(st.integers(1, 1000), min_size=1, max_size=3).map(sorted).map(tuple))
+@example((10, 15))
+@example((600,))
+@example((70, 71))
+def test_the_first_trials_of_any_list_cover_the_whole_axis(trials):
+    check_coverage(trials, 2)
+
+
+@given(st.sets(st.integers(1, 1000), min_size=4, max_size=30).map(sorted).map(tuple))
+def test_many_stages_cover_the_axis_too(trials):
+    check_coverage(trials, 4)
+
+
+@given(st.integers(1, 1000))
+def test_one_stage_and_the_last_of_others_are_even(count):
+    even = [int((rank + 0.5) * 1000 / count + 1e-9) for rank in range(count)]
+    assert trial_timesteps((count,)) == [even]
+    if count > 3:
+        assert sorted(sum(trial_timesteps((3, count)), [])) == even
+
+
+def test_the_first_stage_is_as_even_as_the_last_one_allows():
+    first, second = trial_timesteps((10, 15))
+    even = range(50, 1000, 100)
+    assert max(abs(a - b) for a, b in zip(first, even, strict=True)) <= 1000 / 15 / 2
+    assert len(second) == 5
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_no_preset_visits_a_noise_or_a_timestep_of_a_noise_twice(plan):
+    """Whatever the errors are: trials are independent only if their noise is."""
+    check_noise(PLANS[plan])
+
+
+@given(
+    trials=st.sets(st.integers(1, 100), min_size=1, max_size=4).map(sorted).map(tuple),
+    sampler=st.sampled_from(
+        [PublishedGrid(), SpreadGrid(), UniformTimes(), Blocks(), AdaptiveTimes()]
+        + [AdaptiveTimes(from_grid=count) for count in (1, 2, 5, 20)]
+    ),
+    seed=st.integers(0, 3),
+)
+def test_no_plan_visits_a_noise_twice(trials, sampler, seed):
+    check_noise(TrialPlan(trials, (1,) * len(trials), sampler=sampler), seed)
+
+
+def check_noise(plan, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    specs, count = [], plan.elimination_steps[-1]
+    errors = torch.rand(3, count, generator=generator, dtype=torch.float64)
+    for number in range(count):
+        progress = Progress(seed, 0, tuple(specs), errors[:, :number], range(3))
+        specs.append(plan.sampler.draw(plan.trials, progress))
+    assert len({spec.noise for spec in specs}) == count
+    assert len({(spec.timestep, spec.noise) for spec in specs}) == count
+    assert {spec.timestep for spec in specs} <= set(plan.timesteps)
+
+
+@pytest.mark.parametrize("plan", ["fast", "balanced", "thorough"])
+def test_results_of_trials_that_shared_a_noise_are_not_gone_on_with(tmp_path, plan):
+    """A file keeps its plan as text; in such a file the trials of the grid were named otherwise."""
+    now = {"plan": repr(PLANS[plan])}
+    then = {"plan": now["plan"].replace("leaders=5, from_grid=", "leaders=5, first=")}
+    with ResultFile(tmp_path / plan, then):
+        pass
+    with pytest.raises(ValueError, match=f"expected {plan} to hold results of the same plan"):
+        ResultFile(tmp_path / plan, now)
 
 
 @pytest.mark.parametrize(

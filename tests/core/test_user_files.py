@@ -8,13 +8,17 @@ import sys
 from unicodedata import normalize
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from bigain_core.classification.datasets.evaluation import Job
 from bigain_core.classification.datasets.image_folder import (
     FILE_HEADERS,
     read_folder,
 )
 from bigain_core.classification.datasets.labels import read_labels
 from bigain_core.classification.datasets.result_files import KEY, ResultFile, read_results
+from bigain_core.text import cell_text, csv_table
 
 EXPECTED = [("a, b.png", ("red fox",)), ("caf\u00e9.png", ("chat", "b\u00eate"))]
 ROWS = [(file, ";".join(labels)) for file, labels in EXPECTED]
@@ -84,10 +88,11 @@ def test_a_name_that_is_no_text_is_read_and_kept(tmp_path):
     os.close(os.open(path, os.O_CREAT))
     found = read_folder(tmp_path, "set")
     (image,) = found.images
-    assert os.fsencode(found.path(image)) == path and found.digest
+    assert os.fsencode(found.path(image)) == path
     with ResultFile(tmp_path / "r.jsonl", {}) as results:
-        results.add({"image": 0, "file": image.file})
-    assert read_results(tmp_path / "r.jsonl").records[0]["file"] == image.file
+        results.add({"file": image.file})
+    assert list(read_results(tmp_path / "r.jsonl").records) == [image.file]
+    assert Job(found, ("x",), shards=3).all_images
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
@@ -99,12 +104,53 @@ def test_prompts_and_classes_are_read_however_they_were_saved(separator, mark):
     assert read_labels(mark + "cat\ndog").labels == ("cat", "dog")
 
 
+FORMULAS = ["=1+1", "+1+1", "-2+3", "@SUM(1)", "\t=1", "\r=1", "\n=1", "\uff1d1", "'=1", "''@x"]
+
+
+@pytest.mark.parametrize("text", [*FORMULAS, "-a dash", "=", "-"])
+def test_no_cell_of_a_table_runs_as_a_formula(text):
+    ((cell,),) = list(csv.reader(io.StringIO(csv_table((), [[text]]), newline="")))[1:]
+    assert cell == "'" + text and cell_text(cell) == text
+
+
+@pytest.mark.parametrize("value", [-1, -0.5, "-1.5e-07", "+3", "-inf", "nan", "", "cat", "'cat'"])
+def test_numbers_and_plain_texts_stay_as_they_are(value):
+    assert csv_table((), [[value, 1]]) == f"\n{value},1\n"
+    assert cell_text(str(value)) == str(value)
+
+
+@given(st.text(st.sampled_from("'=+-@\t\r\n1a, \";\uff0d")))
+def test_every_text_comes_back(text):
+    table = csv_table(("x", "y"), [["a", text]])
+    (row,) = list(csv.reader(io.StringIO(table, newline="")))[1:]
+    assert cell_text(row[1]) == text and row[1] in (text, "'" + text)
+    if row[1].startswith(tuple("=+-@\t\r\n\uff0d")):
+        assert isinstance(float(row[1]), float), "a number"
+
+
+def test_names_and_labels_that_look_like_formulas_go_out_and_in_again(tmp_path):
+    files = {"=cmd.png": "@cat", "+.png": "-dog", "'-.png": "'=", "-1.png": "-1"}
+    (tmp_path / "set").mkdir()
+    for name in files:
+        (tmp_path / "set" / name).touch()
+    (tmp_path / "set" / "labels.csv").write_text(csv_table(("file", "label"), files.items()))
+    found = read_folder(tmp_path, "set", "labels.csv")
+    assert {image.file: image.labels for image in found.images} == {
+        name: (label,) for name, label in files.items()
+    }
+    rows = [(f"{name}, big", name) for name in files.values()]
+    read = read_labels(csv_table(("prompt", "class"), rows))
+    assert list(zip(read.labels, read.classes, strict=True)) == rows
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([{KEY: 2, "settings": {}}], "version 1 in r.jsonl, got version 2"),
-        ([{KEY: 1, "settings": {}}, [1]], "something else on line 2"),
-        ([{KEY: 1, "settings": {}}, {"image": 0}, {"file": "x"}], "something else on line 3"),
+        ([{KEY: 1, "settings": {}}], "version 2 in r.jsonl, got version 1"),
+        ([{KEY: 2}], "settings on the first line of r.jsonl"),
+        ([{KEY: 2, "settings": []}], "settings on the first line of r.jsonl"),
+        ([{KEY: 2, "settings": {}}, [1]], "something else on line 2"),
+        ([{KEY: 2, "settings": {}}, {"file": "x"}, {"image": 0}], "something else on line 3"),
     ],
 )
 def test_results_of_another_shape_are_refused_by_their_line(tmp_path, lines, message):
@@ -114,3 +160,10 @@ def test_results_of_another_shape_are_refused_by_their_line(tmp_path, lines, mes
         read_results(path)
     with pytest.raises(ValueError, match=message):
         ResultFile(path, {})
+
+
+def test_a_line_nested_beyond_reading_is_named(tmp_path):
+    header = json.dumps({KEY: 2, "settings": {}})
+    (tmp_path / "r.jsonl").write_text(f"{header}\n{'[' * 10**6}\n")
+    with pytest.raises(ValueError, match="JSON on every line of r.jsonl.*line 2"):
+        read_results(tmp_path / "r.jsonl")

@@ -4,17 +4,32 @@ from bigain.bigain_core.comfyui.patching.attach import compression_state
 from bigain.nodes.compression_nodes import BiGainAuto, BiGainReport
 from bigain.nodes.kv_nodes import BiGainAlphaSchedule, BiGainKVDownsampling
 from bigain.nodes.merging_node import BiGainTokenMerging
+from comfy_api.latest import io
 
 
 def with_defaults(node, model, **changes):
     """The first output of a node whose widgets are as in a fresh graph but for the changes."""
-    widgets = (item for item in node.define_schema().inputs if hasattr(item, "default"))
-    fresh = {widget.id: widget.default for widget in widgets if not widget.optional}
-    return node.execute(model, **(fresh | changes)).args[0]
+    fresh = {}
+    for item in node.define_schema().inputs:
+        if isinstance(item, io.DynamicCombo.Input):
+            name = changes.pop(item.id)
+            inputs = next(option.inputs for option in item.options if option.key == name)
+            fresh[item.id] = {item.id: name, **defaults(inputs)}
+            fresh[item.id] |= {own.id: changes.pop(own.id) for own in inputs if own.id in changes}
+    return node.execute(model, **(defaults(node.define_schema().inputs) | fresh | changes)).args[0]
+
+
+def defaults(inputs):
+    """The values of fresh widgets, but for those that a workflow may lack."""
+    widgets = (item for item in inputs if hasattr(item, "default"))
+    return {widget.id: widget.default for widget in widgets if not widget.optional}
 
 
 def merge(model, ratio=0.7, method="L-GTM", **changes):
-    return with_defaults(BiGainTokenMerging, model, ratio=ratio, method=method, **changes)
+    """As in the paper, where keys weigh alike. SiTo has no such input."""
+    paper = {} if method == "SiTo" else {"proportional": False}
+    changes = {"ratio": ratio, "method": method} | paper | changes
+    return with_defaults(BiGainTokenMerging, model, **changes)
 
 
 def pool(model, factor=2, method="IE-KVD", **changes):

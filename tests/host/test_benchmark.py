@@ -31,7 +31,7 @@ METHODS = 7  # of the paper's Table 3
 
 
 def latent(case, size=None, batch=None):
-    return {"samples": torch.zeros_like(case.noise(size, batch))}
+    return {"samples": case.noise(size, batch) * 0}
 
 
 def run(model, case, methods=THIS, rounds=1, progress=0.5, **prompts):
@@ -44,7 +44,7 @@ def rows(table):
 
 FAMILIES = {
     name: (NAMED[name],) for name in ("sd15", "sd2v", "sdxl", "pixart_sigma", "sd3", "flux", "wan")
-}
+} | {name: (NAMED[name],) for name in ("ltxav", "minimax_h3")}
 
 
 @parametrized("case", FAMILIES)
@@ -78,16 +78,15 @@ def test_a_compressed_model_is_compared_with_itself_without_compression():
 
 @pytest.fixture
 def outputs(monkeypatch):
-    """What the first call of each setting gave, by its name."""
-    found = {}
-    original = core._InTurn.first_call
+    """What the first calls gave: off, then each setting, run after run."""
+    found, original = [], core._first_call
 
-    def note(self, name, overlay):
-        output, memory = original(self, name, overlay)
-        found[name] = output
+    def note(work, device):
+        output, memory = original(work, device)
+        found.append(output)
         return output, memory
 
-    monkeypatch.setattr(core._InTurn, "first_call", note)
+    monkeypatch.setattr(core, "_first_call", note)
     return found
 
 
@@ -102,9 +101,9 @@ def test_off_is_the_model_without_our_nodes(outputs):
     patched.set_model_attn1_output_patch(double)
     prompts = {"positive": case.conditioning(0)}
     run(merge(patched), case, THIS, **prompts)
-    off_of_patched = outputs["off"]
+    off_of_patched = outputs[0]
     run(merge(case.model), case, THIS, **prompts)
-    off, ours = outputs["off"], outputs[THIS]
+    off, ours = outputs[-2:]
     assert not torch.equal(off, off_of_patched)
     assert not torch.equal(off, ours)
 
@@ -119,7 +118,7 @@ def test_off_is_the_model_without_our_nodes(outputs):
 def test_deviation_is_the_relative_distance_from_off(outputs):
     case = NAMED["sd15"]
     found = rows(run(merge(case.model), case)[0])
-    off, ours = outputs["off"], outputs[THIS]
+    off, ours = outputs[-2:]
     expected = ((ours - off) ** 2).mean().sqrt() / (off**2).mean().sqrt()
     assert float(found[THIS]["deviation"]) == pytest.approx(expected.item(), abs=1e-4)
 
@@ -227,6 +226,12 @@ REFUSED = {
     "no prompt where its shape is unknown": (
         lambda: run(merge(NAMED["flux"].model), NAMED["flux"]),
         "Connect `positive`",
+    ),
+    "video and sound for a model without": (
+        lambda: BiGainBenchmark.execute(
+            merge(NAMED["sd15"].model), latent(NAMED["ltxav"]), THIS, 1, 0.5
+        ),
+        "a latent of one stream",
     ),
     "the latent of another model": (
         lambda: BiGainBenchmark.execute(

@@ -1,6 +1,6 @@
-"""The classifier against direct calls of the network, without the host's machinery."""
+"""The node that classifies, and the classifier behind it, on a small Stable Diffusion."""
 
-import math
+import gc
 from dataclasses import replace
 
 import comfy_extras.nodes_easycache
@@ -13,29 +13,20 @@ from bigain.bigain_core.classification import (
     Budget,
     Sequential,
     TrialPlan,
-    trial_noise,
 )
-from bigain.bigain_core.comfyui.classifying.identity import identity
+from bigain.bigain_core.classification.differences import differences
+from bigain.bigain_core.comfyui.classifying.identity import settings
 from bigain.bigain_core.comfyui.classifying.latent_classifier import classify_latents, encode_images
 from bigain.bigain_core.comfyui.classifying.prompts import Prompts
-from bigain.nodes._trial_plans import CUSTOM, PRESETS, TrialChoices
-from bigain.nodes.classification_nodes import BiGainDiffusionClassifier, BiGainGate, BiGainPrompts
+from bigain.nodes._trial_plans import CUSTOM, PRESETS, chosen_plan
+from bigain.nodes.classification_nodes import BiGainDiffusionClassifier, BiGainGate
 
 from tests.host.compressing import merge
-from tests.host.ranking import Calls
+from tests.host.families import NAMED
+from tests.host.ranking import Calls, some_prompts
 
-NAMES = ("sd15", "sd2v", "sdxl", "dit")
 PLAN = TrialPlan((1, 3), (2, 1))
 LATENT = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
-
-
-@pytest.fixture(scope="module")
-def prompts(conditioning):
-    def make(name, model, count=4):
-        labels = tuple(f"label {number}" for number in range(count))
-        return Prompts(labels, tuple(conditioning(name, model, k) for k in range(count)))
-
-    return make
 
 
 @pytest.fixture
@@ -44,55 +35,14 @@ def sd15(models):
 
 
 @pytest.fixture
-def wanted(prompts, sd15):
-    return prompts("sd15", sd15)
-
-
-def direct_error(name, model, conditioning, latent, timestep, noise):
-    """Mean squared error of what the network predicts, from one plain call of it."""
-    base = model.model
-    clean = base.process_latent_in(latent)
-    sigma = float(base.model_sampling.sigma(torch.tensor([timestep])))
-    signal = 1 / (sigma**2 + 1)
-    noisy = math.sqrt(signal) * clean + math.sqrt(1 - signal) * noise
-    context, extra = conditioning[0]
-    steps = torch.tensor([float(timestep)])
-    if name == "dit":
-        output = base.diffusion_model(noisy, steps, y=extra["class_label"])
-    elif name == "sdxl":
-        sides = {"width": 64, "height": 64, "device": "cpu"}
-        adm = base.encode_adm(pooled_output=extra["pooled_output"], **sides)
-        output = base.diffusion_model(noisy, steps, context, y=adm)
-    else:
-        output = base.diffusion_model(noisy, steps, context)
-    target = noise
-    if name == "sd2v":
-        target = math.sqrt(signal) * noise - math.sqrt(1 - signal) * clean
-    return (output - target).square().mean().item()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_errors_equal_direct_calls_of_the_network(models, prompts, name):
-    model = models[name]
-    wanted = prompts(name, model)
-    result = classify_latents(model, LATENT, wanted, PLAN)
-    for image, ranking in enumerate(result.rankings):
-        for trial, timestep in enumerate([spec.timestep for spec in ranking.table.specs]):
-            noise = trial_noise((4, 8, 8), PLAN.seed, image, trial)[None]
-            for prompt in ranking.table.errors[:, trial].isfinite().nonzero().flatten().tolist():
-                expected = direct_error(
-                    name, model, wanted.conditionings[prompt], LATENT[image : image + 1],
-                    timestep, noise,
-                )  # fmt: skip
-                found = ranking.table.errors[prompt, trial].item()
-                assert found == pytest.approx(expected, rel=2e-5, abs=1e-6)
-    assert result.calls == 2 * PLAN.calls(4)
+def wanted():
+    return some_prompts(NAMED["sd15"], 4)
 
 
 def test_progress_counts_every_evaluation(sd15, wanted):
     calls = Calls()
-    classify_latents(sd15, LATENT, wanted, PLAN, calls)
-    assert sum(calls.counts) == 2 * PLAN.calls(4) == 2 * (4 + 2 * 2)
+    result = classify_latents(sd15, LATENT, wanted, PLAN, calls)
+    assert result.calls == sum(calls.counts) == 2 * PLAN.calls(4) == 2 * (4 + 2 * 2)
 
 
 def test_easycache_on_the_model_does_not_touch_the_scores(sd15, wanted):
@@ -141,9 +91,14 @@ def test_more_kept_than_present_is_refused(sd15, wanted):
         classify_latents(sd15, LATENT, wanted, TrialPlan((1, 3), (9, 1)))
 
 
+def run_node(model, prompts, preset=CUSTOM, trials="1, 3", keep="2, 1", **changes):
+    own = {"trials": trials, "keep": keep} if preset == CUSTOM else {}
+    inputs = {"preset": {"preset": preset, **own}, "loss": "l2", "trial_seed": 0} | changes
+    return BiGainDiffusionClassifier.execute(model, prompts, **inputs)
+
+
 def classify_node(model, prompts, **changes):
-    inputs = {"trials": "1, 3", "keep": "2, 1", "loss": "l2", "trial_seed": 0} | changes
-    return BiGainDiffusionClassifier.execute(model, prompts, **inputs).args
+    return run_node(model, prompts, **changes).args
 
 
 def test_the_node_gives_one_answer_per_image(sd15, wanted):
@@ -185,11 +140,11 @@ def test_the_best_prompt_of_a_class_answers_for_it(sd15, wanted):
     assert len(every.labels) == 4, "the result keeps every prompt"
 
 
-def test_every_preset_runs(sd15, prompts):
-    wanted = prompts("sd15", sd15, 2)
+def test_every_preset_runs(sd15):
+    wanted = some_prompts(NAMED["sd15"], 2)
     for preset in set(PRESETS) - {CUSTOM}:
         inputs = {"preset": preset, "max_evaluations": 8, "latent": {"samples": LATENT[:1]}}
-        result = classify_node(sd15, wanted, **inputs, trials="ignored", keep="ignored")[4]
+        result = classify_node(sd15, wanted, **inputs)[4]
         assert result.calls <= 8
         assert (
             result.plan.rule == PLANS[preset].rule and result.plan.sampler == PLANS[preset].sampler
@@ -197,15 +152,12 @@ def test_every_preset_runs(sd15, prompts):
 
 
 def choices(**changes):
-    usual = {
-        "trials": "5, 20", "keep": "auto", "loss": "l2", "trial_seed": 0
-    }  # fmt: skip
-    return TrialChoices(**(usual | changes)).plan()
+    return chosen_plan(**({"preset": CUSTOM, "loss": "l2", "trial_seed": 0} | changes))
 
 
-def test_what_was_saved_before_presets_existed_is_the_plan_of_the_paper():
-    assert choices() == TrialPlan((5, 20))
-    assert choices(keep="2, 1", trial_seed=4) == TrialPlan((5, 20), (2, 1), seed=4)
+def test_stages_of_ones_own_are_the_plan_of_the_paper():
+    assert choices(trials="5, 20") == TrialPlan((5, 20))
+    assert choices(trials="5, 20", keep="2, 1", trial_seed=4) == TrialPlan((5, 20), (2, 1), seed=4)
 
 
 def test_choices_change_a_preset_and_zeros_leave_it():
@@ -217,7 +169,7 @@ def test_choices_change_a_preset_and_zeros_leave_it():
     assert changed.rule.delta == 0.2 and changed.trials == PLANS["thorough"].trials
     assert changed.budget == Budget(9, 2.5) and changed.weighting == "elbo"
     assert isinstance(changed.sampler, AdaptiveTimes)
-    assert choices(delta=0.1).rule == Sequential(0.1)
+    assert choices(trials="5, 20", delta=0.1).rule == Sequential(0.1)
     with pytest.raises(ValueError, match="expected trials in Blocks"):
         choices(preset="certified", design="uniform")
 
@@ -258,21 +210,33 @@ def test_images_are_encoded_one_by_one():
     assert torch.equal(latents[:, :, 0], images[..., :3].movedim(-1, 1))
 
 
-def test_other_weights_compression_sampling_or_prompts_have_another_name(sd15, wanted, prompts):
+def test_other_weights_compression_sampling_or_prompts_have_another_name(sd15, wanted):
     key = next(k for k in sd15.model_state_dict() if k.endswith("attn1.to_q.weight"))
     patched = sd15.clone()
     patched.add_patches({key: (torch.ones(sd15.model_state_dict()[key].shape),)}, 0.5)
     (sampled,) = advanced.ModelSamplingDiscrete().patch(sd15, "v_prediction", zsnr=False)
-    again, guided = (prompts("sd15", sd15) for _ in range(2))
+    again, guided = (some_prompts(NAMED["sd15"], 4) for _ in range(2))
     guided.conditionings[1][0][1]["guidance"] = 3.5
     other = Prompts(wanted.labels, wanted.conditionings[::-1])
-    names = [
-        identity(sd15, wanted), identity(patched, wanted), identity(merge(sd15), wanted),
-        identity(merge(sd15, 0.3), wanted), identity(sampled, wanted), identity(sd15, other),
-        identity(sd15, guided),
-    ]  # fmt: skip
-    assert len(set(names)) == len(names) and all(name.startswith("BaseModel ") for name in names)
-    assert identity(sd15.clone(), again) == names[0]
+    plain = settings(sd15, wanted)
+    assert plain["model"] == "BaseModel" and settings(sd15.clone(), again) == plain
+    changes = {
+        "LoRAs": (patched, wanted), "compression": (merge(sd15), wanted),
+        "noise levels": (sampled, wanted), "encoded prompts": (sd15, other),
+    }  # fmt: skip
+    for name, (model, given) in {**changes, "encoded prompts ": (sd15, guided)}.items():
+        assert list(differences(settings(model, given), plain)) == [name.strip()]
+    merged = [settings(merge(sd15, ratio), wanted) for ratio in (0.3, 0.5)]
+    assert list(differences(*merged)) == ["compression"]
+
+
+def test_no_table_of_a_prompt_is_kept(sd15):
+    """One of as many numbers as a prompt has stayed for good, of eight lengths."""
+    given = some_prompts(NAMED["sd15"], 4)
+    settings(sd15, given)
+    count = given.conditionings[0][0][0].numel()
+    alive = [o for o in gc.get_objects() if type(o) is torch.Tensor and o.numel() == count]
+    assert not [tensor for tensor in alive if tensor.dtype == torch.float64]
 
 
 @pytest.mark.parametrize("screened", [False, True])
@@ -286,7 +250,9 @@ def test_a_result_of_another_model_is_not_gone_on_with(sd15, wanted, screened):
     else:
         first = classify_node(model, wanted, **inputs)[4]
         model = other
-    with pytest.raises(ValueError, match="previous result of the same model, got one of BaseModel"):
+    with pytest.raises(
+        ValueError, match="previous result of the same compression, got compression"
+    ):
         classify_node(model, wanted, **inputs, previous=first)
 
 
@@ -297,14 +263,14 @@ def test_prompts_of_one_class_are_not_told_apart(sd15, wanted):
     assert spent[1] == 2 * 4 * 3 < spent[0]
 
 
-def test_a_preview_of_many_prompts_is_short(sd15, prompts):
-    few, many = prompts("sd15", sd15, 3), prompts("sd15", sd15, 60)
+def test_a_preview_of_many_prompts_is_short(sd15):
+    few, many = (some_prompts(NAMED["sd15"], count) for count in (3, 60))
     inputs = {"trials": "1", "keep": "auto", "latent": {"samples": LATENT[:1]}}
-    result = BiGainDiffusionClassifier.execute(sd15, many, **inputs, loss="l2", trial_seed=0)
+    result = run_node(sd15, many, **inputs)
     shown = result.ui["text"][0]
     assert shown.count("label ") < 60 and "These are the 50 best of 60" in shown
     assert len(result.args[3].splitlines()) == 61
-    result = BiGainDiffusionClassifier.execute(sd15, few, **inputs, loss="l2", trial_seed=0)
+    result = run_node(sd15, few, **inputs)
     assert "These are the" not in result.ui["text"][0]
 
 
@@ -328,21 +294,3 @@ def test_the_gate_asks_for_the_input_that_it_passes_on(value, name):
     given = {"sure": None, "unsure": None, name: "this"}
     assert BiGainGate.check_lazy_status(value, threshold, **given) == []
     assert BiGainGate.execute(value, threshold, **given).args == ("this", name == "sure")
-
-
-def test_inputs_that_came_later_are_optional_and_behind_the_others():
-    """Workflows store widgets by position, and prompts of older versions lack the new ones."""
-    names = [field.id for field in BiGainDiffusionClassifier.define_schema().inputs]
-    assert names[:9] == [
-        "model", "prompts", "trials", "keep", "loss", "trial_seed", "image", "vae", "latent"
-    ]  # fmt: skip
-    later = BiGainDiffusionClassifier.define_schema().inputs[9:]
-    assert later[0].id == "preset" and later[0].default == CUSTOM
-    assert all(field.optional for field in later)
-    outputs = [field.display_name for field in BiGainDiffusionClassifier.define_schema().outputs]
-    assert outputs == [
-        "best_index", "best_prompt", "margin", "table", "result", "confidence", "chart"
-    ]  # fmt: skip
-    labels = BiGainPrompts.define_schema().inputs
-    assert [field.id for field in labels] == ["clip", "labels", "template", "label_set"]
-    assert labels[3].optional and labels[3].default == CUSTOM

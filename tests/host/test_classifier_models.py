@@ -176,11 +176,11 @@ def test_a_rectified_flow_counted_in_edm_units_is_scored_as_a_flow(monkeypatch):
 def test_a_flow_is_tried_at_even_times_whatever_its_shift():
     case = NAMED["sd3"]
     shifted = [advanced.ModelSamplingSD3().patch(case.model, shift)[0] for shift in (1.0, 7.0)]
-    sigmas = [host_levels(model).sigmas for model in shifted]
+    sigmas = [host_levels(model)[0] for model in shifted]
     assert torch.equal(*sigmas)
     assert sigmas[0][[0, 125, 999]].tolist() == pytest.approx([0.0005, 0.1255, 0.9995])
     flux = advanced.ModelSamplingFlux().patch(NAMED["flux"].model, 1.15, 0.5, 1024, 1024)[0]
-    assert torch.equal(host_levels(flux).sigmas, sigmas[0])
+    assert torch.equal(host_levels(flux)[0], sigmas[0])
 
 
 def test_patches_are_told_every_noise_level_in_falling_order():
@@ -328,7 +328,7 @@ def test_a_model_that_answers_nan_is_named_and_stops(monkeypatch):
         return result
 
     model.set_model_unet_function_wrapper(broken)
-    with pytest.raises(ValueError, match="BaseModel .* got NaN or infinity for the prompt 'label"):
+    with pytest.raises(ValueError, match="BaseModel, got NaN or infinity for the prompt 'label"):
         classify_latents(model, some_latents(case, 1), prompts, PLAN)
     assert calls == [3], "it goes on after the first trial"
 

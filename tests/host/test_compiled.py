@@ -15,10 +15,10 @@ from tests.host.families.case import sample
 pytestmark = pytest.mark.long
 
 
-def compiled(model):
+def compiled(model, **options):
     """As the host's own node does it; the backend that runs what was traced is the quickest one."""
     model = model.clone()
-    set_torch_compile_wrapper(model, backend="eager")
+    set_torch_compile_wrapper(model, backend="eager", **options)
     return model
 
 
@@ -73,3 +73,57 @@ def test_before_and_after_the_compiling_node_are_the_same(compiler):
     images = [sample(case, m) for m in (pool(compiled(case.model)), compiled(pool(case.model)))]
     assert torch.equal(*images)
     assert not torch.equal(images[0], sample(case, case.model))
+
+
+def block_by_block(model):
+    """As packs compile: every block is an object patch of the model."""
+    model = model.clone()
+    for blocks in ("double_blocks", "single_blocks"):
+        for number in range(2):
+            name = f"diffusion_model.{blocks}.{number}"
+            model.add_object_patch(
+                name, torch.compile(model.get_model_object(name), backend="eager")
+            )
+    return model
+
+
+BLOCKS = [f"diffusion_model.{kind}_blocks.{n}" for kind in ("double", "single") for n in range(2)]
+WAYS = {"object patches": block_by_block, "keys": lambda model: compiled(model, keys=BLOCKS)}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_blocks_compiled_one_by_one_are_compressed(way, compiler):
+    case, compile_blocks = NAMED["flux"], WAYS[way]
+    expected = sample(case, pool(case.model), steps=3)
+    for model in (compile_blocks(pool(case.model)), pool(compile_blocks(case.model))):
+        assert torch.equal(sample(case, model, steps=3), expected)
+        assert "4 of 4 self-attention layers compressed" in report(model)
+
+
+@pytest.mark.parametrize("name", ["sd15", "flux"])
+def test_one_full_graph_cannot_be_had_and_the_report_says_so(name, compiler):
+    """Both orders of the nodes; the image is that of the plain model, compiled as asked for."""
+    case = NAMED[name]
+    plain = sample(case, compiled(case.model, fullgraph=True))
+    for model in (
+        pool(compiled(case.model, fullgraph=True)),
+        compiled(pool(case.model), fullgraph=True),
+    ):
+        assert torch.equal(sample(case, model), plain)
+        text = report(model)
+        assert "CHANGED NOTHING" in text and "compile without fullgraph" in text
+        again = pool(case.model)
+        assert not torch.equal(sample(case, again), plain)
+        assert "compressed" in report(again) and "fullgraph" not in report(again)
+
+
+def test_an_error_of_the_network_stays_what_it_is(compiler):
+    case = NAMED["flux"]
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("stop")
+
+    model = compiled(pool(case.model), fullgraph=True)
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", fail)
+    with pytest.raises(RuntimeError, match="stop"):
+        sample(case, model)

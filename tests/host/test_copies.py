@@ -2,22 +2,26 @@
 
 from functools import partial
 
-import comfy_extras.nodes_hooks
 import pytest
 import torch
 from bigain.bigain_core.classification import TrialPlan
 from bigain.bigain_core.comfyui.classifying.latent_classifier import classify_latents
-from bigain.bigain_core.comfyui.classifying.prompts import Prompts
 from bigain.bigain_core.methods import SimilarityPruning, TokenMerging
 from comfy.patcher_extension import WrappersMP
 
 import nodes
 from tests.host.compressing import merge, pool
-from tests.host.conftest import LORA
 from tests.host.families import NAMED
 from tests.host.families.case import sample
+from tests.host.ranking import some_prompts
 from tests.host.side_by_side import on_model, outputs
-from tests.host.test_with_conditioning import AREA, another_text, control_net, controlled_by
+from tests.host.test_with_conditioning import (
+    AREA,
+    another_text,
+    control_net,
+    controlled_by,
+    lora_hook,
+)
 
 WAYS = {
     "L-GTM": merge,
@@ -55,22 +59,20 @@ def apart(model):
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", silent)
 
 
-def errors(model, name, conditioning):
-    labels = tuple(f"label {number}" for number in range(PROMPTS))
-    prompts = Prompts(labels, tuple(conditioning(name, model, k) for k in range(PROMPTS)))
-    result = classify_latents(model, LATENT, prompts, PLAN)
+def errors(model, name):
+    result = classify_latents(model, LATENT, some_prompts(NAMED[name], PROMPTS), PLAN)
     return result.rankings[0].table.errors.nan_to_num(-1)
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["sd15", "sd2v"])
-def test_scores_are_those_of_a_plan_for_every_prompt(models, conditioning, decided, name, way):
+def test_scores_are_those_of_a_plan_for_every_prompt(models, decided, name, way):
     plain = models[name].clone()
     apart(plain)
-    each = errors(WAYS[way](plain), name, conditioning)
+    each = errors(WAYS[way](plain), name)
     by_row = [rows for layer_id, rows in decided if layer_id == 0]
     decided.clear()
-    together = errors(WAYS[way](models[name]), name, conditioning)
+    together = errors(WAYS[way](models[name]), name)
     assert torch.equal(together, each)
     if way != "IE-KVD":
         assert by_row == [5, 4, 4]
@@ -87,12 +89,6 @@ def test_text_and_negative_text_share_the_first_plan_of_an_image(start, decided,
     assert {rows for layer_id, rows in decided if layer_id} == {2 * batch}
     each = on_model(apart)(start(batch=batch)).with_model(WAYS[way]).image()
     assert torch.equal(together, each)
-
-
-def lora_for_one(run):
-    extra = comfy_extras.nodes_hooks
-    hooks = outputs(extra.CreateHookLora, LORA, 1.0, 0.0)[0]
-    return run.but(positive=outputs(extra.SetModelHooksOnCond, run.positive, hooks)[0])
 
 
 def two_areas(run):
@@ -117,7 +113,7 @@ CASES = {
     "another pack": (brighter_for_one, {2}),
     "areas": (two_areas, {4, 1}),  # the host adds the areas to the negative text
     "area beside the whole": (AREA, {1}),
-    "LoRA for one text": (lora_for_one, {1}),
+    "LoRA for one text": (lora_hook, {1}),
     "ControlNet, which acts behind": (controlled_by(control_net), {1}),
 }
 
@@ -132,8 +128,8 @@ def test_rows_decide_for_themselves_where_they_differ(start, decided, case):
     assert torch.equal(together, each)
 
 
-def test_pooled_text_of_sdxl_tells_prompts_apart_from_the_start(models, conditioning, decided):
-    errors(merge(models["sdxl"]), "sdxl", conditioning)
+def test_pooled_text_of_sdxl_tells_prompts_apart_from_the_start(models, decided):
+    errors(merge(models["sdxl"]), "sdxl")
     assert {rows for layer_id, rows in decided if layer_id == 0} == {5, 4}
 
 

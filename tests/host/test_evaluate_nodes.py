@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import shutil
 from dataclasses import replace
+from hashlib import sha256
 
 import folder_paths
 import numpy as np
@@ -13,8 +15,9 @@ from bigain.bigain_core.classification import (
     PLANS,
     classify,
 )
+from bigain.bigain_core.classification.datasets.result_files import read_results
 from bigain.bigain_core.comfyui.classifying import folder_evaluation
-from bigain.bigain_core.comfyui.classifying.identity import settings, weights_digest
+from bigain.bigain_core.comfyui.classifying.identity import settings, weights_digests
 from bigain.bigain_core.comfyui.classifying.prompts import Prompts
 from bigain.bigain_core.models.checkpoint import BUNDLED_MODEL, read_checkpoint
 from bigain.nodes.dit_nodes import BiGainDiTLabels
@@ -61,14 +64,21 @@ def lines(folders, name="runs/first.jsonl"):
 
 @pytest.fixture(scope="module")
 def expected(drawings):
-    """Best labels of the drawings without the host, in the order of file names."""
+    """Labels and best labels of the drawings without the host, in the order of file names."""
     pixels, labels = drawings
     order = sorted(range(COUNT), key=lambda n: f"{labels[n]}/{n}.png")
-    seen = ((pixels[order] * 255).round() / 255 * 2 - 1).movedim(-1, 1)
     runner = DiTRunner(load_dit(read_checkpoint(BUNDLED_MODEL)))
     denoiser = runner.denoiser([CLASS_NAMES.index(label) for label in LABELS])
-    found = classify(denoiser, seen, LABELS, PLANS[PRESET])
-    return [(labels[n], LABELS[best]) for n, best in zip(order, found.best, strict=True)]
+    found = []
+    for n in order:
+        levels = (pixels[n] * 255).round()
+        file = io.BytesIO()
+        Image.fromarray(levels.numpy().astype(np.uint8)).save(file, "PNG")
+        noise = int(sha256(file.getvalue()).hexdigest()[:16], 16)
+        seen = (levels / 255 * 2 - 1).movedim(-1, 0)[None]
+        best = classify(denoiser, seen, LABELS, PLANS[PRESET], noise).best[0]
+        found.append((labels[n], LABELS[best]))
+    return found
 
 
 def test_results_are_those_of_the_classifier_without_a_host(run, folders, expected):
@@ -118,7 +128,8 @@ def test_shards_and_interruptions_change_nothing(run, folders):
         summary, _, _ = run(output="runs/parted", shard=shard, shards=3)
         assert ("have no result yet" in summary) == (shard != 3)
     assert lines(folders, "runs/parted.jsonl") == whole
-    assert len(lines(folders, "runs/parted.2-of-3.jsonl")) == 1 + 2
+    parts = [lines(folders, f"runs/parted.{k}-of-3.jsonl")[1:] for k in (1, 2, 3)]
+    assert sorted(sum(parts, [])) == sorted(whole[1:])
 
 
 def test_what_is_finished_is_not_classified_again(run, folders, monkeypatch):
@@ -176,29 +187,132 @@ def test_other_settings_need_another_name(run, bundled, vae, drawn_prompts):
 
 def test_a_larger_limit_goes_on(run, folders):
     run(limit=3)
-    assert [json.loads(line)["image"] for line in lines(folders)[1:]] == [0, 2, 4]
+    files = sorted(folders.rglob("*.png"))
+    order = [path.relative_to(folders / "input" / "drawn").as_posix() for path in files]
+    assert [json.loads(line)["file"] for line in lines(folders)[1:]] == order[::2]
     summary, _, _ = run()
-    assert [json.loads(line)["image"] for line in lines(folders)[1:]] == [0, 2, 4, 1, 3, 5]
+    assert [json.loads(line)["file"] for line in lines(folders)[1:]] == order[::2] + order[1::2]
     assert f"of {COUNT};" in summary
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("tagged", [False, True])
+def test_a_folder_that_has_grown_is_done_where_it_has_grown(
+    run, folders, monkeypatch, shards, tagged
+):
+    """The file that grew and one of a fresh run have the same records, byte by byte."""
+    top, later = folders / "input" / "drawn", folders / "later"
+    if tagged:
+        for path in sorted(top.rglob("*.png")):
+            path.rename(top / path.name)
+        shutil.rmtree(top / LABELS[0])
+    files = sorted(path for path in folders.rglob("*.png"))
+    later.mkdir()
+    for number in (0, 3):  # the first of all and one between
+        files[number].rename(later / f"{number}.png")
+
+    def everything(**changes):
+        for shard in range(1, shards + 1):
+            summary, _, _ = run(shard=shard, shards=shards, **changes)
+        return summary
+
+    everything()
+    assert len(lines(folders)) == 1 + COUNT - 2
+    classified = []
+    monkeypatch.setattr(
+        folder_evaluation, "classify", lambda *a, **k: classified.append(a) or classify(*a, **k)
+    )
+    for number in (0, 3):
+        (later / f"{number}.png").rename(files[number])
+    summary = everything()
+    assert len(classified) == 2 and "removed" not in summary
+    assert everything(output="runs/fresh") == summary
+    assert sorted(lines(folders)) == sorted(lines(folders, "runs/fresh.jsonl"))
+    if shards > 1:
+        assert lines(folders) == lines(folders, "runs/fresh.jsonl")
+    exported = [(folders / "output" / f"runs/{n}.csv").read_bytes() for n in ("first", "fresh")]
+    assert exported[0] == exported[1] and exported[0].count(b"\n") == 1 + COUNT
+
+
+def test_changed_images_are_done_again_and_removed_ones_are_named(run, folders, monkeypatch):
+    run()
+    first = lines(folders)
+    files = sorted(folders.rglob("*.png"))
+    names = [path.relative_to(folders / "input" / "drawn").as_posix() for path in files]
+    files[0].write_bytes(files[2].read_bytes())
+    files[1].unlink()
+    moved = files[3].parent.parent / LABELS[0] / "moved.png"
+    files[3].rename(moved)
+    asked = []
+    monkeypatch.setattr(
+        folder_evaluation, "classify", lambda *a, **k: asked.append(a[4]) or classify(*a, **k)
+    )
+    summary, _, _ = run()
+    assert len(asked) == 2 and f"of {COUNT - 1};" in summary
+    assert f"2 removed, not counted: {names[1]}, {names[3]}" in summary
+    assert lines(folders)[: len(first)] == first
+    changed, added = (json.loads(line) for line in lines(folders)[len(first) :])
+    assert (changed["file"], added["labels"]) == (names[0], [LABELS[0]])
+    same = json.loads(first[3])
+    for record, other in ((changed, same), (added, json.loads(first[4]))):
+        assert all(record[key] == other[key] for key in ("best", "margin", "content", "ranked"))
+    run(output="runs/fresh")
+    found, fresh = (
+        read_results(folders / "output" / f"runs/{n}.jsonl").records for n in ("first", "fresh")
+    )
+    assert {file: found[file] for file in fresh} == fresh
+    exported = [(folders / "output" / f"runs/{n}.csv").read_bytes() for n in ("first", "fresh")]
+    assert exported[0] == exported[1]
+    text, _, _ = run(compare_with="runs/fresh")
+    assert f"on {COUNT - 1} images that both classified" in text
+
+
+def test_an_image_that_breaks_and_is_mended_counts_as_what_it_is(run, folders):
+    run()
+    whole = lines(folders)
+    path = sorted(folders.rglob("*.png"))[1]
+    good = path.read_bytes()
+    path.write_bytes(b"no image")
+    assert "1 unreadable, skipped" in run()[0]
+    broken = lines(folders)
+    assert "1 unreadable, skipped" in run()[0] and lines(folders) == broken
+    path.write_bytes(good)
+    assert "unreadable" not in run()[0]
+    assert lines(folders) == [*broken, whole[2]]
+
+
+def test_another_folder_needs_another_name(run, folders):
+    run(limit=1)
+    (folders / "input" / "drawn").rename(folders / "input" / "other")
+    with pytest.raises(ValueError, match="of the same folder, got .*drawn.* for .*other"):
+        run(folder="other")
+    (folders / "input" / "other").rename(folders / "input" / "drawn")
+    found = lines(folders)
+    for name in ("drawn/", "./drawn", "drawn/."):
+        run(folder=name, limit=1)
+    assert lines(folders) == found
 
 
 def test_patched_weights_are_another_model(bundled, drawn_prompts):
     """A LoRA, its strength, and whether it is loaded at the point of the process."""
     key = next(k for k in bundled.model_state_dict() if k.endswith("attn.qkv.weight"))
     shape = bundled.model_state_dict()[key].shape
-    digests = [weights_digest(bundled)]
+    weights, plain = weights_digests(bundled)
+    digests = [plain]
     for scale, strength in ((1.0, 1.0), (1.0, 0.5), (2.0, 1.0)):
         patched = bundled.clone()
         patched.add_patches({key: (scale * torch.ones(shape),)}, strength)
-        digests.append(weights_digest(patched))
+        assert weights_digests(patched)[0] == weights
+        digests.append(weights_digests(patched)[1])
     assert len(set(digests)) == 4
     patched.patch_model()
     try:
-        assert weights_digest(patched) == digests[-1]
-        assert weights_digest(bundled) == digests[0]
+        assert weights_digests(patched) == (weights, digests[-1])
+        assert weights_digests(bundled) == (weights, plain)
     finally:
         patched.unpatch_model()
-    assert settings(bundled, drawn_prompts)["model"].endswith(digests[0])
+    found = settings(bundled, drawn_prompts)
+    assert (found["model"], found["weights"], found["LoRAs"]) == ("DiTModel", weights, plain)
 
 
 def test_bad_images_are_counted_and_left_out(run, folders, drawn_prompts):

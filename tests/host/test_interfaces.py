@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from benchmarks.interfaces import all_harm, harm, offered, written
+from benchmarks.interfaces import BRANCHING, all_harm, harm, offered, written
 
 NODE = {
     "inputs": [
@@ -25,8 +25,22 @@ NODE = {
 SEED = {"name": "seed", "type": "INT", "optional": True, "default": 0, "min": 0, "max": 9}
 
 
-def changed(change):
-    node = copy.deepcopy(NODE)
+BRANCHING_NODE = {
+    "inputs": [
+        {
+            "name": "method",
+            "type": BRANCHING,
+            "optional": False,
+            "default": "a",
+            "options": {"a": [], "b": copy.deepcopy(NODE["inputs"][1:2])},
+        }
+    ],
+    "outputs": [],
+}
+
+
+def changed(change, node=NODE):
+    node = copy.deepcopy(node)
     change(node)
     return node
 
@@ -50,6 +64,12 @@ HARMFUL = {
     ),
     "output 1 is no longer {'name': 'report'": lambda node: node["outputs"].pop(),
     "output 0 is no longer {'name': 'MODEL'": lambda node: node["outputs"].reverse(),
+}
+HARMFUL_IN_OPTIONS = {
+    "`method` has no option 'b'": lambda options: options.pop("b"),
+    "`method` 'b': `ratio` is gone": lambda options: options["b"].pop(),
+    "`method` 'b': `ratio` ends at 0.9": lambda options: options["b"][0].update(max=0.9),
+    "`method` 'a' has more inputs": lambda options: options["a"].append(SEED),
 }
 HARMLESS = {
     "an optional input at the end": lambda node: node["inputs"].append(SEED),
@@ -78,6 +98,18 @@ def test_what_was_added_is_written_down(now):
 def test_harm_is_found_and_named(text):
     found = list(harm(NODE, changed(HARMFUL[text])))
     assert any(line.startswith(text) for line in found), found
+
+
+@pytest.mark.parametrize("text", HARMFUL_IN_OPTIONS)
+def test_harm_to_inputs_of_an_option_is_found_and_named(text):
+    change = HARMFUL_IN_OPTIONS[text]
+    new = changed(lambda node: change(node["inputs"][0]["options"]), BRANCHING_NODE)
+    assert any(line.startswith(text) for line in harm(BRANCHING_NODE, new))
+
+
+def test_an_option_with_inputs_of_its_own_may_be_added():
+    new = changed(lambda node: node["inputs"][0]["options"].update(c=[SEED]), BRANCHING_NODE)
+    assert list(harm(BRANCHING_NODE, new)) == []
 
 
 @pytest.mark.parametrize("change", HARMLESS)

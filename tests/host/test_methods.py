@@ -14,23 +14,56 @@ from bigain.bigain_core.compression.run_log import RunLog
 from bigain.bigain_core.measure.flops import input_shortened
 from bigain.bigain_core.methods import TokenMerging
 from bigain.bigain_core.schedules import DenoisingProgress
-from bigain.nodes.compression_nodes import PAPER
-from bigain.nodes.kv_nodes import FIXED_ALPHA, SELECTING, SELECTING_IN_CELLS
-from bigain.nodes.merging_node import BLOCKS, CACHED, DESTINATIONS, SITO
+from bigain.nodes import kv_nodes, merging_node
+from bigain.nodes.compression_nodes import PAPER, BiGainAuto
 
 from tests.host.compressing import alpha_curve, merge, pool, preset, report, skipped
 
 NAMES = ("sd15", "sd2v", "sdxl", "dit")
-MERGING = (*DESTINATIONS, CACHED, BLOCKS, SITO)
-SHRINKING = ("IE-KVD", *FIXED_ALPHA, *SELECTING, *SELECTING_IN_CELLS)
-WAYS = {method: partial(merge, method=method) for method in MERGING}
-WAYS |= {method: partial(pool, method=method) for method in SHRINKING}
+WAYS = {method: partial(merge, method=method) for method in merging_node.METHODS}
+WAYS |= {method: partial(pool, method=method) for method in kv_nodes.METHODS}
 
 
 def layers(model):
     """What the report says of each compressed layer, by its number."""
     lines = report(model).splitlines()[1:]
     return {int(line.split()[1]): line.split(": ", 1)[1] for line in lines if "layer" in line[:5]}
+
+
+def choices(inputs, name):
+    """What a widget offers."""
+    return next(item.options for item in inputs if item.id == name)
+
+
+def test_the_ways_are_all_that_the_nodes_offer():
+    for node, module, count in (
+        (merging_node.BiGainTokenMerging, merging_node, 7),
+        (kv_nodes.BiGainKVDownsampling, kv_nodes, 11),
+    ):
+        offered = [option.key for option in choices(node.define_schema().inputs, "method")]
+        assert offered == list(module.METHODS) and len(offered) == count
+
+
+@pytest.mark.parametrize(
+    "option", ["scorer", "merge_mode", "metric", "protect_mode", "cache_scope"]
+)
+def test_every_choice_of_an_option_runs(models, sample, option):
+    method = "cached assignment" if option == "cache_scope" else "L-GTM"
+    changes = {"method": method, "protect": 0.2, "proportional": True, "blocks": "0"}
+    for choice in choices(merging_node.METHODS[method].inputs, option):
+        model = merge(models["sd15"], **changes, **{option: choice})
+        assert sample("sd15", model, steps=1).isfinite().all()
+        assert set(layers(model)) == {0}, choice
+
+
+def test_every_preset_for_all_blocks_acts_on_all_of_them(models, sample):
+    presets = choices(BiGainAuto.define_schema().inputs, "preset")
+    everywhere = [p for p in presets if p.startswith("paper: Table") and "encoder" not in p]
+    assert len(everywhere) > 20
+    for name in everywhere:
+        model = preset(models["dit"], name)
+        sample("dit", model, steps=1)
+        assert set(layers(model)) == {0, 1}, name
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -50,13 +83,13 @@ def test_every_way_runs_and_is_reported(models, sample, name, way):
 @pytest.mark.parametrize("name", NAMES)
 def test_any_method_at_ratio_0_or_factor_1_is_bit_identical(models, sample, name):
     plain = sample(name, models[name], steps=1)
-    off = [merge(models[name], 0.0, method) for method in MERGING]
-    off += [pool(models[name], 1, method) for method in SHRINKING]
+    off = [merge(models[name], 0.0, method) for method in merging_node.METHODS]
+    off += [pool(models[name], 1, method) for method in kv_nodes.METHODS]
     assert all(torch.equal(sample(name, model, steps=1), plain) for model in off)
 
 
 def test_to_do_is_alpha_1_and_average_alpha_0(models, sample):
-    for method, alpha in FIXED_ALPHA.items():
+    for method, alpha in {"ToDo": 1.0, "average": 0.0}.items():
         named = sample("sd15", pool(models["sd15"], method=method))
         by_alpha = pool(models["sd15"], alpha_start=alpha, alpha_end=alpha)
         assert torch.equal(named, sample("sd15", by_alpha))
@@ -92,13 +125,13 @@ def test_an_assignment_is_cached_for_each_stage(models, sample):
     def image(method, blocks):
         return sample("sd15", merge(models["sd15"], method=method, blocks=blocks))
 
-    assert torch.equal(image(CACHED, f"{first}"), image("L-GTM", f"{first}"))
+    assert torch.equal(image("cached assignment", f"{first}"), image("L-GTM", f"{first}"))
     both = f"{first}, {second}"
-    assert not torch.equal(image(CACHED, both), image("L-GTM", both))
+    assert not torch.equal(image("cached assignment", both), image("L-GTM", both))
 
 
 def test_the_report_shows_how_many_blocks_merge(models, sample):
-    model = merge(models["sd15"], method=BLOCKS)
+    model = merge(models["sd15"], method="adaptive block merge")
     sample("sd15", model)  # 256 tokens: int(256 * 0.7) // 3 = 59 blocks leave one token each
     assert "(59 of 64 blocks), 256 tokens -> 79 queries, 79 keys" in report(model)
 

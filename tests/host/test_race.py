@@ -43,9 +43,7 @@ def clock(monkeypatch):
 def told(monkeypatch):
     """Messages as a browser reads them."""
     messages = []
-    monkeypatch.setattr(
-        _race.Messenger, "send", lambda _, content: messages.append(json.dumps(content))
-    )
+    monkeypatch.setattr(_race, "send", lambda _, content: messages.append(json.dumps(content)))
     return messages
 
 

@@ -85,6 +85,6 @@ def test_a_result_of_something_else_is_no_beginning(screened):
         classify_latents(case.model, latents[:1], prompts, PLAN, **options)
     with pytest.raises(ValueError, match="previous result of the same images"):
         classify_latents(case.model, latents + 1, prompts, PLAN, **options)
-    with pytest.raises(ValueError, match="got seed, loss, weighting"):
+    with pytest.raises(ValueError, match="previous result of the same seed, got seed 0 for 1"):
         other = TrialPlan((1, 3), (3, 1), seed=1, sampler=SpreadGrid())
         classify_latents(case.model, latents, prompts, other, **options)

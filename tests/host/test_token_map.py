@@ -43,7 +43,7 @@ def test_groups_are_those_of_the_method_on_what_the_layer_gets(unet, entering):
     model, latents, prompt, norm = unet
     seen = entering(norm)
     maps = map_tokens(merge(model, 0.5), latents, prompt, FIRST, TIMESTEP, 0)
-    progress = DenoisingProgress.at_timestep(TIMESTEP)
+    progress = DenoisingProgress(1 - TIMESTEP / 999)
     assert len(maps) == len(seen) == 2
     for one, x in zip(maps, seen, strict=True):
         plan = TokenMerging(0.5).plan(x, TokenGrid(16, 16), progress, 0)
@@ -56,7 +56,7 @@ def test_pooled_keys_are_shown_as_windows(unet):
     model, latents, prompt, _ = unet
     one, _ = map_tokens(pool(model), latents, prompt, FIRST, TIMESTEP, 0)
     plan = KVDownsampling().plan(
-        latents, TokenGrid(16, 16), DenoisingProgress.at_timestep(TIMESTEP), 0
+        latents, TokenGrid(16, 16), DenoisingProgress(1 - TIMESTEP / 999), 0
     )
     assert torch.equal(one.stand_in, stand_ins(plan, TokenGrid(16, 16))[0])
     assert not one.merges and one.scores is None

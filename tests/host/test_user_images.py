@@ -56,11 +56,12 @@ def test_broken_metadata_leave_a_good_image_as_it_is(tmp_path, orientation, monk
 
 @pytest.mark.timeout(10)
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
-def test_what_is_no_file_is_unreadable_at_once(tmp_path):
+def test_what_is_no_image_file_is_unreadable_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "empty.png").touch()
-    for name in ("pipe.png", "loop.png", "folder.png", "empty.png", "missing.png"):
+    (tmp_path / "text.png").write_text("no")
+    for name in ("pipe.png", "loop.png", "folder.png", "empty.png", "text.png", "missing.png"):
         with pytest.raises(UnreadableImageError):
             read_image(tmp_path / name, 32)

@@ -121,3 +121,20 @@ def test_an_exception_in_a_block_leaves_nothing_behind(flux, ours):
         sample(case, model)
     assert not instance_forwards(case.model)
     assert torch.equal(sample(case, case.model), sample(flux, flux.model))
+
+
+def test_pooling_hands_queries_on_as_they_lie_in_memory(flux):
+    def seen(ours):
+        strides, model = [], flux.model.clone()
+
+        def kernel(function, q, k, v, heads, *args, **kwargs):
+            strides.append(q.stride())
+            return function(q, k, v, heads, *args, **kwargs)
+
+        model.model_options["transformer_options"][OVERRIDE] = kernel
+        sample(flux, ours(model), steps=1)
+        return strides
+
+    plain = seen(lambda model: model)
+    assert plain and seen(pool) == plain
+    assert seen(merge) != plain

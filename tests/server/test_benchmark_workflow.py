@@ -21,7 +21,7 @@ def run(server, example, converted):
 
 @pytest.fixture(scope="module")
 def shipped(run):
-    return run(rounds=2)
+    return run(rounds=1)
 
 
 @pytest.fixture(scope="module")

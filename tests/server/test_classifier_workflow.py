@@ -61,15 +61,9 @@ def test_labels_that_are_given_are_the_only_ones_ranked(server, example, convert
     prompt = converted(
         example(NAME),
         BiGainDiTLabels={"labels": "\n".join(labels)},
-        BiGainDiffusionClassifier={"trials": "1"},
+        BiGainDiffusionClassifier={"preset.trials": "1"},
     )
     done = server.run(prompt)
     assert done.succeeded, done.entry
     (classifier,) = node_ids(prompt, "BiGainDiffusionClassifier")
     assert {row["label"] for row in rows(done, classifier)} == set(labels)
-
-
-def test_a_list_that_is_no_list_of_numbers_is_an_error_in_our_words(server, example, converted):
-    prompt = converted(example(NAME), BiGainDiffusionClassifier={"trials": "many"})
-    message = server.run(prompt).message("execution_error")["exception_message"]
-    assert message.startswith("BiGain: expected whole numbers separated by commas in `trials`")

@@ -34,7 +34,7 @@ STEPS = 2
 SMALLER = {
     HIRES: {"EmptyLatentImage": {"width": 384, "height": 384}, "KSampler": {"steps": STEPS}},
     PHOTO: {"ImageScale": {"width": 128, "height": 128}},
-    SEEDS: {"KSampler": {"steps": 6}, "BiGainRankImages": {"trials": 6}},
+    SEEDS: {"KSampler": {"steps": 4}, "BiGainRankImages": {"trials": 4}},
     TAGS: {"BiGainDiTLabels": {"labels": "\n".join(CLASSES)}},
 }
 
@@ -176,18 +176,6 @@ def test_all_labels_are_ranked_and_the_best_is_shown(name, run, prompt, shown, n
     assert set(ranked) <= set(offered) and len(ranked) == min(50, len(offered))
     (chart,) = ran[1].images(node_ids(ran[0], "PreviewImage")[0])
     assert len({tuple(pixel) for line in chart for pixel in line}) > 3
-
-
-def test_names_of_imagenet_stand_for_its_numbers(run, shown):
-    names = list(imagenet_labels().values())
-    few = {"trials": "2, 4", "preset": "custom"}
-    by_name = {"labels": "\n".join(names[5:9])}
-    by_number = {"labels": "5\n6\n7\n8", "label_set": "custom"}
-    best, number = (
-        shown(run(DIT, BiGainDiTLabels=labels, BiGainDiffusionClassifier=few), "PreviewAny")
-        for labels in (by_name, by_number)
-    )
-    assert best == names[int(number)]
 
 
 def test_the_best_of_the_seeds_is_saved(server, prompt, shown, node_ids):

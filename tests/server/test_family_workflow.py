@@ -14,6 +14,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.host.families import NO_SUCH_MODEL
+
 WORKFLOW = Path(__file__).parent / "workflows" / "compressed_and_plain.json"
 SD3_FILE = "small_sd3.safetensors"
 COMPRESSED = {  # by the names that the workflow gives to latents, one more of which is plain
@@ -261,7 +263,7 @@ def test_a_family_that_is_not_covered_is_an_error_in_our_words(
 ):
     kind, options = object_info["FamilyModel"]["input"]["required"]["case"]
     if uncovered not in (kind if isinstance(kind, list) else options["options"]):
-        pytest.skip(f"this host has no {uncovered}")
+        pytest.skip(NO_SUCH_MODEL)
     before = prompt("flux")
     expected = latents(server.run(before), before)
 
@@ -271,9 +273,9 @@ def test_a_family_that_is_not_covered_is_an_error_in_our_words(
     assert error["node_type"] in NODES
     message = error["exception_message"].strip()
     assert message.startswith("BiGain: expected a model of one of these families: Stable Diffusion")
-    assert message.endswith(
-        f"; got a {NOT_COVERED[uncovered]} model, which is not covered. Bypass this node for it."
-    )
+    assert f"; got a {NOT_COVERED[uncovered]} model whose network is a comfy.ldm." in message
+    advice = "Bypass this node for it, or the node that has wrapped its network."
+    assert message.endswith(f", which is not covered. {advice}")
 
     advised = prompt(uncovered, switched_off=NODES)
     assert set(latents(server.run(advised), advised)) == {"plain", *COMPRESSED}

@@ -1,6 +1,8 @@
-"""bigain_hybrid_and_presets.json: two nodes in a chain, presets, and every choice of a method."""
+"""bigain_hybrid_and_presets.json: two nodes in a chain, and a preset."""
 
 import pytest
+
+from tests.server.conftest import local
 
 NAME = "bigain_hybrid_and_presets"
 FEW_STEPS = {"KSampler": {"steps": 2}}
@@ -18,11 +20,6 @@ def reports(server, example, converted, node_ids):
         return [done.text(number).splitlines() for number in node_ids(prompt, "BiGainReport")]
 
     return run
-
-
-def choices(object_info, node, name):
-    kind, options = object_info[node]["input"]["required"][name]
-    return kind if isinstance(kind, list) else options["options"]
 
 
 @pytest.fixture(scope="module")
@@ -46,38 +43,21 @@ def test_the_preset_acts_everywhere(as_shipped):
     assert layers(as_shipped[1]) == dict.fromkeys(range(BLOCKS), "IE-KVD factor 2")
 
 
-@pytest.mark.parametrize(
-    ("node", "count"), [("BiGainTokenMerging", 7), ("BiGainKVDownsampling", 10)]
-)
-def test_every_method_runs(reports, object_info, node, count):
-    methods = choices(object_info, node, "method")
-    assert len(methods) == count
-    for method in methods:
-        assert set(layers(reports(**{node: {"method": method}})[0])) == {1, 2, 3, 4}, method
+def test_an_option_that_does_not_exist_is_an_error_in_our_words(server, example, converted):
+    """A prompt without the choice is one that the host takes as well."""
+    for method in ("another", None):
+        prompt = converted(example(NAME), BiGainTokenMerging={"method": method})
+        message = server.run(prompt).message("execution_error")["exception_message"]
+        assert message.startswith("BiGain: expected one of L-GTM, ToMe, ")
 
 
-@pytest.mark.parametrize(
-    ("node", "name"),
-    [
-        ("BiGainTokenMerging", "scorer"),
-        ("BiGainTokenMerging", "merge_mode"),
-        ("BiGainTokenMerging", "cache_scope"),
-        ("BiGainTokenMerging", "metric"),
-        ("BiGainTokenMerging", "protect_mode"),
-    ],
-)
-def test_every_choice_of_an_option_runs(reports, object_info, node, name):
-    for choice in choices(object_info, node, name):
-        changes = {name: choice, "protect": 0.2, "proportional": True}
-        assert set(layers(reports(**{node: changes})[0])) == {1, 2, 3, 4}, choice
-
-
-def test_every_preset_for_all_blocks_runs(reports, object_info):
-    presets = choices(object_info, "BiGainAuto", "preset")
-    everywhere = [p for p in presets if p.startswith("paper: Table") and "encoder" not in p]
-    assert len(everywhere) > 20
-    for preset in everywhere:
-        assert set(layers(reports(BiGainAuto={"preset": preset})[1])) == set(range(BLOCKS)), preset
+def test_inputs_by_their_names_of_before_are_refused_by_the_host(server, example, converted):
+    """They would be left out, and the defaults taken in their place."""
+    flat = {"method": "L-GTM", "scorer": "variance", "padding": "zeros", "metric": "normed"}
+    prompt = converted(example(NAME), BiGainTokenMerging=flat)
+    refused = local().post(f"{server.url}/prompt", json={"prompt": prompt}).json()["node_errors"]
+    missing = [e["details"] for node in refused.values() for e in node["errors"]]
+    assert any(name.endswith("merge_mode") for name in missing)
 
 
 def test_the_preset_off_is_the_plain_model(reports):
@@ -85,6 +65,6 @@ def test_the_preset_off_is_the_plain_model(reports):
 
 
 def test_a_bad_curve_is_an_error_in_our_words(server, example, converted):
-    prompt = converted(example(NAME), BiGainAlphaSchedule={"curve": "start 0.8"})
+    prompt = converted(example(NAME), **FEW_STEPS, BiGainAlphaSchedule={"curve": "start 0.8"})
     message = server.run(prompt).message("execution_error")["exception_message"]
     assert message.startswith("BiGain: expected an alpha curve of `timestep: alpha` points")

@@ -1,4 +1,4 @@
-"""A newcomer's first minutes, installed from the published archive and by git clone."""
+"""What is published, and a newcomer's first minutes with a clone."""
 
 import os
 import shutil
@@ -14,8 +14,7 @@ from comfy_cli.workflow_to_api import convert_ui_to_api
 from benchmarks.interfaces import written
 from tests.server.conftest import PACK, Server, booted
 
-# Archives are installed under the project's name; a clone has the name that its owner gave it.
-FOLDERS = {"archive": "bigain", "clone": "BiGain-main"}
+CLONE = "BiGain-main"  # the name that its owner gave it; archives have that of the project
 AUTHOR = ["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false"]
 
 
@@ -72,18 +71,14 @@ class Installed:
         return prompt
 
 
-@pytest.fixture(scope="module", params=FOLDERS)
-def installed(request, comfyui, repository, tmp_path_factory):
-    """A ComfyUI that has nothing but this pack."""
-    base = tmp_path_factory.mktemp(request.param)
+@pytest.fixture(scope="module")
+def installed(comfyui, repository, tmp_path_factory):
+    """A ComfyUI that has nothing but a clone of this pack."""
+    base = tmp_path_factory.mktemp("clone")
     (base / "input").mkdir()
-    name = FOLDERS[request.param]
-    pack = base / "custom_nodes" / name
-    if request.param == "clone":
-        run(base, "git", "clone", "--quiet", str(repository), str(pack))
-    else:
-        ZipFile(request.getfixturevalue("archive")).extractall(pack)
-    with booted(comfyui, base, "--whitelist-custom-nodes", name) as server:
+    pack = base / "custom_nodes" / CLONE
+    run(base, "git", "clone", "--quiet", str(repository), str(pack))
+    with booted(comfyui, base, "--whitelist-custom-nodes", CLONE) as server:
         yield Installed(server, pack)
 
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.server.conftest import PACK
+from tests.server.conftest import EXAMPLES, PACK
 
 PRIMARY = {  # what a bypassed node passes on, or what it is about
     "BiGainTokenMerging": "model",
@@ -62,6 +62,11 @@ def test_everything_is_explained(ours, node):
     assert info["description"]
     assert [name for name, options in inputs(info) if not options.get("tooltip")] == []
     assert len(info["output_tooltips"]) == len(info["output"]) and all(info["output_tooltips"])
+
+
+def test_every_template_is_offered(server):
+    offered = server.get("/workflow_templates").json()["bigain"]
+    assert set(offered) == {path.stem for path in EXAMPLES.glob("*.json")}
 
 
 @pytest.mark.parametrize("node", PRIMARY)

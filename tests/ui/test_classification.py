@@ -35,7 +35,7 @@ def ran(front_end):
     )
     # A seed of its own: what was run before would be taken from the cache, without a message.
     seed = front_end.place
-    front_end.set("BiGainDiffusionClassifier", trials=TRIALS, trial_seed=seed)
+    front_end.set("BiGainDiffusionClassifier", **{"preset.trials": TRIALS}, trial_seed=seed)
     assert front_end.run() == "success"
     return front_end.page.evaluate("() => [told, reported]")
 

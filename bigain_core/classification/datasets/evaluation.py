@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import PureWindowsPath
 
 from ...text import abbreviate, csv_table
 from ..elimination.trial_plan import TrialPlan
 from ..results.ranking import RANKINGS, Ranking
-from .image_folder import LabelledImage, LabelledSet, known_labels
+from .image_folder import LabelledImage, LabelledSet, UnreadableImageError, known_labels
 from .metrics import average_precision, mcnemar, wilson_interval
-from .result_files import Results
+
+NUMBER = int | float
+FIELDS = {  # of a record of a classified image; one without them was changed by hand
+    "content": str, "labels": list, "best": str, "right": bool | None, "margin": NUMBER,
+    "confidence": NUMBER, "calls": NUMBER, "precision": dict,
+}  # fmt: skip
+
+
+def is_classified(record: Mapping) -> bool:
+    """Whether a record has all that is read of a classified image."""
+    typed = all(name in record and isinstance(record[name], FIELDS[name]) for name in FIELDS)
+    return typed and (not record["labels"] or record["precision"].keys() >= set(RANKINGS))
 
 
 @dataclass(frozen=True)
 class Job:
     """The images of a set that are to be classified among `labels`, which are all different.
 
-    Shard i of n takes every n-th image from the i-th on (from 0). Images that have labels, none of
-    which is among the prompts, are left out.
+    Each of the shards (from 0) has the images whose names fall to it, so that an image stays where
+    it is when others come. Images that have labels, none of which is among the prompts, are left
+    out.
     """
 
     images: LabelledSet
@@ -53,15 +67,34 @@ class Job:
     @property
     def shard_images(self) -> tuple[LabelledImage, ...]:
         """Of this shard."""
-        own = self.images.chosen(self.limit)[self.shard :: self.shards]
-        return tuple(image for image in own if self._counts(image))
+        return tuple(image for image in self.all_images if self._shard_of(image) == self.shard)
+
+    def _shard_of(self, image: LabelledImage) -> int:
+        name = image.file.encode(errors="surrogateescape")
+        return int.from_bytes(hashlib.sha256(name).digest()[:8], "big") % self.shards
+
+    def _known(self, image: LabelledImage) -> list[str]:
+        return list(known_labels(image, self._prompts))
 
     def _counts(self, image: LabelledImage) -> bool:
-        return not image.labels or bool(known_labels(image, self._prompts))
+        return not image.labels or bool(self._known(image))
 
-    def pending(self, records: dict[int, dict]) -> list[LabelledImage]:
+    def is_finished(self, image: LabelledImage, record: Mapping) -> bool:
+        """Whether a record is the classification of an image as it is now: its file, its labels."""
+        if not is_classified(record) or record["labels"] != self._known(image):
+            return False
+        try:
+            return record["content"] == self.images.content(image)
+        except UnreadableImageError:
+            return False
+
+    def pending(self, records: Mapping[str, dict]) -> list[LabelledImage]:
         """Those of this shard that are not classified; unreadable ones get another chance."""
-        return [image for image in self.shard_images if "best" not in records.get(image.number, {})]
+        return [
+            image
+            for image in self.shard_images
+            if not self.is_finished(image, records.get(image.file, {}))
+        ]
 
     @cached_property
     def left_out(self) -> tuple[LabelledImage, ...]:
@@ -73,9 +106,12 @@ class Job:
         return tuple(sorted(found - set(self.labels)))
 
     def settings(self, prompts: Sequence[str], plan: TrialPlan, size: int, **others) -> dict:
-        """What results must have in common; `size` is the side of the square that is seen."""
+        """What results must have in common; `size` is the side of the square that is seen.
+
+        The images are not among it: each record says for itself which image it is of.
+        """
         return {
-            "images": self.images.digest,
+            "folder": PureWindowsPath(self.images.folder).as_posix(),
             "prompts": list(prompts),
             "plan": repr(plan),
             "size": size,
@@ -84,11 +120,13 @@ class Job:
 
 
 def unreadable_record(image: LabelledImage, error: Exception) -> dict:
-    return {"image": image.number, "file": image.file, "unreadable": str(error)}
+    return {"file": image.file, "unreadable": str(error)}
 
 
-def record(image: LabelledImage, ranking: Ranking, classes: Sequence[str]) -> dict:
+def record(image: LabelledImage, content: str, ranking: Ranking, classes: Sequence[str]) -> dict:
     """What is kept of the ranking of one image; `classes` are what its prompts stand for.
+
+    It does not depend on what else is in the set; `content` tells its file from other ones.
 
     Where several prompts stand for one class, the best of them is its place in the ranking. Without
     labels nothing is right or wrong, and there is no precision.
@@ -102,8 +140,8 @@ def record(image: LabelledImage, ranking: Ranking, classes: Sequence[str]) -> di
     }
     best = classes[ranking.best]
     return {
-        "image": image.number,
         "file": image.file,
+        "content": content,
         "labels": list(known),
         "best": best,
         "right": best in known if known else None,
@@ -123,21 +161,38 @@ ABOUT_LABELS = ("labels", "right")
 
 @dataclass(frozen=True)
 class Summary:
-    """What the records of a job add up to, those of all its shards that are there."""
+    """What the records of a job add up to, those of all its shards that are there.
+
+    `records` are by the file of their image. Those of images that are no longer there, or have
+    changed since, do not count.
+    """
 
     job: Job
-    records: dict[int, dict]
+    records: Mapping[str, dict]
+
+    @cached_property
+    def counted(self) -> dict[str, dict]:
+        """Records of images as they are now, in the order of the set."""
+        found = ((image, self.records.get(image.file, {})) for image in self.job.all_images)
+        return {
+            image.file: record
+            for image, record in found
+            if "unreadable" in record or self.job.is_finished(image, record)
+        }
 
     @cached_property
     def unreadable(self) -> list[dict]:
-        found = (self.records.get(image.number, {}) for image in self.job.all_images)
-        return [record for record in found if "unreadable" in record]
+        return [record for record in self.counted.values() if "unreadable" in record]
 
     @cached_property
     def finished(self) -> list[dict]:
         """Records of classified images in the order of the set."""
-        found = (self.records.get(image.number, {}) for image in self.job.all_images)
-        return [record for record in found if "best" in record]
+        return [record for record in self.counted.values() if "unreadable" not in record]
+
+    @cached_property
+    def removed(self) -> list[str]:
+        """Files that have a result and are no longer in the set."""
+        return sorted(self.records.keys() - {image.file for image in self.job.images.images})
 
     @property
     def right(self) -> int:
@@ -194,6 +249,8 @@ class Summary:
         if self.unreadable:
             files = [record["file"] for record in self.unreadable]
             lines.append(f"{len(files)} unreadable, skipped: {abbreviate(files)}")
+        if self.removed:
+            lines.append(f"{len(self.removed)} removed, not counted: {abbreviate(self.removed)}")
         if self.job.left_out:
             unknown = abbreviate(self.job.unknown_labels)
             lines.append(
@@ -238,9 +295,11 @@ class Summary:
         columns, kinds = COLUMNS, RANKINGS
         if not self.job.images.is_labelled:
             columns, kinds = [name for name in COLUMNS if name not in ABOUT_LABELS], ()
+        places = {image.file: image.number for image in self.job.all_images}
         rows = (
             [
-                *("; ".join(r[c]) if c == "labels" else r[c] for c in columns),
+                places[r["file"]],
+                *("; ".join(r[c]) if c == "labels" else r[c] for c in columns[1:]),
                 *(r["precision"][kind] for kind in kinds),
             ]
             for r in self.finished
@@ -248,29 +307,23 @@ class Summary:
         return csv_table((*columns, *(f"precision_{kind}" for kind in kinds)), rows)
 
 
-def comparison(ours: Results, theirs: Results) -> str:
-    """McNemar's test on the images that both classified, in words.
+def comparison(ours: Mapping[str, dict], theirs: Mapping[str, dict]) -> str:
+    """McNemar's test on the images that both classified, in words; records by file.
 
-    Raises ValueError if the results are of different sets or have no image in common.
+    Raises ValueError if the records have no image in common.
     """
-    if ours.settings["images"] != theirs.settings["images"]:
-        raise ValueError(
-            "BiGain: expected results of the same labelled images for a comparison, got those of "
-            "another set. Evaluate both on one folder with the same labels."
-        )
-    shared = sorted(
-        number
-        for number in ours.records.keys() & theirs.records.keys()
-        if "best" in ours.records[number] and "best" in theirs.records[number]
-    )
+    shared = [file for file, record in ours.items() if _is_same(record, theirs.get(file, {}))]
     if not shared:
-        raise ValueError("BiGain: expected results with images in common, got none.")
-    if ours.records[shared[0]]["right"] is None:
+        raise ValueError(
+            "BiGain: expected results with images in common for a comparison, got none with the "
+            "same file and labels. Evaluate both on one folder with the same labels."
+        )
+    if ours[shared[0]]["right"] is None:
         raise ValueError(
             "BiGain: expected labelled images for a comparison, got some without labels. Put each "
             "into a folder that is named after its class."
         )
-    first, second = ([r.records[n]["right"] for n in shared] for r in (ours, theirs))
+    first, second = ([records[file]["right"] for file in shared] for records in (ours, theirs))
     only_first = sum(a and not b for a, b in zip(first, second, strict=True))
     only_second = sum(b and not a for a, b in zip(first, second, strict=True))
     return (
@@ -278,3 +331,9 @@ def comparison(ours: Results, theirs: Results) -> str:
         f"only these {only_first}, only the others {only_second}; McNemar p = "
         f"{mcnemar(first, second):.4g}"
     )
+
+
+def _is_same(one: Mapping, other: Mapping) -> bool:
+    """Whether both records are classifications of the same file with the same labels."""
+    both = is_classified(one) and is_classified(other)
+    return both and all(one[key] == other[key] for key in ("content", "labels"))

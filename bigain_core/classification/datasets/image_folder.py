@@ -7,10 +7,11 @@ import hashlib
 import io
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from unicodedata import normalize
 
+from ...text import cell_text
 from .imagenet import imagenet_labels
 
 IMAGE_SUFFIXES = frozenset(  # the last three are often unreadable, but must not be overlooked
@@ -83,6 +84,9 @@ class LabelledSet:
     folder: str
     images: tuple[LabelledImage, ...]
     empty: tuple[str, ...] = ()  # class folders without images
+    contents: dict[str, str] = field(
+        default_factory=dict, compare=False, repr=False
+    )  # found so far
 
     def path(self, image: LabelledImage) -> Path:
         """Raises UnreadableImageError for a link that leads out of `root`."""
@@ -91,11 +95,22 @@ class LabelledSet:
         except ValueError as error:
             raise UnreadableImageError("a link that leads elsewhere") from error
 
-    @property
-    def digest(self) -> str:
-        """Tells sets apart by files and labels."""
-        lines = ("\t".join((image.file, *image.labels)) for image in self.images)
-        return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()[:16]
+    def content(self, image: LabelledImage) -> str:
+        """Sixteen hexadecimal digits that tell the bytes of files apart.
+
+        Not size and date, which a copy to another machine changes and a restored backup does not.
+        Raises UnreadableImageError for what cannot be read.
+        """
+        if image.file not in self.contents:
+            path = self.path(image)
+            if not path.is_file():  # a pipe would never end
+                raise UnreadableImageError("not a file")
+            try:
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            except OSError as error:
+                raise UnreadableImageError(str(error.strerror)) from error
+            self.contents[image.file] = digest[:16]
+        return self.contents[image.file]
 
     @property
     def is_labelled(self) -> bool:
@@ -209,7 +224,7 @@ def _split(name: str, text: str, separator: str) -> list[tuple[int, list[str]]]:
     reader, rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator), []
     try:
         for number, row in enumerate(reader, 1):
-            cells = [cell.strip() for cell in row]
+            cells = [cell_text(cell.strip()) for cell in row]
             while cells and not cells[-1]:  # spreadsheets fill rows up
                 cells.pop()
             if cells:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from unicodedata import normalize
 
+from ...text import cell_text
 from .imagenet import SUBSETS, imagenet_labels
 
 CLASS_COLUMNS = ("class", "classname", "class_name", "class name")
@@ -82,5 +83,5 @@ def _from_rows(rows: Sequence[list[str]], prompt: int, group: int, columns: int)
                 f"BiGain: expected {columns} cells with a prompt and its class on every line of "
                 f"the CSV, got {row} on line {number}. Put a prompt with commas into quotes."
             )
-    cells = [(row[prompt].strip(), row[group].strip()) for row in rows]
+    cells = [[cell_text(row[k].strip()) for k in (prompt, group)] for row in rows]
     return Labels(tuple(cell[0] for cell in cells), tuple(cell[1] for cell in cells), whole=True)

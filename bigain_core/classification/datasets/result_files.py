@@ -9,24 +9,24 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import isclose
 from pathlib import Path
 from typing import BinaryIO
 
+from ..differences import differences
 from .file_lock import try_lock
 
 SUFFIX = ".jsonl"
-KEY, VERSION = "bigain_evaluation", 1
-START = f'{{"{KEY}": '.encode()
+KEY, VERSION = "bigain_evaluation", 2
 MEASURED = 0.01  # by how much measured settings may differ between machines
+START = f'{{"{KEY}": '.encode()
 
 
 @dataclass(frozen=True)
 class Results:
-    """Settings, and records by the number of their image."""
+    """Settings, and records by the file of their image."""
 
     settings: dict
-    records: dict[int, dict]
+    records: dict[str, dict]
 
     @property
     def text(self) -> str:
@@ -74,11 +74,11 @@ def merged(parts: Sequence[Results]) -> Results:
 
     Raises ValueError if their settings differ.
     """
-    records: dict[int, dict] = {}
+    records: dict[str, dict] = {}
     for part in parts:
         _check_settings("the other files", part.settings, parts[0].settings)
-        for number, record in part.records.items():
-            records.setdefault(number, record)
+        for file, record in part.records.items():
+            records.setdefault(file, record)
     return Results(parts[0].settings, dict(sorted(records.items())))
 
 
@@ -91,7 +91,7 @@ class ResultFile:
 
     path: Path
     settings: dict
-    records: dict[int, dict] = field(init=False)
+    records: dict[str, dict] = field(init=False)
     _file: BinaryIO = field(init=False, repr=False)
 
     def __post_init__(self):
@@ -122,9 +122,12 @@ class ResultFile:
         self._file.close()
 
     def add(self, record: dict) -> None:
-        """Append the record of an image. Raises ValueError if it cannot be written whole."""
+        """Append the record of an image, in place of an earlier one.
+
+        Raises ValueError if it cannot be written whole.
+        """
         self._append(record)
-        self.records[record["image"]] = record
+        self.records[record["file"]] = record
 
     def _taken_up(self) -> dict[int, dict]:
         self._file.seek(0)
@@ -171,7 +174,7 @@ def _parsed(path: Path, content: bytes) -> tuple[Results, int]:
     for number, line in enumerate(lines, 1):
         try:
             parsed.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"BiGain: expected JSON on every line of {path.name}, got something else on line "
                 f"{number}. The file was changed or the disk is damaged; remove that line."
@@ -182,13 +185,18 @@ def _parsed(path: Path, content: bytes) -> tuple[Results, int]:
             f"BiGain: expected results of version {VERSION} in {path.name}, got version "
             f"{header[KEY]!r} of another BiGain. Choose another name, or use that BiGain."
         )
+    if not isinstance(header.get("settings"), dict):
+        raise ValueError(
+            f"BiGain: expected settings on the first line of {path.name}, got none. The file was "
+            "changed; choose another name."
+        )
     for number, record in enumerate(records, 2):
-        if not isinstance(record, dict) or not isinstance(record.get("image"), int):
+        if not isinstance(record, dict) or not isinstance(record.get("file"), str):
             raise ValueError(
                 f"BiGain: expected the result of an image on every line of {path.name}, got "
                 f"something else on line {number}. The file was changed; remove that line."
             )
-    return Results(header["settings"], {record["image"]: record for record in records}), length
+    return Results(header["settings"], {record["file"]: record for record in records}), length
 
 
 def _not_ours(path: Path) -> ValueError:
@@ -199,22 +207,9 @@ def _not_ours(path: Path) -> ValueError:
 
 
 def _check_settings(name: str, found: dict, wanted: dict) -> None:
-    keys = [key for key in {**wanted, **found} if not _same(found.get(key), wanted.get(key))]
-    if keys:
-        key = keys[0]
+    if differing := differences(found, wanted, MEASURED):
         raise ValueError(
-            f"BiGain: expected {name} to hold results of the same {' and '.join(keys)}, got "
-            f"{_short(found.get(key))} for {_short(wanted.get(key))}. Choose another name for "
-            "these results, or remove the old ones."
+            f"BiGain: expected {name} to hold results of the same {' and '.join(differing)}, got "
+            f"{'; '.join(differing.values())}. Choose another name for these results, or remove "
+            "the old ones."
         )
-
-
-def _same(one, other) -> bool:
-    if isinstance(one, float) and isinstance(other, float):
-        return isclose(one, other, rel_tol=MEASURED, abs_tol=MEASURED)
-    return one == other
-
-
-def _short(value) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 100 else text[:97] + "..."

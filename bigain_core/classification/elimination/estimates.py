@@ -19,7 +19,7 @@ CROWD = 8  # differences from which on their scatter can be told
 class Differences:
     """Mean errors (P,) less those of a leader over the same trials, and their variances (P,).
 
-    `dof` is how many degrees of freedom the variances have; 0 stands for unknown variances.
+    `dof` is how many degrees of freedom the variances have. Unknown variances are infinite.
     """
 
     mean: Tensor
@@ -28,8 +28,6 @@ class Differences:
 
     def tail(self) -> Tensor:
         """(P,) probability that the true difference is below 0, as far as one can tell."""
-        if not self.dof:
-            return torch.full_like(self.mean, 0.5)
         t = self.mean / self.variance.sqrt()
         t = torch.where(self.mean == 0, 0.0, t)  # 0 / 0: as likely better as worse
         return student_tail(t, self.dof)
@@ -47,7 +45,7 @@ def paired_differences(
     mean = sampler.score(differences, specs)
     units = sampler.units(specs)
     if units < 2 or len(errors) < 2:
-        return Differences(mean, torch.zeros_like(mean), 0)
+        return Differences(mean, torch.full_like(mean, torch.inf), PRIOR_DOF)
     variance = sampler.variance(differences, specs)
     others = torch.arange(len(errors)) != leader
     prior = variance[others].median()
@@ -70,7 +68,7 @@ def shrunken_tail(found: Differences, leader: int, share: float) -> Tensor:
     """
     others = torch.arange(len(found.mean)) != leader
     means = found.mean[others]
-    if len(means) < CROWD or not found.dof:
+    if len(means) < CROWD or found.variance.isinf().any():
         return found.tail()
     scatter = means.var()
     noise = torch.minimum(found.variance[others].mean() / 2, scatter)

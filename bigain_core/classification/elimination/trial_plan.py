@@ -105,13 +105,16 @@ class TrialPlan:
         """All timesteps that may be visited, in the order of evaluation where that is fixed."""
         return self.sampler.timesteps(self.trials)
 
-    def calls(self, prompts: int) -> int:
-        """Network evaluations (one prompt at one timestep) for one image; the most there can be."""
-        present = (prompts, *self.kept(prompts))
-        ends = self.elimination_steps
-        starts = (0, *ends)
-        stages = zip(starts, ends, present, strict=False)
-        return sum((end - start) * count for start, end, count in stages)
+    def calls(self, prompts: int, done: int = 0, left: int | None = None) -> int:
+        """Network evaluations (one prompt at one timestep) for one image; the most there can be.
+
+        Those still to come, where `left` of the prompts are left after `done` trials.
+        """
+        total, present = 0, prompts if left is None else left
+        for step, keep in zip(self.elimination_steps, self.kept(prompts), strict=True):
+            total += max(step - done, 0) * present
+            done, present = max(step, done), min(present, keep)
+        return total
 
     def screening(self, trials: int = 5) -> TrialPlan:
         """For a cheaper model that sees all prompts before: so many trials of the spread grid."""
@@ -133,7 +136,9 @@ CERTIFIED_TRIALS = 200
 # fast and balanced spend as much as they need up to 14 and 20 trials, thorough up to 64;
 # "sequential" has the trials of the paper and stops earlier.
 PLANS = {
-    "fast": TrialPlan((2, *EARLY_STEPS[:8]), sampler=AdaptiveTimes(first=2), rule=Sequential(0.1)),
+    "fast": TrialPlan(
+        (2, *EARLY_STEPS[:8]), sampler=AdaptiveTimes(from_grid=2), rule=Sequential(0.1)
+    ),
     "balanced": TrialPlan(EARLY_STEPS, sampler=AdaptiveTimes(), rule=Sequential()),
     "thorough": TrialPlan(
         (*EARLY_STEPS, *LATE_STEPS), sampler=AdaptiveTimes(), rule=Sequential(0.01)

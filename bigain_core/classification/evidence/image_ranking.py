@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -56,12 +57,12 @@ class ImageRanking:
 
 
 def rank_images(
-    denoiser: Denoiser, latents: Tensor, plan: TrialPlan, model: str = ""
+    denoiser: Denoiser, latents: Tensor, plan: TrialPlan, model: Mapping | None = None
 ) -> ImageRanking:
     """Rank latents (N, C, ...) for prompt 0 of the denoiser, whose prompt 1 is empty.
 
     All images see the same noise at the same timesteps, so what they have in common with it falls
-    out of their differences. `plan` has one stage: nothing is dropped. `model` is its name.
+    out of their differences. `plan` has one stage: nothing is dropped. `model` tells it apart.
     """
     labels = ("prompt", "empty prompt")
     found = [classify(denoiser, latent[None], labels, plan, model=model) for latent in latents]

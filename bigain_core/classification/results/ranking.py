@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from torch import Tensor
@@ -23,7 +23,7 @@ class Provenance:
     """
 
     digest: str = ""
-    model: str = ""
+    model: Mapping = field(default_factory=dict)
     screening: Ranking | None = None
     cost: float = 1.0
 

@@ -33,19 +33,11 @@ class Snapshot:
     def order(self) -> list[int]:
         """Best first: prompts that are left, then those that were dropped, then those not tried."""
         behind, left = self.behind, set(self.alive)
-
-        def place(prompt: int) -> tuple:
-            untried = isnan(behind[prompt])
-            return prompt not in left, untried, 0.0 if untried else behind[prompt]
-
-        return sorted(range(len(behind)), key=place)
+        return sorted(
+            range(len(behind)), key=lambda k: (k not in left, isnan(behind[k]), behind[k])
+        )
 
     @property
     def max_calls_left(self) -> int:
         """Evaluations that may still come for this image: no more are dropped than must be."""
-        done, present, left = len(self.table.specs), len(self.alive), 0
-        kept = self.plan.kept(len(self.behind))
-        for step, keep in zip(self.plan.elimination_steps, kept, strict=True):
-            left += max(step - done, 0) * present
-            done, present = max(step, done), min(present, keep)
-        return left
+        return self.plan.calls(len(self.behind), len(self.table.specs), len(self.alive))

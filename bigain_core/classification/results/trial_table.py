@@ -91,8 +91,7 @@ class TrialTable:
         places = torch.searchsorted(rows, torch.tensor(others))
         first, rest = self.errors[better, :count], self.errors[others, :count]
         wins = (first < rest).double() + (first == rest).double() / 2
-        variances = found.variance if found.dof else torch.full_like(found.variance, torch.inf)
-        columns = (found.mean[places], variances[places], found.tail()[places], wins.mean(1))
+        columns = (found.mean[places], found.variance[places], found.tail()[places], wins.mean(1))
         return [Lead(*row, count) for row in torch.stack(columns, 1).tolist()]
 
     def won(self, best: int) -> float:

@@ -91,7 +91,10 @@ class _EvenGrid(TrialSampler):
 
 @dataclass(frozen=True)
 class PublishedGrid(_EvenGrid):
-    """The published timesteps in the published order (paper, Algorithm 1 as released)."""
+    """The published timesteps in the published order (paper, Algorithm 1 as released).
+
+    Lists that the published rule does not cover the time axis with follow `even_timesteps`.
+    """
 
     def elimination_steps(self, trials: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(np.cumsum([len(stage) for stage in trial_timesteps(trials)]).tolist())
@@ -167,17 +170,17 @@ class Blocks(TrialSampler):
 class AdaptiveTimes(TrialSampler):
     """More trials where the leading prompts disagree most, without labels (Neyman allocation).
 
-    The first trials are those of the spread-out grid. Then each of `strata` equal parts of the time
-    axis gets one, beginning where the parts beside it promise most, and each further trial goes to
-    the part with the largest spread^2 / (n (n + 1)): n counts its trials, the spread is that of the
-    mean errors of the `leaders` best prompts there, of each class the best one. Every part weighs
-    the same however many trials it had (the nearest stand in for one without), so the score still
-    is the error at evenly distributed times.
+    The first trials, `from_grid` of them, are those of the spread-out grid. Then each of `strata`
+    equal parts of the time axis gets one, beginning where the parts beside it promise most, and
+    each further trial goes to the part with the largest spread^2 / (n (n + 1)): n counts its
+    trials, the spread is that of the mean errors of the `leaders` best prompts there, of each class
+    the best one. Every part weighs the same however many trials it had (the nearest stand in for
+    one without), so the score still is the error at evenly distributed times.
     """
 
     strata: int = 8
     leaders: int = 5
-    first: int = 3
+    from_grid: int = 3
 
     def members(self, specs: Sequence[TrialSpec]) -> list[list[int]]:
         """Numbers of the trials in each stratum."""
@@ -192,7 +195,7 @@ class AdaptiveTimes(TrialSampler):
 
     def draw(self, trials: tuple[int, ...], progress: Progress) -> TrialSpec:
         number = len(progress.specs)
-        if number < self.first:
+        if number < self.from_grid:
             return TrialSpec(*spread_timesteps()[number])
         members = self.members(progress.specs)
         stratum = self._most_divided(progress, members)
@@ -202,7 +205,7 @@ class AdaptiveTimes(TrialSampler):
         fresh = fresh if len(fresh) else np.arange(start, end)
         width = end - start
         best = most_even((fresh - start) / width, (visited - start) / width)
-        return TrialSpec(int(fresh[best]), number)
+        return TrialSpec(int(fresh[best]), SPREAD_TRIALS + number)  # the grid has noise of its own
 
     def _most_divided(self, progress: Progress, members: list[list[int]]) -> int:
         order = self.score(progress.errors, progress.specs).argsort(stable=True).tolist()
@@ -230,13 +233,13 @@ class AdaptiveTimes(TrialSampler):
         weights = self.shares(members).mean(0).tolist()
         order = sorted(range(len(specs)), key=lambda n: specs[n].timestep)
         halves = errors[..., order].diff(dim=-1).square() / 2
-        place = {number: rank for rank, number in enumerate(order)}
-        total = torch.zeros(errors.shape[:-1], dtype=errors.dtype)
+        total, start = torch.zeros(errors.shape[:-1], dtype=errors.dtype), 0
         for part, weight in zip(members, weights, strict=True):
+            end = start + len(part)  # the strata follow one another in this order
             if part:
-                ranks = [place[number] for number in part]
-                touching = halves[..., max(min(ranks) - 1, 0) : max(ranks) + 1]
+                touching = halves[..., max(start - 1, 0) : end]
                 total = total + weight**2 * touching.mean(-1) / len(part)
+            start = end
         return total
 
 

@@ -15,9 +15,12 @@ def trial_timesteps(trial_list: tuple[int, ...]) -> list[list[int]]:
 
     (5, 20) gives 125, 325, 525, 725, 925 and then the other 15 of 25, 75, ..., 975. As published, a
     stage whose grid does not contain the one before it evaluates all of its own timesteps anew:
-    (5, 20, 100) visits 5, 25 and 100 timesteps cumulatively.
+    (5, 20, 100) visits 5, 25 and 100 timesteps cumulatively. That rule covers the time axis where
+    all numbers divide the last and that divides 1000; others follow `even_timesteps`.
     """
     most = max(trial_list)
+    if TIMESTEPS % most or any(most % count for count in trial_list):
+        return even_timesteps(trial_list)
     stride = TIMESTEPS // most
     grid = list(range(stride // 2, TIMESTEPS, stride))[:most]
     done: set[int] = set()
@@ -27,6 +30,27 @@ def trial_timesteps(trial_list: tuple[int, ...]) -> list[list[int]]:
         fresh = [t for t in grid[step // 2 :: step][:count] if t not in done]
         done.update(fresh)
         stages.append(fresh)
+    return stages
+
+
+def even_timesteps(trial_list: tuple[int, ...]) -> list[list[int]]:
+    """New timesteps of each stage of an ascending list, after which exactly so many were visited.
+
+    All are mid-points of as many even bins as the last stage has trials. The first stage takes
+    those nearest to the mid-points of its own bins, and each further one adds to the bins of its
+    own that are empty, the farthest from all visited first. No gap after two or three stages is
+    twice as large as that of an even grid; after more, four times.
+    """
+    most, visited, stages = trial_list[-1], [], []
+    for count in trial_list:
+        full = {(2 * place + 1) * count // (2 * most) for place in visited}
+        middles = (
+            (2 * part + 1) * most // (2 * count) for part in range(count) if part not in full
+        )
+        farthest = sorted(middles, key=lambda m: -min((abs(m - v) for v in visited), default=0))
+        fresh = sorted(farthest[: count - len(visited)])
+        visited += fresh
+        stages.append([(2 * place + 1) * TIMESTEPS // (2 * most) for place in fresh])
     return stages
 
 

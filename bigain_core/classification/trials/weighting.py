@@ -14,17 +14,6 @@ from .levels import NoiseLevel, NoiseSchedule
 WEIGHTINGS = ("native", "eps", "x0", "clark-jaini", "elbo")
 
 
-def native_weight(schedule: NoiseSchedule, level: NoiseLevel) -> float:
-    """delta^2 times this is the squared error of what the network predicts."""
-    if schedule.predicts == "eps":
-        return level.snr
-    if schedule.predicts == "v":
-        return level.snr + schedule.data_scale**-2
-    if schedule.predicts == "flow":
-        return level.noise**-2
-    return 1.0
-
-
 def nats_weight(schedule: NoiseSchedule, level: NoiseLevel) -> float:
     """delta^2 times this, averaged over even times and summed over elements, is -log p(x) in nats.
 
@@ -34,11 +23,14 @@ def nats_weight(schedule: NoiseSchedule, level: NoiseLevel) -> float:
 
 
 def error_weight(weighting: str, schedule: NoiseSchedule, level: NoiseLevel) -> float:
-    """Factor on delta^2 under a weighting."""
-    if weighting == "native":
-        return native_weight(schedule, level)
-    if weighting == "eps":
+    """Factor on delta^2 under a weighting; "native" is the squared error of what is predicted."""
+    measured = schedule.predicts if weighting == "native" else weighting
+    if measured == "eps":
         return level.snr
+    if measured == "v":
+        return level.snr + schedule.data_scale**-2
+    if measured == "flow":
+        return level.noise**-2
     if weighting == "clark-jaini":
         return exp(-7 * level.fraction)
     if weighting == "elbo":

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...classification import Classification, Ranking
 from ...measure.benchmark import OFF, Benchmark
+from .fonts import SIZE, font_with
 
 WIDTH, ROW, EDGE = 768, 30, 16
 NAMES = 240  # pixels for labels
@@ -25,7 +26,8 @@ def bar_chart(result: Classification) -> Tensor:
     """(B, H, W, 3): how far every label is behind the best, with standard errors, best first.
 
     Shows the leading ones and says how many more there are. Pale bars are of labels that were
-    dropped before the end and rest on fewer trials.
+    dropped before the end and rest on fewer trials. Labels for which no font is found are named by
+    their rank in the table.
     """
     drawn = [_draw(ranking, result.labels) for ranking in result.rankings]
     return torch.stack([_pixels(image) for image in drawn])
@@ -63,7 +65,7 @@ def benchmark_chart(found: Benchmark) -> Tensor:
 
 def _paper(rows: int) -> tuple[Image.Image, ImageDraw.ImageDraw, ImageFont.FreeTypeFont]:
     image = Image.new("RGB", (WIDTH, 2 * EDGE + ROW * rows), PAPER)
-    return image, ImageDraw.Draw(image), ImageFont.load_default(size=15)
+    return image, ImageDraw.Draw(image), ImageFont.load_default(SIZE)
 
 
 def _pixels(image: Image.Image) -> Tensor:
@@ -85,8 +87,9 @@ def _draw(ranking: Ranking, labels: tuple[str, ...]) -> Image.Image:
     draw.text((zero, EDGE), title, FAINT, font)
     for row, prompt in enumerate(order):
         middle = EDGE + ROW * (row + 1) + ROW // 2
-        name = _shortened(labels[prompt], draw, font)
-        draw.text((EDGE, middle), name, BEST if row == 0 else INK, font, anchor="lm")
+        own = font_with(labels[prompt])
+        name = _shortened(labels[prompt], draw, own) if own else f"rank {row + 1}"
+        draw.text((EDGE, middle), name, BEST if row == 0 else INK, own or font, anchor="lm")
         if row == 0:
             draw.line((zero, middle - ROW // 3, zero, middle + ROW // 3), BEST, 4)
             continue

@@ -6,7 +6,9 @@ level per call, and where the next trial falls depends on the errors of the last
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from pathlib import PureWindowsPath
 from typing import TypeVar
 
 import comfy.sample
@@ -16,16 +18,16 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...classification import Trial, TrialPlan
+from ...classification import NoiseSchedule, Trial, TrialPlan
 from ...listener import Listener
-from .noise_levels import HostLevels, host_levels
+from .noise_levels import host_levels
 from .prompts import Prompts, check_prompts
 
 # The host makes them fewer where memory is short; on the CPU it sees all RAM as free, and there
 # larger batches are slower (benchmarks.throughput).
 PROMPTS_PER_CALL, PROMPTS_PER_CALL_ON_CPU = 32, 8
 PREPARED_PROMPTS = 128  # of some models they lie on the device
-TIMESTEP_CACHES = (  # they answer from earlier timesteps, so scores would silently be wrong
+TIMESTEP_CACHES = (  # the host's answer from earlier timesteps: scores would silently be wrong
     ("outer_sample", "easycache"),
     ("calc_cond_batch", "easycache"),
     ("diffusion_model", "easycache"),
@@ -61,7 +63,7 @@ def with_denoiser(
         return work(HostDenoiser(guider, options, levels, prompts, listener), x)
 
     timesteps = sorted(set(plan.timesteps), reverse=True)
-    sigmas = torch.cat([levels.sigmas[timesteps], torch.zeros(1)])  # every level once, then zero
+    sigmas = torch.cat([levels[0][timesteps], torch.zeros(1)])  # every level once, then zero
     return while_sampling(guider, latents, prompts.conditionings, sigmas, denoising)
 
 
@@ -80,16 +82,54 @@ def while_sampling(
     latents = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latents.float())
     guider.inner_set_conds({_name(k): c for k, c in enumerate(conditionings)})
     sampler = CallbackSampler(work)
-    guider.sample(torch.zeros_like(latents), latents, sampler, sigmas, disable_pbar=True)
+    guider.sample(latents * 0, latents, sampler, sigmas, disable_pbar=True, seed=0)
     return sampler.found
 
 
 def uncached(model: ModelPatcher) -> ModelPatcher:
-    """A clone without what would answer from earlier timesteps."""
+    """A clone without what would answer from earlier timesteps.
+
+    The host's own caches are taken off. Raises ValueError for those of packs, which are known by
+    their names: they may be wired up in any way.
+    """
     model = model.clone()
     for kind, key in TIMESTEP_CACHES:
         model.remove_wrappers_with_key(kind, key)
+    if found := [name for name in _patching(model) if "cache" in name.lower()]:
+        raise ValueError(
+            "BiGain: expected a model with no cache between evaluations, got "
+            f"{found[0]}, which would answer for one prompt with what it kept of another. "
+            "Remove or bypass that node in front of this one."
+        )
     return model
+
+
+def _patching(model: ModelPatcher) -> Iterator[str]:
+    """Where the code is that patches a model's calls: folder of the pack, module and name."""
+    wrappers = (some for by_key in model.wrappers.values() for some in by_key.values())
+    function = model.model_options.get("model_function_wrapper")
+    for patch in (*chain(*wrappers), function, *model.object_patches.values()):
+        named = patch if hasattr(patch, "__qualname__") else type(patch)
+        module = PureWindowsPath(named.__module__ or "").name  # a path without its parents
+        yield f"{module}.{named.__qualname__}"
+
+
+def _all_positive(options: dict) -> dict:
+    """Options under which every prompt of a call is a positive one (0).
+
+    The host numbers them through, and patches take 1 for the negative prompt and know no other.
+    """
+    wrapper = options.get("model_function_wrapper")
+
+    def call(apply_model: Callable, args: dict) -> Tensor:
+        positive = [0] * len(args["cond_or_uncond"])
+        told = {**args["c"]["transformer_options"], "cond_or_uncond": positive}
+        c = {**args["c"], "transformer_options": told}
+        if wrapper is None:
+            return apply_model(args["input"], args["timestep"], **c)
+        return wrapper(apply_model, {**args, "c": c, "cond_or_uncond": positive})
+
+    return {**options, "model_function_wrapper": call}
 
 
 def _name(prompt: int) -> str:
@@ -117,9 +157,6 @@ class CallbackSampler(comfy.samplers.Sampler):
     def __init__(self, work: Callable):
         self.work = work
 
-    def max_denoise(self, model_wrap, sigmas):
-        return False
-
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise,
         latent_image=None, denoise_mask=None, disable_pbar=False,
@@ -133,12 +170,12 @@ class HostDenoiser:
     """Clean latents by the host's batching of conditions."""
 
     def __init__(
-        self, guider: _Guider, options: dict, levels: HostLevels, prompts: Prompts,
-        listener: Listener,
+        self, guider: _Guider, options: dict, levels: tuple[Tensor, NoiseSchedule],
+        prompts: Prompts, listener: Listener,
     ):  # fmt: skip
-        self.guider, self.options = guider, options
+        self.guider, self.options = guider, _all_positive(options)
         self.prompts, self.listener = prompts, listener
-        self.sigmas, self.schedule = levels.sigmas, levels.schedule
+        self.sigmas, self.schedule = levels
         self._image: Tensor | None = None
         self._prepared: dict[int, list] = {}
 
@@ -147,7 +184,7 @@ class HostDenoiser:
             self._image, self._prepared = latent, {}
         model = self.guider.inner_model
         latent = latent[None]
-        sigma = self.sigmas[trial.timestep].to(latent.device)[None]
+        sigma = self.sigmas[trial.level.timestep].to(latent.device)[None]
         noisy = model.model_sampling.noise_scaling(sigma, trial.noise[None].clone(), latent)
         clean = {}
         on_cpu = latent.device.type == "cpu"
@@ -191,11 +228,19 @@ class HostDenoiser:
 def check_latents(model: ModelPatcher, latents: Tensor) -> None:
     form = model.get_model_object("latent_format")
     wanted, dims = form.latent_channels, form.latent_dimensions
-    if latents.is_nested or latents.ndim not in (4, dims + 2) or latents.shape[1] != wanted:
+    fits = not latents.is_nested and latents.ndim in (4, dims + 2) and latents.shape[1] == wanted
+    if not fits or not latents.numel():
         sides = "frames, height, width" if dims == 3 else "height, width"
         shape = "several streams" if latents.is_nested else tuple(latents.shape)
+        advice = "Encode the image with the VAE that belongs to this model."
+        if fits:
+            advice = "There is no image in it, or one that is too small for the VAE."
         raise ValueError(
             f"BiGain: expected a latent of shape (batch, {wanted}, {sides}) for "
-            f"{type(model.model).__name__}, got {shape}. Encode the image with the VAE that "
-            "belongs to this model."
+            f"{type(model.model).__name__}, got {shape}. {advice}"
+        )
+    if not latents.isfinite().all():
+        raise ValueError(
+            "BiGain: expected a latent of numbers, got NaN or infinity in it. The image has them, "
+            "or the VAE overflows in half precision: try it in fp32 or bf16."
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from functools import lru_cache
 from math import sqrt
 
 import numpy as np
@@ -20,34 +19,35 @@ SAMPLED_WEIGHTS = 64
 SAMPLED_ELEMENTS = 16
 
 
-def identity(model: ModelPatcher, prompts: Prompts) -> str:
-    """A short name: other weights, LoRAs, compression, sampling or prompts have another one."""
-    digest = hashlib.sha256(repr(settings(model, prompts)).encode())
-    return f"{type(model.model).__name__} {digest.hexdigest()[:16]}"
-
-
 def settings(model: ModelPatcher, prompts: Prompts) -> dict:
     """What tells models and encoded prompts apart, on every machine alike."""
-    state, levels = compression_state(model), host_levels(model)
+    state, (sigmas, schedule) = compression_state(model), host_levels(model)
     rules = state.compression.rules if state else ()
+    weights, patches = weights_digests(model)
     return {
-        "model": f"{type(model.model).__name__} {weights_digest(model)}",
+        "model": type(model.model).__name__,
+        "weights": weights,
+        "LoRAs": patches,
         "compression": [repr(rule) for rule in rules],
-        "noise levels": f"{levels.schedule.predicts} {levels.sigmas.double().log().mean():.6g}",
+        "noise levels": f"{schedule.predicts} {sigmas.double().log().mean():.6g}",
         "encoded prompts": projection(prompts),
     }
 
 
-def weights_digest(model: ModelPatcher) -> str:
+def weights_digests(model: ModelPatcher) -> tuple[str, str]:
     """Of some elements of some weights as the file had them, and of all that is patched in."""
-    weights = model.get_key_patches("diffusion_model.")
-    step = max(len(weights) // SAMPLED_WEIGHTS, 1)
-    digest = hashlib.sha256(str(len(weights)).encode())
-    for number, key in enumerate(sorted(weights)):
-        if number % step == 0 or len(weights[key]) > 1:
-            digest.update(key.encode())
-            for value in _leaves(weights[key]):
-                digest.update(_sample(value) if isinstance(value, Tensor) else repr(value).encode())
+    found = {k: (w[0], w[1:]) for k, w in model.get_key_patches("diffusion_model.").items()}
+    step = max(len(found) // SAMPLED_WEIGHTS, 1)
+    sampled = {key: found[key][0] for key in sorted(found)[::step]}
+    return _digest(sampled), _digest({key: found[key][1] for key in sorted(found) if found[key][1]})
+
+
+def _digest(values: dict) -> str:
+    digest = hashlib.sha256()
+    for key, value in values.items():
+        digest.update(key.encode())
+        for leaf in _leaves(value):
+            digest.update(_sample(leaf) if isinstance(leaf, Tensor) else repr(leaf).encode())
     return digest.hexdigest()[:16]
 
 
@@ -71,19 +71,19 @@ def _sample(tensor: Tensor) -> bytes:
 def projection(prompts: Prompts) -> float:
     """One number that another text, template or guidance changes, and another device hardly."""
     total = 0.0
+    cosines: dict[int, Tensor] = {}  # for this call: those of long texts take megabytes
     for number, conditioning in enumerate(prompts.conditionings):
         for tokens, extra in conditioning:
             values = (tokens, *(extra[key] for key in sorted(extra)))
-            found = (_project(torch.as_tensor(v)) for v in values if isinstance(v, Tensor | float))
-            total += np.cos(number) * sum(found)
+            for value in values:
+                if isinstance(value, Tensor | float):
+                    flat = torch.as_tensor(value).detach().cpu().double().flatten()
+                    total += np.cos(number) * _project(flat, cosines)
     return float(total / sqrt(len(prompts.conditionings)))
 
 
-def _project(tensor: Tensor) -> float:
-    values = tensor.detach().double().cpu().flatten()
-    return (values @ _cosines(len(values))).item() / sqrt(max(len(values), 1))
-
-
-@lru_cache(maxsize=8)
-def _cosines(count: int) -> Tensor:
-    return torch.cos(torch.arange(count, dtype=torch.float64))
+def _project(values: Tensor, cosines: dict[int, Tensor]) -> float:
+    count = len(values)
+    if count not in cosines:
+        cosines[count] = torch.arange(count, dtype=torch.float64).cos_()
+    return (values @ cosines[count]).item() / sqrt(max(count, 1))

@@ -14,7 +14,7 @@ from ...classification import Classification, Denoiser, Screening, TrialPlan, cl
 from ...listener import SILENT, Listener
 from ..patching.attach import compression_state
 from .denoiser import with_denoiser
-from .identity import identity
+from .identity import settings
 from .prompts import Prompts, check_prompts
 
 FEW_STEPS = {"FluxSchnell", "HunyuanVideo15_SR_Distilled", "PiD"}  # the host's names
@@ -30,7 +30,21 @@ class Screener:
 
 
 def encode_images(vae, images: Tensor) -> Tensor:
-    """Latents (B, C, ...) of images (B, H, W, C), one by one: a video VAE reads a batch as film."""
+    """Latents (B, C, ...) of images (B, H, W, C), one by one: a video VAE reads a batch as film.
+
+    Channels beyond the third are left out. Raises ValueError for what is no batch of images.
+    """
+    if vae is None:
+        raise ValueError(
+            "BiGain: expected a VAE to encode the image, got none. The checkpoint may have none; "
+            "load one and connect it."
+        )
+    if images.ndim != 4 or images.shape[-1] < 3 or not images.numel():
+        raise ValueError(
+            f"BiGain: expected images of shape (batch, height, width, 3), got "
+            f"{tuple(images.shape)}. Connect at least one image of three channels (RGB); the node "
+            "in front of this one may have passed on none, or a mask."
+        )
     return torch.cat([vae.encode(image[None, ..., :3]) for image in images])
 
 
@@ -86,7 +100,7 @@ def classify_latents(
     """
 
     def run(model: ModelPatcher, plan: TrialPlan, **options) -> Classification:
-        name = identity(model, prompts)
+        name = settings(model, prompts)
 
         def work(denoiser: Denoiser, x: Tensor) -> Classification:
             masks = None

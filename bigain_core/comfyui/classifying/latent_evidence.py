@@ -21,7 +21,7 @@ from ...classification.evidence.evidence_images import evidence_plane
 from ...classification.evidence.image_ranking import ImageRanking, rank_images
 from ...listener import SILENT, Listener
 from .denoiser import with_denoiser
-from .identity import identity
+from .identity import settings
 from .prompts import Prompts
 
 
@@ -58,7 +58,7 @@ def find_evidence(
     Raises ValueError for a name that is no prompt, equal names and less than two prompts.
     """
     prompts = _of_interest(prompts, better, worse)
-    labels, name = prompts.labels, identity(model, prompts)
+    labels, name = prompts.labels, settings(model, prompts)
 
     def work(denoiser: Denoiser, latents: Tensor) -> list[Evidence]:
         result = classify(
@@ -131,6 +131,6 @@ def rank_for_prompt(
     pair = Prompts(("prompt", "empty prompt"), (prompt, empty))
 
     def work(denoiser: Denoiser, latents: Tensor) -> ImageRanking:
-        return rank_images(denoiser, latents, plan, identity(model, pair))
+        return rank_images(denoiser, latents, plan, settings(model, pair))
 
     return with_denoiser(model, latents, pair, plan, listener, work)

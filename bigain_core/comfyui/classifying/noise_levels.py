@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import comfy.model_base
 import comfy.model_sampling as host
 import torch
@@ -24,17 +22,10 @@ PREDICTS = {  # what the network gives, by the host's class that turns it into a
 CONVERSIONS = ("calculate_denoised", "calculate_input", "noise_scaling")
 
 
-@dataclass(frozen=True, eq=False)
-class HostLevels:
-    """sigmas (1000,), fp32: what the host calls the noise levels of `schedule`."""
+def host_levels(model: ModelPatcher) -> tuple[Tensor, NoiseSchedule]:
+    """The 1000 noise levels among which trials are chosen, and what the host calls them.
 
-    sigmas: Tensor
-    schedule: NoiseSchedule
-
-
-def host_levels(model: ModelPatcher) -> HostLevels:
-    """The 1000 noise levels among which trials are chosen.
-
+    The latter are sigmas (1000,), fp32, and come first.
     Those of training where the host knows them; for a flow evenly spaced between image and noise,
     whatever its shift; elsewhere even on the axis on which the host counts percents.
 
@@ -52,11 +43,10 @@ def host_levels(model: ModelPatcher) -> HostLevels:
     if PREDICTS[kind] == "flow":
         schedule = NoiseSchedule.straight()
         if kind is host.COSMOS_RFLOW:  # counts noise per unit of image
-            return HostLevels((schedule.noise / schedule.signal).float(), schedule)
-        return HostLevels(schedule.noise.float(), schedule)
+            return (schedule.noise / schedule.signal).float(), schedule
+        return schedule.noise.float(), schedule
     sigmas = _sigmas(sampling)
-    scale = float(sampling.sigma_data)
-    return HostLevels(sigmas, NoiseSchedule.exploding(sigmas, PREDICTS[kind], scale))
+    return sigmas, NoiseSchedule.exploding(sigmas, PREDICTS[kind], float(sampling.sigma_data))
 
 
 def _kind(sampling) -> type:

@@ -61,6 +61,11 @@ def check_prompts(prompts: Prompts) -> None:
     """Raise ValueError unless all are different and act on the whole image at every timestep."""
     check_labels(prompts.labels)
     for label, conditioning in zip(prompts.labels, prompts.conditionings, strict=True):
+        if not conditioning:
+            raise ValueError(
+                f"BiGain: expected a conditioning for {label!r}, got an empty list. Connect an "
+                "encoded text."
+            )
         limits = sorted({key for _, extra in conditioning for key in PARTIAL & extra.keys()})
         if limits or len(conditioning) != 1:
             raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -15,14 +15,16 @@ from ...placement import LayerId
 from ...tokens.grid import TokenGrid, patch_grid
 
 Layers = list[tuple[LayerId, nn.Module]]
+WHOLE = "control"  # stage of layers that see the image and are never compressed
 
 
 @dataclass(frozen=True)
 class Inputs:
     """A network and what the host calls it with.
 
-    These are the noisy latent (B, C, [T,] H, W), the text (B, n, C) or None, further conditions by
-    name, and the host's options for this call. `patch` is how much of a latent becomes one token.
+    These are the noisy latent (B, C, [T,] H, W), of a model with sound that of the video, the text
+    (B, n, C) or None, further conditions by name, and the host's options for this call. `patch` is
+    how much of a latent becomes one token.
     """
 
     network: nn.Module
@@ -39,6 +41,10 @@ class Inputs:
     @property
     def image(self) -> TokenGrid:
         return self.grid(self.latent)
+
+    def placed(self, prefix: int, suffix: int = 0) -> TokenGrid:
+        """The image with so many other tokens in front of it and behind it."""
+        return replace(self.image, prefix=prefix, suffix=suffix)
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,12 @@ class AttentionAdapter(Protocol):
 
     layer_flops: LayerFlops
 
-    def layers(self, network: nn.Module) -> Layers:
-        """The self-attention layers over image tokens, in order of execution."""
+    def layers(self, network: nn.Module) -> list[tuple[LayerId, nn.Module | None]]:
+        """The self-attention layers over image tokens, in order of execution.
+
+        None stands for one whose place holds a module of another kind, so that the numbers of the
+        others stay. Where a module is wrapped, by torch.compile say, the outermost wrapper comes.
+        """
         ...
 
     def intercept(self, layers: Layers, call: NetworkCall, inputs: Inputs) -> Patches: ...

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 from weakref import WeakKeyDictionary
 
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP
+from comfy.utils import unpack_latents
 from torch import nn
 
 from ...compression.decisions import Decision
@@ -24,23 +25,29 @@ from ...compression.forwards import Replacement, replaced_forwards
 from ...compression.network_call import NetworkCall
 from ...compression.report import summary
 from ...compression.rules import Compression, Rule
-from ...compression.run_log import LayerRecord, RunLog
+from ...compression.run_log import RunLog
 from ...measure.counting import counted_layers
-from ...placement import LayerId
-from .adapter import Inputs, Layers
-from .compiled import DisabledCallables, may_compile
-from .families import FAMILIES, Family, find_family, plain
+from ...placement import LayerId, unwrapped
+from .adapter import WHOLE, Inputs
+from .compiled import DisabledCallables, may_compile, needs_one_graph
+from .families import FAMILIES, Family, find_family
 from .progress import progress_at_sigma
 
 KEY = "bigain"
+FOR_ONE_CALL = "bigain_call"  # a state that takes the place of the model's own
 COMPILED = "torch.compile"  # the host's key for its own wrapper
+JOINED = "bigain_joined"  # states whose models are called in a run
+ONE_GRAPH = (
+    "torch.compile was asked for one full graph, which BiGain has to break; compile without "
+    "fullgraph, or bypass the BiGain node"
+)
 
 
 @dataclass
 class PatchedNetwork:
-    """What is kept about a network: its layers, and the forwards that calls under way replaced."""
+    """What is kept about a network: functions that a compiler knows, and the forwards that calls
+    under way replaced. Not its layers: other nodes replace blocks from run to run."""
 
-    layers: Layers
     disabled: DisabledCallables = field(default_factory=DisabledCallables)
     originals: list[list[Replacement]] = field(default_factory=list)
 
@@ -64,7 +71,7 @@ class CompressionState:
     def patched(self, network: nn.Module) -> PatchedNetwork:
         """Made once for each network: the host may have one for every device, each in a thread."""
         if network not in self.networks:
-            self.networks[network] = PatchedNetwork(self.family.adapter.layers(network))
+            self.networks[network] = PatchedNetwork()
         return self.networks[network]
 
 
@@ -75,19 +82,22 @@ def compression_state(model: ModelPatcher) -> CompressionState | None:
 def attach(model: ModelPatcher, rule: Rule) -> ModelPatcher:
     """A clone of `model` that follows the rules it had and then this one.
 
-    A rule that cannot change anything (ratio 0, factor 1) is not added.
+    A rule that cannot change anything (ratio 0, factor 1) switches off earlier ones where it acts;
+    the first one is not added.
 
     Raises ValueError for a model family that is not supported and for a placement without a layer.
     """
     before = compression_state(model)
     compression = before.compression if before else Compression()
     state, clone = build_state(model, compression.followed_by(rule)), model.clone()
-    if rule.method.is_identity:
+    if rule.method.is_identity and not compression.rules:
         return clone
     clone.model_options["transformer_options"][KEY] = state
     for kind, wrapper in _WRAPPERS.items():
         clone.remove_wrappers_with_key(kind, KEY)
         clone.add_wrapper_with_key(kind, KEY, wrapper)
+    clone.remove_callbacks_with_key(CallbacksMP.ON_PREPARE_STATE, KEY)
+    clone.add_callback_with_key(CallbacksMP.ON_PREPARE_STATE, KEY, join_run)
     return clone
 
 
@@ -105,6 +115,7 @@ def build_state(model: ModelPatcher, compression: Compression) -> CompressionSta
     Raises ValueError as `attach` does.
     """
     family, present = resolve(model)
+    present = [layer_id for layer_id in present if layer_id.stage != WHOLE]
     for rule in compression.rules:
         if not any(rule.placement.covers(layer_id) for layer_id in present):
             stages = sorted({layer_id.stage for layer_id in present})
@@ -121,13 +132,15 @@ def resolve(model: ModelPatcher) -> tuple[Family, list[LayerId]]:
 
     Raises ValueError for a model family that is not supported.
     """
-    network = plain(model.get_model_object("diffusion_model"))
+    network = unwrapped(model.get_model_object("diffusion_model"))
     family = find_family(network)
     if family is None:
-        covered = "; ".join(family.name for family in FAMILIES)
+        covered, kind = "; ".join(family.name for family in FAMILIES), type(network)
         raise ValueError(
             f"BiGain: expected a model of one of these families: {covered}; got a "
-            f"{type(model.model).__name__} model, which is not covered. Bypass this node for it."
+            f"{type(model.model).__name__} model whose network is a {kind.__module__}."
+            f"{kind.__qualname__}, which is not covered. Bypass this node for it, or the node that "
+            "has wrapped its network."
         )
     return family, [layer_id for layer_id, _ in family.adapter.layers(network)]
 
@@ -136,17 +149,27 @@ def compress_network_call(
     executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None,
     **conditions,
 ):  # fmt: skip
-    """APPLY_MODEL wrapper: x (B, C, [T,] H, W) is the noisy latent, t (B,) its sigma."""
+    """APPLY_MODEL wrapper: x (B, C, [T,] H, W) is the noisy latent, t (B,) its sigma.
+
+    Where video and sound are denoised together, x (B, 1, n) holds both, one behind the other.
+    """
 
     def run(options):
         return executor(x, t, c_concat, c_crossattn, control, options, **conditions)
 
     model, options = executor.class_obj, {} if transformer_options is None else transformer_options
-    state, network = options.get(KEY), plain(model.diffusion_model)
+    # The options may be those of another model, see `join_run`.
+    patcher, network = model.current_patcher, unwrapped(model.diffusion_model)
+    own = compression_state(patcher) if patcher else options.get(KEY)
+    state = options.get(FOR_ONE_CALL, own)
     if state is None:
         return run(options)
-    if not state.family.has(network) or x.ndim not in (4, 5):
-        kind = f"a {type(network).__name__} called with a latent of {x.ndim} dimensions"
+    if ONE_GRAPH in state.log.skipped:  # found in an earlier call of the run
+        state.log.skipped[ONE_GRAPH] += 1
+        return run(options)
+    latent = unpack_latents(x, conditions.get("latent_shapes") or [x.shape])[0]  # of the video
+    if not state.family.has(network) or latent.ndim not in (4, 5):
+        kind = f"a {type(network).__name__} called with a latent of {latent.ndim} dimensions"
         state.log.skipped[f"{kind} is not a {state.family.name} with 4 or 5"] += 1
         return run(options)
     progress = progress_at_sigma(model.model_sampling, float(t.flatten()[0]))
@@ -154,9 +177,15 @@ def compress_network_call(
         state.compression, progress, state.log, state.family.adapter.layer_flops,
         copies=len(options.get("cond_or_uncond", (0,))), on_decision=state.on_decision,
     )  # fmt: skip
-    inputs = Inputs(network, x, c_crossattn, conditions, options)
-    with _intercepted(state, call, inputs) as changes, _counted(call, inputs):
-        return run({**options, **changes})
+    inputs = Inputs(network, latent, c_crossattn, conditions, options)
+    try:
+        with _intercepted(state, call, inputs) as changes, _counted(call, inputs):
+            return run({**options, **changes})
+    except Exception as error:
+        if not needs_one_graph(error):
+            raise
+    state.log.skipped[ONE_GRAPH] += 1
+    return run(options)
 
 
 @contextmanager
@@ -168,13 +197,15 @@ def _intercepted(
     If a wrapper calls the model again within a call, the layers are first restored to what they
     were before the outer call, so that each call is compressed by itself.
     """
-    patched = state.patched(inputs.network)
-    for layer_id, _ in patched.layers:
-        call.log.layers.setdefault(layer_id, LayerRecord())
+    patched, layers = state.patched(inputs.network), []
+    for layer_id, module in state.family.adapter.layers(inputs.network):
+        call.log.expect(layer_id, call.compression.covers(layer_id), module is not None)
+        if module is not None:
+            layers.append((layer_id, module))
     outer = patched.originals[-1] if patched.originals else []
     disabled = DisabledCallables() if patched.originals else patched.disabled
     with replaced_forwards(outer):
-        found = state.family.adapter.intercept(patched.layers, call, inputs)
+        found = state.family.adapter.intercept(layers, call, inputs)
         patched.originals.append([(module, module.forward) for module, _ in found.forwards])
         try:
             with disabled.graph_breaks(found) if may_compile() else nullcontext(found) as patches:
@@ -199,6 +230,25 @@ def _counted(call: NetworkCall, inputs: Inputs) -> Iterator[None]:
         with counted_layers(inputs.network) as count:
             yield
         networks[key] = (count.flops // batch + call.unseen, 1)
+
+
+def join_run(patcher, timestep, model_options=None):
+    """ON_PREPARE_STATE callback, before the calls of this model in a step.
+
+    A guider of two models hands the options of the first on to the second, without our wrapper if
+    only the second has one, and wraps the run of the first alone: our log is cleared here.
+    """
+    if model_options is None:  # older hosts, which have no such guider
+        return
+    options = model_options.setdefault("transformer_options", {})
+    state = compression_state(patcher)
+    joined = options.get(JOINED, (options.get(KEY),))
+    if any(state is other for other in joined):
+        return
+    options[JOINED] = (*joined, state)
+    wrappers = options.setdefault("wrappers", {}).setdefault(WrappersMP.APPLY_MODEL, {})
+    wrappers[KEY] = [compress_network_call]
+    state.log.clear()
 
 
 def log_sampling_run(executor, *args, **kwargs):

@@ -10,15 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from comfy.ldm.hydit.attn_layers import apply_rotary_emb
-from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor, nn
 
 from ...compression.network_call import NetworkCall
 from ...measure.flops import projections_shortened
 from ...models import compressed_dit
-from ...placement import LayerId, transformer_layers
+from ...placement import LayerId, modules_at, transformer_layers, unwrapped
 from ...tokens.grid import TokenGrid, patch_grid
-from ...tokens.plans import MergePlan, Plan, key_mask
+from ...tokens.plans import MergePlan, Plan
+from ..key_weights import chosen_attention, weighed_attention
 from .adapter import Inputs, Layers, Patches
 
 
@@ -45,7 +45,7 @@ class BlockAttention:
     layer_flops = staticmethod(projections_shortened)
 
     def layers(self, network: nn.Module) -> Layers:
-        return transformer_layers(getattr(block, self.layer) for block in network.blocks)
+        return transformer_layers(modules_at(network, f"blocks.*.{self.layer}"))
 
     def intercept(self, layers: Layers, call: NetworkCall, inputs: Inputs) -> Patches:
         grid = patch_grid(inputs.latent.shape[2:], inputs.network.patch_size)
@@ -55,16 +55,16 @@ class BlockAttention:
     def _forward(
         self, layer_id: LayerId, layer: nn.Module, call: NetworkCall, grid: TokenGrid
     ) -> Callable:
-        original = layer.forward
+        original, inner = layer.forward, unwrapped(layer)
 
         def forward(x: Tensor, *args, **kwargs):
-            if getattr(layer, "sr_ratio", 1) > 1:
+            if getattr(inner, "sr_ratio", 1) > 1:
                 call.skip(layer_id, *x.shape[1:], "the checkpoint already shortens keys and values")
                 return original(x, *args, **kwargs)
             decision = call.visit(layer_id, x, grid)
             if decision is None:
                 return original(x, *args, **kwargs)
-            return self.compressed(layer, decision.plan, decision.positions, x, *args, **kwargs)
+            return self.compressed(inner, decision.plan, decision.positions, x, *args, **kwargs)
 
         return forward
 
@@ -75,7 +75,8 @@ def pixart(layer: nn.Module, plan: Plan, positions: Plan, x: Tensor, *args, **kw
     q, k = layer.q_norm(q), layer.k_norm(k)
     if not isinstance(plan, MergePlan):  # which has merged them before the projection
         k, v = plan.context(k), plan.context(v)
-    out = optimized_attention(q, k, v, layer.num_heads, mask=key_mask(plan, q.dtype))
+    chosen = chosen_attention(layer)
+    out = weighed_attention(q, k, v, layer.num_heads, plan.key_bias, chosen)
     return plan.restore(layer.proj(out))
 
 
@@ -99,8 +100,8 @@ def hunyuan_dit(
     q, k = positions.queries(q), positions.context(k)
     if not isinstance(plan, MergePlan):
         v = plan.context(v)
-    precision = layer.attn_precision
-    out = optimized_attention(
-        q, k, v, layer.num_heads, mask=key_mask(plan, q.dtype), attn_precision=precision
+    precision, chosen = layer.attn_precision, chosen_attention(layer)
+    out = weighed_attention(
+        q, k, v, layer.num_heads, plan.key_bias, chosen, attn_precision=precision
     )
     return (plan.restore(layer.proj_drop(layer.out_proj(out))),)

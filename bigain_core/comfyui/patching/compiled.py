@@ -19,6 +19,11 @@ def may_compile() -> bool:
     return "torch._dynamo" in sys.modules
 
 
+def needs_one_graph(error: Exception) -> bool:
+    """Whether a compiler has refused our graph breaks: `torch.compile(fullgraph=True)`."""
+    return may_compile() and isinstance(error, torch._dynamo.exc.Unsupported)
+
+
 class DisabledCallable:
     """A function that the compiler does not look into and whose `target` may change."""
 

@@ -7,15 +7,24 @@ from operator import attrgetter
 
 from torch import nn
 
+from ...compression.automatic import WHOLE_PROCESS
+from ...placement import unwrapped
+from ...schedules import ActiveRange
 from .adapter import AttentionAdapter
 from .block_attention import BlockAttention, ClassConditionalDiT, hunyuan_dit, pixart
 from .joint_attention import (
     JointAttention,
+    before_image,
+    hidream,
     hunyuan_video,
     image_alone,
-    image_first,
-    image_last,
+    image_references_text,
+    ltxv,
+    lumina,
+    minimax_h3,
+    registers_text_image,
     text_image_references,
+    text_references_image,
     wan,
 )
 from .unet import UNet
@@ -25,13 +34,15 @@ from .unet import UNet
 class Family:
     """A class of networks, by its path below `package`, and the way to its self-attention.
 
-    A path instead of the class itself lets a row name what only newer hosts have.
+    A path instead of the class itself lets a row name what only newer hosts have. BiGain (Auto)
+    keeps to the part of the process that is `active`.
     """
 
     name: str
     network: str
     adapter: AttentionAdapter
     package: str = "comfy.ldm"
+    active: ActiveRange = WHOLE_PROCESS
 
     def has(self, network: nn.Module) -> bool:
         """Whether the network is of this class or one that inherits from it."""
@@ -39,10 +50,11 @@ class Family:
         return any(path.endswith(f".{self.package}.{self.network}") for path in paths)
 
 
-MULTIMODAL_BLOCKS = r"(double|single)_blocks\.\d+"
+MULTIMODAL_BLOCKS = ("double_blocks.*", "single_blocks.*")
 BOOGU_LAYERS = (
-    r"noise_refiner\.\d+\.attn|single_stream_layers\.\d+\.attn"
-    r"|double_stream_layers\.\d+\.(img_instruct_attn\.processor|img_self_attn)"
+    "noise_refiner.*.attn",
+    "double_stream_layers.*.img_instruct_attn.processor|img_self_attn",
+    "single_stream_layers.*.attn",
 )
 
 
@@ -63,7 +75,7 @@ FAMILIES = (
     Family(
         "Stable Diffusion 3",
         "modules.diffusionmodules.mmdit.MMDiT",
-        JointAttention(r"joint_blocks\.\d+", text_image_references, rotary=False),
+        JointAttention(("joint_blocks.*",), text_image_references, rotary=False),
     ),
     Family("Flux", "flux.model.Flux", JointAttention(MULTIMODAL_BLOCKS, text_image_references)),
     Family(
@@ -72,24 +84,37 @@ FAMILIES = (
     Family(
         "AuraFlow",
         "aura.mmdit.MMDiT",
-        JointAttention(r"(double|single)_layers\.\d+\.attn", image_last, rotary=False),
+        JointAttention(
+            ("double_layers.*.attn", "single_layers.*.attn"), registers_text_image, rotary=False
+        ),
     ),
     Family(
         "Lumina 2, Z-Image",
         "lumina.model.NextDiT",
-        JointAttention(r"(noise_refiner|layers)\.\d+\.attention", image_last),
+        JointAttention(("noise_refiner.*.attention", "layers.*.attention"), lumina),
     ),
     Family(
         "Qwen-Image",
         "qwen_image.model.QwenImageTransformer2DModel",
-        JointAttention(r"transformer_blocks\.\d+\.attn", text_image_references),
+        JointAttention(("transformer_blocks.*.attn",), text_image_references),
     ),
-    Family("Wan", "wan.model.WanModel", JointAttention(r"blocks\.\d+\.self_attn", wan)),
+    Family(
+        "Qwen-Image 2.1",
+        "qwen_image21.model.QwenImage21Transformer2DModel",
+        JointAttention(
+            ("transformer_blocks.*.attn",), before_image, image_queries=True, patch=packed_already
+        ),
+    ),
+    Family(
+        "Wan",
+        "wan.model.WanModel",
+        JointAttention(("blocks.*.self_attn",), wan, whole=("vace_blocks.*.self_attn",)),
+    ),
     Family(
         "Cosmos Predict2",
         "cosmos.predict2.MiniTrainDIT",
         JointAttention(
-            r"blocks\.\d+\.self_attn",
+            ("blocks.*.self_attn",),
             image_alone,
             patch=attrgetter("patch_temporal", "patch_spatial", "patch_spatial"),
         ),
@@ -97,16 +122,26 @@ FAMILIES = (
     Family(
         "HiDream",
         "hidream.model.HiDreamImageTransformer2DModel",
-        JointAttention(r"(double|single)_stream_blocks\.\d+\.block\.attn1", image_first),
+        JointAttention(
+            ("double_stream_blocks.*.block.attn1", "single_stream_blocks.*.block.attn1"), hidream
+        ),
     ),
     Family(
         "LTX-Video",
         "lightricks.model.LTXVModel",
         JointAttention(
-            r"transformer_blocks\.\d+\.attn1",
-            image_alone,
+            ("transformer_blocks.*.attn1",),
+            ltxv,
             patch=attrgetter("patchifier.patch_size"),
         ),
+    ),
+    # Motion is settled in the first steps and detail in the last: there users of sparse attention
+    # keep H3 whole as well.
+    Family(
+        "MiniMax H3",
+        "minimax.model.MiniMaxH3Model",
+        JointAttention(("blocks.*.attn",), minimax_h3),
+        active=ActiveRange(0.2, 0.9),
     ),
     Family(
         "HunyuanVideo, HunyuanImage",
@@ -116,54 +151,51 @@ FAMILIES = (
     Family(
         "OmniGen2",
         "omnigen.omnigen2.OmniGen2Transformer2DModel",
-        JointAttention(r"(noise_refiner|layers)\.\d+\.attn", image_last),
+        JointAttention(("noise_refiner.*.attn", "layers.*.attn"), text_references_image),
     ),
     Family(
         "Kandinsky 5",
         "kandinsky5.model.Kandinsky5",
-        JointAttention(r"visual_transformer_blocks\.\d+\.self_attention", image_alone),
+        JointAttention(("visual_transformer_blocks.*.self_attention",), image_alone),
     ),
     Family(
         "Krea 2",
         "krea2.model.SingleStreamDiT",
-        JointAttention(r"blocks\.\d+\.attn", text_image_references, patch=attrgetter("patch")),
+        JointAttention(("blocks.*.attn",), text_image_references, patch=attrgetter("patch")),
     ),
     Family(
         "Lens",
         "lens.model.LensTransformer2DModel",
-        JointAttention(r"transformer_blocks\.\d+\.attn", image_first, patch=packed_already),
+        JointAttention(("transformer_blocks.*.attn",), image_references_text, patch=packed_already),
     ),
     Family(
         "JoyImage",
         "joyimage.model.JoyImageTransformer3DModel",
-        JointAttention(r"double_blocks\.\d+\.attn", image_first),
+        JointAttention(("double_blocks.*.attn",), image_references_text),
     ),
     Family(
         "Mage-Flow",
         "mage_flow.model.MageFlowTransformer2DModel",
-        JointAttention(r"transformer_blocks\.\d+\.attn", text_image_references),
+        JointAttention(("transformer_blocks.*.attn",), text_image_references),
     ),
     Family(
         "Ideogram 4",
         "ideogram4.model.Ideogram4Transformer2DModel",
-        JointAttention(r"layers\.\d+\.attention", image_last, patch=packed_already),
+        JointAttention(("layers.*.attention",), text_references_image, patch=packed_already),
     ),
     Family(
-        "Boogu", "boogu.model.BooguTransformer2DModel", JointAttention(BOOGU_LAYERS, image_last)
+        "Boogu",
+        "boogu.model.BooguTransformer2DModel",
+        JointAttention(BOOGU_LAYERS, text_references_image),
     ),
     Family(
         "PixelDiT",
         "pixeldit.model.PixDiT_T2I",
-        JointAttention(r"(patch|pixel)_blocks\.\d+\.attn", text_image_references),
+        JointAttention(("patch_blocks.*.attn", "pixel_blocks.*.attn"), text_image_references),
     ),
 )
 
 
-def plain(network: nn.Module) -> nn.Module:
-    """The network itself where torch.compile has wrapped it."""
-    return getattr(network, "_orig_mod", network)
-
-
 def find_family(network: nn.Module) -> Family | None:
     """The family of a network, compiled or not."""
-    return next((family for family in FAMILIES if family.has(plain(network))), None)
+    return next((family for family in FAMILIES if family.has(unwrapped(network))), None)

@@ -7,9 +7,9 @@ where the image lies in the sequence by the family's layout.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from operator import attrgetter
 
 import torch
@@ -17,64 +17,119 @@ from torch import Tensor, nn
 
 from ...compression.network_call import NetworkCall
 from ...measure.flops import attention_shortened
-from ...placement import LayerId, transformer_layers
+from ...placement import LayerId, modules_at, transformer_layers, unwrapped
 from ...tokens.grid import TokenGrid
 from ...tokens.sequence import JointPlan, even_over_image
-from .adapter import Inputs, Layers, Patches
+from ..key_weights import OVERRIDE, chosen_attention, kernel, wants_channel, widened
+from .adapter import WHOLE, Inputs, Layers, Patches
 
-OVERRIDE = "optimized_attention_override"
-
-
-Layout = Callable[[Inputs, int], TokenGrid | None]  # of the tokens of a sequence; None: unknown
-
-
-def image_alone(inputs: Inputs, tokens: int) -> TokenGrid | None:
-    """Image tokens only; with others (appended frames) their place is not known."""
-    return inputs.image if tokens == inputs.image.tokens else None
+# Where the image may lie in the sequences of a network: the one that has exactly all tokens is it.
+Layout = Callable[[Inputs], Sequence[TokenGrid]]
 
 
-def image_first(inputs: Inputs, tokens: int) -> TokenGrid | None:
-    """[image, text]"""
-    return _after(0, inputs, tokens)
+def image_alone(inputs: Inputs) -> list[TokenGrid]:
+    return [inputs.image]
 
 
-def _after(prefix: int, inputs: Inputs, tokens: int) -> TokenGrid | None:
-    """The image after a prefix, with the rest of the sequence as suffix."""
-    suffix = tokens - prefix - inputs.image.tokens
-    return replace(inputs.image, prefix=prefix, suffix=suffix) if suffix >= 0 else None
-
-
-def image_last(inputs: Inputs, tokens: int) -> TokenGrid | None:
-    """[text or references, image, padding to a multiple that the network may have]"""
-    multiple = getattr(inputs.network, "pad_tokens_multiple", None) or 1
-    padding = -inputs.image.tokens % multiple
-    prefix = tokens - inputs.image.tokens - padding
-    return replace(inputs.image, prefix=prefix, suffix=padding) if prefix >= 0 else None
-
-
-def text_image_references(inputs: Inputs, tokens: int) -> TokenGrid | None:
+def text_image_references(inputs: Inputs) -> list[TokenGrid]:
     """[text, image, reference images], or the image alone."""
-    if tokens == inputs.image.tokens or inputs.text is None:
-        return image_alone(inputs, tokens)
-    references = inputs.conditions.get("ref_latents") or ()
-    prefix, suffix = inputs.text.shape[1], sum(inputs.grid(r).tokens for r in references)
-    placed = replace(inputs.image, prefix=prefix, suffix=suffix)
-    return placed if tokens == placed.sequence_tokens else None
+    return [inputs.image, inputs.placed(_text(inputs), _references(inputs))]
 
 
-def hunyuan_video(inputs: Inputs, tokens: int) -> TokenGrid | None:
+def text_references_image(inputs: Inputs) -> list[TokenGrid]:
+    """[text, reference images, image], the same without the text, or the image alone."""
+    references = _references(inputs)
+    return [inputs.image, inputs.placed(references), inputs.placed(_text(inputs) + references)]
+
+
+def before_image(inputs: Inputs) -> list[TokenGrid]:
+    """[text, reference images, image]"""
+    return [inputs.placed(_text(inputs) + _references(inputs))]
+
+
+def image_references_text(inputs: Inputs) -> list[TokenGrid]:
+    return [inputs.placed(0, _references(inputs) + _text(inputs))]
+
+
+def registers_text_image(inputs: Inputs) -> list[TokenGrid]:
+    return [inputs.placed(inputs.network.register_tokens.shape[1] + _text(inputs))]
+
+
+def hidream(inputs: Inputs) -> list[TokenGrid]:
+    """[image, text of T5, of Llama's last layer and of another]
+
+    The reference image of HiDream-E1 stands beside the image, in every row: those calls have more
+    tokens and are skipped.
+    """
+    llama = inputs.conditions["encoder_hidden_states_llama3"].shape[-2]
+    return [inputs.placed(0, _text(inputs) + 2 * llama)]
+
+
+def lumina(inputs: Inputs) -> list[TokenGrid]:
+    """[text, reference images, image], the same without the text, or the image alone.
+
+    Each part is padded to a multiple that the network may have. References then have a text of
+    their own, of padding where none is given; older hosts know neither and leave out padded text.
+    """
+    multiple = getattr(inputs.network, "pad_tokens_multiple", None) or 1
+
+    def padded(tokens: int) -> int:
+        return tokens + -tokens % multiple
+
+    conditions, text = inputs.conditions, padded(_text(inputs))
+    if not hasattr(inputs.network, "pad_tokens_multiple"):
+        text = conditions["num_tokens"]
+    references = conditions.get("ref_latents") or ()
+    texts = [padded(given.shape[1]) for given in conditions.get("ref_contexts") or ()]
+    if references:
+        text += sum(texts) + max(0, len(references) - len(texts)) * multiple
+    images = sum(padded(inputs.grid(latent).tokens) for latent in references)
+    padding = padded(inputs.image.tokens) - inputs.image.tokens
+    return [inputs.placed(images, padding), inputs.placed(text + images, padding)]
+
+
+def hunyuan_video(inputs: Inputs) -> list[TokenGrid]:
     """[reference, image, text] on older hosts, [text, reference, image] on newer ones."""
-    if getattr(inputs.network.double_blocks[0], "flipped_img_txt", False):
-        return _after(_tokens_of(inputs, "ref_latent"), inputs, tokens)
-    return image_last(inputs, tokens)
+    reference, text = _tokens_of(inputs, "ref_latent"), _text(inputs)
+    for condition in ("txt_byt5", "clip_fea"):
+        if (tokens := inputs.conditions.get(condition)) is not None:
+            text += tokens.shape[1]
+    if getattr(unwrapped(inputs.network.double_blocks[0]), "flipped_img_txt", False):
+        return [inputs.placed(reference, text)]
+    return [inputs.placed(text + reference)]
 
 
-def wan(inputs: Inputs, tokens: int) -> TokenGrid | None:
+def wan(inputs: Inputs) -> list[TokenGrid]:
     """[reference, image] of a network that has a layer for references, else the image alone."""
     if getattr(inputs.network, "ref_conv", None) is None:
-        return image_alone(inputs, tokens)
-    placed = _after(_tokens_of(inputs, "reference_latent"), inputs, tokens)
-    return placed if placed and not placed.suffix else None
+        return [inputs.image]
+    return [inputs.placed(_tokens_of(inputs, "reference_latent"))]
+
+
+def ltxv(inputs: Inputs) -> list[TokenGrid]:
+    """[image, guide frames]: guides are the last frames of the latent."""
+    guides, image = inputs.conditions.get("keyframe_idxs"), inputs.image
+    tokens = 0 if guides is None else guides.shape[2]
+    frames = image.frames - tokens // image.frame.tokens
+    return [replace(image, frames=frames, suffix=tokens)]
+
+
+def minimax_h3(inputs: Inputs) -> list[TokenGrid]:
+    """[text, keyframes, references, sound, video]; sound of keyframes and references among them."""
+    given = inputs.conditions.get("minimax_payload") or {}
+    video = sum(inputs.grid(latent).tokens for latent in given.get("cond_video_latents", ()))
+    sounds = [latent.shape for latent in given.get("cond_audio_latents", ())]
+    sounds += inputs.conditions.get("latent_shapes", ())[1:]  # (B, C, channels of stereo, length)
+    sound = sum(prod(shape[2:]) for shape in sounds)
+    return [inputs.placed(_text(inputs) + video + sound)]
+
+
+def _text(inputs: Inputs) -> int:
+    return 0 if inputs.text is None else inputs.text.shape[1]
+
+
+def _references(inputs: Inputs) -> int:
+    return sum(inputs.grid(latent).tokens for latent in inputs.conditions.get("ref_latents") or ())
 
 
 def _tokens_of(inputs: Inputs, condition: str) -> int:
@@ -85,28 +140,42 @@ def _tokens_of(inputs: Inputs, condition: str) -> int:
 
 @dataclass(frozen=True)
 class JointAttention:
-    """`owners` matches the names of modules whose forward runs self-attention, `layout` finds the
-    image in its sequence, `patch` reads the size of a patch from the network.
+    """`owners` are the paths of modules whose forward runs self-attention (see `modules_at`),
+    `layout` finds the image in its sequence, `patch` reads the size of a patch from the network.
 
-    With `rotary` queries and keys carry rotary positions when attention gets them.
+    Layers at `whole` see the image, too, but are not compressed. With `rotary` queries and keys
+    carry rotary positions when attention gets them. With `image_queries` the image comes last and
+    asks alone: queries are the image, keys and values all tokens.
     """
 
-    owners: str
+    owners: tuple[str, ...]
     layout: Layout
     rotary: bool = True
+    image_queries: bool = False
+    whole: tuple[str, ...] = ()
     patch: Callable[[nn.Module], int | Sequence[int]] = attrgetter("patch_size")
 
     layer_flops = staticmethod(attention_shortened)
 
     def layers(self, network: nn.Module) -> Layers:
-        return transformer_layers(
-            module for name, module in network.named_modules() if re.fullmatch(self.owners, name)
+        found, whole = (
+            [module for path in paths for module in modules_at(network, path)]
+            for paths in (self.owners, self.whole)
         )
+        layers = transformer_layers(found)
+        return layers + [(LayerId(n, WHOLE), m) for n, m in enumerate(whole, len(layers))]
 
     def intercept(self, layers: Layers, call: NetworkCall, inputs: Inputs) -> Patches:
         override = _Override(self, call, replace(inputs, patch=self.patch(inputs.network)))
-        noted = [(owner, override.within(layer_id, owner.forward)) for layer_id, owner in layers]
-        return Patches(observing=noted, options={OVERRIDE: override.attention})
+        noted = {
+            owner: override.within(owner.forward, "layer_id", layer_id)
+            for layer_id, owner in layers
+        }
+        for module in inputs.network.modules():
+            if "comfy_attention" in module._modules:  # through a wrapper it would be found twice
+                forward = noted.get(module, module.forward)
+                noted[module] = override.within(forward, "chosen", chosen_attention(module))
+        return Patches(observing=list(noted.items()), options={OVERRIDE: override.attention})
 
 
 class _Override:
@@ -114,20 +183,24 @@ class _Override:
 
     def __init__(self, adapter: JointAttention, call: NetworkCall, inputs: Inputs):
         self.adapter, self.call, self.inputs = adapter, call, inputs
+        self.places = adapter.layout(inputs)
         self.previous = inputs.options.get(OVERRIDE)
+        # Of the modules that run, the innermost that has one:
         self.layer_id: LayerId | None = None
+        self.chosen: nn.Module | None = None
         # Verdicts by id, beside the mask itself so that no other one gets its id.
         self.masks: dict[int, tuple[Tensor, bool]] = {}
 
-    def within(self, layer_id: LayerId, original: Callable) -> Callable:
-        """The forward of a module during which attention belongs to `layer`."""
+    def within(self, original: Callable, name: str, value: LayerId | nn.Module | None) -> Callable:
+        """The forward of a module during which one of our attributes has that value."""
 
         def forward(*args, **kwargs):
-            outer, self.layer_id = self.layer_id, layer_id
+            outer = getattr(self, name)
+            setattr(self, name, value)
             try:
                 return original(*args, **kwargs)
             finally:
-                self.layer_id = outer
+                setattr(self, name, outer)
 
         return forward
 
@@ -137,6 +210,7 @@ class _Override:
         q, k, v: (B, N, heads * D), or (B, heads, N, D) with `skip_reshape`; the mask comes by
         position or by name.
         """
+        function = kernel(function, self.previous, self.chosen)
 
         def run(q, k, v, *args, **kwargs):
             if self.previous is not None:
@@ -145,39 +219,61 @@ class _Override:
 
         by_heads = kwargs.get("skip_reshape", False)
         mask = args[0] if args else kwargs.get("mask")
-        plan = self._plan(q, k, v, by_heads, mask)
+        if self.layer_id is None:
+            return run(q, k, v, *args, **kwargs)
+        values = _flat(v, by_heads)  # a copy, where heads come first
+        plan = self._plan(q, k, values, by_heads, mask)
         if plan is None:
             return run(q, k, v, *args, **kwargs)
-        short_q, short_k = plan.queries(_flat(q, by_heads)), plan.keys(_flat(k, by_heads))
-        short_v = plan.values(_flat(v, by_heads))
-        mask = self._mask(plan, mask, short_k, q.dtype)
+        short_k, short_v = plan.keys(_flat(k, by_heads)), plan.values(values)
+        del values
+        bias = plan.key_bias(short_k)
+        channels = q.shape[-1] if by_heads else q.shape[-1] // heads
+        by_channel = mask is None and wants_channel(function, channels)
+        if by_channel and bias is not None:
+            run = widened(run, bias, heads)
+        else:
+            mask = self._mask(plan, mask, bias, q.dtype)
         if args:
             args = (mask, *args[1:])
         elif mask is not None:
             kwargs["mask"] = mask
         if by_heads:
-            short = zip((short_q, short_k, short_v), (q, k, v), strict=True)
-            short_q, short_k, short_v = (_by_heads(x, like.shape[1]) for x, like in short)
+            short_k, short_v = _by_heads(short_k, k.shape[1]), _by_heads(short_v, v.shape[1])
+        if plan.keeps_queries:
+            return run(q, short_k, short_v, *args, **kwargs)
+        short_q = plan.queries(_flat(q, by_heads))
+        if by_heads:
+            short_q = _by_heads(short_q, q.shape[1])
         out = run(short_q, short_k, short_v, *args, **kwargs)
+        del short_q, short_k, short_v  # the caller still holds the long ones
         apart = kwargs.get("skip_output_reshape", False)
         restored = plan.restore(_flat(out, apart))
         return _by_heads(restored, out.shape[1]) if apart else restored
 
     def _plan(
-        self, q: Tensor, k: Tensor, v: Tensor, by_heads: bool, mask: Tensor | None
+        self, q: Tensor, k: Tensor, values: Tensor, by_heads: bool, mask: Tensor | None
     ) -> JointPlan | None:
-        """None for a call that runs as it is. Values are the metric, as they are never rotated."""
-        if self.layer_id is None:
-            return None
-        values = _flat(v, by_heads)
+        """None for a call that runs as it is.
+
+        Values (B, N, C) are the metric, as they are never rotated.
+        """
         batch, tokens, width = values.shape
-        grid = self.adapter.layout(self.inputs, tokens)
-        if any((x.shape[0], x.shape[2 if by_heads else 1]) != (batch, tokens) for x in (q, k)):
+        grid = next((place for place in self.places if place.sequence_tokens == tokens), None)
+        lengths = [(x.shape[0], x.shape[2 if by_heads else 1]) for x in (q, k)]
+        queries = grid.tokens if grid and self.adapter.image_queries else tokens
+        if self.layer_id.stage == WHOLE:
+            reason = "control blocks stay whole"
+        elif lengths != [(batch, queries), (batch, tokens)]:
             reason = "queries, keys and values differ in length or batch size"
         elif grid is None:
-            image = self.inputs.image
-            where = f"{image.frames} x {image.height} x {image.width}"
-            reason = f"cannot locate an image of {where} tokens in a sequence of {tokens}"
+            image, lengths = self.inputs.image, {place.sequence_tokens for place in self.places}
+            reason = (
+                f"a sequence of {tokens} tokens, where an image of {image.frames} x {image.height} "
+                f"x {image.width} tokens with its text and references makes "
+                f"{' or '.join(map(str, sorted(lengths)))}: another node adds or removes tokens, "
+                "or a reference lies beside the image"
+            )
         elif mask is not None and not self._can_shorten(mask, grid):
             reason = "an attention mask differs between image tokens"
         else:
@@ -189,7 +285,8 @@ class _Override:
         if decision is None:
             return None
         positions = decision.positions if self.adapter.rotary else decision.plan
-        return JointPlan(grid, decision.plan, positions, decision.rule.method.proportional)
+        weighed, alone = decision.rule.method.proportional, self.adapter.image_queries
+        return JointPlan(grid, decision.plan, positions, weighed, alone)
 
     def _can_shorten(self, mask: Tensor, grid: TokenGrid) -> bool:
         """Looked at once in a call for each mask, as looking waits for the device."""
@@ -200,10 +297,9 @@ class _Override:
         return self.masks[id(mask)][1]
 
     def _mask(
-        self, plan: JointPlan, mask: Tensor | None, k: Tensor, dtype: torch.dtype
+        self, plan: JointPlan, mask: Tensor | None, bias: Tensor | None, dtype: torch.dtype
     ) -> Tensor | None:
-        """For the shortened keys k (B, Nk, C): what the caller masked and the plan's own bias."""
-        bias = plan.key_bias(k)
+        """For the shortened keys: what the caller masked and the plan's own bias (B, Nk)."""
         if mask is not None:
             mask = plan.mask(mask)
         if bias is None:

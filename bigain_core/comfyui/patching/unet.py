@@ -4,29 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.attention import SpatialTransformer, optimized_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel, Upsample
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...compression.decisions import Decision
 from ...compression.network_call import NetworkCall
 from ...measure.flops import input_shortened
-from ...placement import LayerId
+from ...placement import LayerId, unwrapped
 from ...tokens.grid import TokenGrid
 from ...tokens.plans import MergePlan, key_mask
+from ..key_weights import OVERRIDE, chosen_attention, kernel, takes_no_mask, weighing
 from .adapter import Inputs, Layers, Patches
 
 
 def attention_layers(model: UNetModel) -> Layers:
     """Spatial self-attention layers in order of execution, each with its transformer block.
 
+    None stands for a block that another node has replaced by one of another kind.
     The temporal stacks of video models and layers that attend to text only are not among them.
     """
     found = [
-        (stage, factor, block)
+        (stage, factor, block if hasattr(block, "attn1") else None)
         for stage, factor, layer in _spatial_transformers(model)
-        for block in layer.transformer_blocks
-        if not block.disable_self_attn
+        for block in map(unwrapped, layer.transformer_blocks)
+        if not getattr(block, "disable_self_attn", False)
     ]
     factors = sorted({factor for _, factor, _ in found})
     return [
@@ -45,7 +47,7 @@ def _spatial_transformers(model: UNetModel) -> Iterator[tuple[str, int, SpatialT
     )
     for stage, modules in parts:
         for module in modules:
-            for layer in module:
+            for layer in map(unwrapped, unwrapped(module)):
                 if isinstance(layer, Downsample):
                     factor *= 2
                 elif isinstance(layer, Upsample):
@@ -67,7 +69,7 @@ class UNet:
         """
         replaced = []
         for layer_id, block in layers:
-            layer = _CompressedAttention(layer_id, block.norm1.forward, block.attn1.forward, call)
+            layer = _CompressedAttention(layer_id, block, call)
             replaced += [(block.norm1, layer.norm), (block.attn1, layer.attention)]
         return Patches(replaced)
 
@@ -75,10 +77,11 @@ class UNet:
 class _CompressedAttention:
     """Stand-ins for `norm1` and `attn1` of one transformer block during one network call."""
 
-    def __init__(self, layer_id: LayerId, norm, attention, call: NetworkCall):
+    def __init__(self, layer_id: LayerId, block: nn.Module, call: NetworkCall):
         self.layer_id = layer_id
-        self.original_norm = norm
-        self.original_attention = attention
+        self.original_norm = block.norm1.forward
+        self.original_attention = block.attn1.forward
+        self.chosen = chosen_attention(block.attn1)
         self.call = call
         self.block_input = None
 
@@ -94,7 +97,13 @@ class _CompressedAttention:
         if decision is None:
             return self.original_attention(x, context=context, value=value, **kept)
         plan = decision.plan
-        kept["mask"] = key_mask(plan, x.dtype)
+        bias, previous = plan.key_bias, options.get(OVERRIDE)
+        default = kernel(optimized_attention, previous, self.chosen)
+        if bias is not None and takes_no_mask(default):
+            override = weighing(bias, previous, self.chosen)
+            kept["transformer_options"] = {**options, OVERRIDE: override}
+        else:
+            kept["mask"] = key_mask(plan, x.dtype)
         queries = plan.queries(x)
         shared = source is x and isinstance(plan, MergePlan)  # merge once, not twice
         keys = queries if shared else plan.context(source)

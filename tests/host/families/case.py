@@ -9,6 +9,8 @@ from functools import cached_property
 import comfy.model_patcher
 import comfy.samplers
 import torch
+from comfy.nested_tensor import NestedTensor
+from comfy.utils import pack_latents
 
 TEXT = 6  # tokens of a prompt
 WIDTH = 24  # channels of a prompt's tokens
@@ -79,7 +81,8 @@ class Case:
 
     `apart` are layers whose keys depend on the image, but are no tokens of one image. `blind`
     is the host's module that computes attention without passing the transformer options. A mask
-    may hide tokens of the image from some queries.
+    may hide tokens of the image from some queries. Of a model with sound, `channels` are those of
+    the video and `audio` (C, ...) is the second stream of its latent.
     """
 
     name: str
@@ -89,29 +92,36 @@ class Case:
     conditioning: Callable[[int], list] = prompt()
     frames: int = 1  # of a latent with a dimension for time
     batch: int = 1
+    channels: int | None = None
+    audio: tuple[int, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ((12, 20), (13, 19))
     apart: str = "none"
     blind: str | None = None
     mask_hides_image: bool = False
+    ignored: bool = False  # this host knows the model, but leaves such conditioning out
     text: tuple[str, ...] = ("c_crossattn",)  # inputs of the network
     references: tuple[str, ...] = ("ref_latents",)
 
     @property
     def missing(self) -> bool:
-        """Whether this host lacks the model."""
-        return getattr(self.build, "missing", False)
+        """Whether this host lacks the model, or what the case is about."""
+        return self.ignored or getattr(self.build, "missing", False)
 
     @cached_property
     def model(self) -> comfy.model_patcher.ModelPatcher:
         return self.build()
 
-    def noise(self, size=None, batch=None) -> torch.Tensor:
-        """(B, C, H, W) or (B, C, T, H, W)"""
+    def noise(self, size=None, batch=None) -> torch.Tensor | NestedTensor:
+        """(B, C, H, W) or (B, C, T, H, W), or such a video and its sound"""
         latent = self.model.model.latent_format
         time = (self.frames,) if latent.latent_dimensions == 3 else ()
         batch, size = batch or self.batch, size or self.sizes[0]
-        shape = (batch, latent.latent_channels, *time, *size)
-        return torch.randn(shape, generator=torch.Generator().manual_seed(7))
+        shape = (batch, self.channels or latent.latent_channels, *time, *size)
+        generator = torch.Generator().manual_seed(7)
+        image = torch.randn(shape, generator=generator)
+        if not self.audio:
+            return image
+        return NestedTensor((image, torch.randn((batch, *self.audio), generator=generator)))
 
 
 def guided(model, noise, positive, negative, steps=2, cfg=3.0, sampler="euler"):
@@ -122,7 +132,12 @@ def guided(model, noise, positive, negative, steps=2, cfg=3.0, sampler="euler"):
     sampling = model.get_model_object("model_sampling")
     sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", steps)
     chosen = comfy.samplers.sampler_object(sampler)
-    return guider.sample(noise, torch.zeros_like(noise), chosen, sigmas, disable_pbar=True, seed=7)
+    return packed(guider.sample(noise, noise * 0, chosen, sigmas, disable_pbar=True, seed=7))
+
+
+def packed(latent):
+    """The streams of a latent in one tensor (B, 1, n), as the host packs them."""
+    return pack_latents(latent.unbind())[0] if latent.is_nested else latent
 
 
 def sample(case, model, size=None, batch=None, **options):

@@ -15,7 +15,7 @@ def fill(network, seed=0):
     """Random weights, scaled by fan-in, and small random biases; norms stay at one."""
     network.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
-    tables = ("pos_embed", "y_embedding")  # weights that the host keeps as buffers
+    tables = ("pos_embed", "y_embedding", "rope.inv_freq")  # weights that the host keeps as buffers
     buffers = [(name, table) for name, table in network.named_buffers() if name.endswith(tables)]
     for name, weight in [*network.named_parameters(), *buffers]:
         if weight.ndim < 2 and not name.endswith("bias"):

@@ -8,7 +8,6 @@ from .case import (
     PIXELS,
     PROMPT,
     REFERENCE,
-    TEXT,
     WHOLE_PROMPT,
     WIDTH,
     Case,
@@ -64,9 +63,8 @@ OMNIGEN = OMNIGEN_BLOCKS.but(text_feat_dim=WIDTH)
 BOOGU = OMNIGEN_BLOCKS.but("Boogu", num_double_stream_layers=1, instruction_feat_dim=WIDTH)
 Z_IMAGE_PROMPT = (("text", 32),)  # with its padding, which its refiner mixes with it
 Z_IMAGE_REFERENCE = (*REFERENCE, ("padding", 12))
-# Older hosts leave the padding of Lumina's prompt out, newer ones keep it.
-LUMINA_KEEPS_PADDING = "pad_tokens_multiple" in inspect.signature(NextDiT).parameters
-LUMINA_PADDED_PROMPT = PROMPT if LUMINA_KEEPS_PADDING else (("text", TEXT - 1),)
+# The oldest host takes no reference images for it.
+NO_REFERENCES = "siglip_feat_dim" not in inspect.signature(NextDiT).parameters
 
 
 def refined_and_mixed(attention, prefix, refined_prefix=(), mixed=(), **keys):
@@ -87,7 +85,7 @@ REFINED = (
         "lumina2_padded",
         "Lumina 2 with a padded prompt",
         LUMINA,
-        refined_and_mixed("attention", LUMINA_PADDED_PROMPT),
+        refined_and_mixed("attention", PROMPT),
         one_by_one(prompt(attention_mask=padded_prompt()), attention_mask=WHOLE_PROMPT),
     ),
     Case(
@@ -118,6 +116,7 @@ REFINED = (
             multiple=32,
         ),
         WITH_REFERENCE,
+        ignored=NO_REFERENCES,
     ),
     Case("omnigen2", "OmniGen2", OMNIGEN, refined_and_mixed("attn", PROMPT), WITH_MASK),
     Case(

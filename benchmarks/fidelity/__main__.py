@@ -1,0 +1,56 @@
+"""How close compressed models stay to the plain one: `python -m benchmarks.fidelity`.
+
+Both small models, all methods: error of the prediction by noise level, error and rank correlation
+of what tells prompts apart, agreement of decisions, generated images from the same noise, beside
+operations. Results are kept image by image in --out: what was stopped goes on when the command is
+given again. The report covers the images that every method has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from benchmarks.fidelity.drawing import chart
+from benchmarks.fidelity.page import Fidelity, whole
+from benchmarks.fidelity.settings import SEEDS
+from benchmarks.fidelity.work import Work, measure_all
+from benchmarks.paper.models import SMALL
+
+IMAGES, SAMPLES = 48, 64
+QUICK_IMAGES, QUICK_SAMPLES = 6, 8
+
+
+def main(given: list[str] | None = None) -> None:
+    described, _, rest = __doc__.partition("\n")
+    parser = argparse.ArgumentParser("benchmarks.fidelity", description=described, epilog=rest)
+    add = parser.add_argument
+    add("--host", default=os.environ.get("COMFYUI_PATH"), type=Path, help="folder of ComfyUI")
+    add("--models", nargs="+", choices=SMALL, default=list(SMALL))
+    add("--images", type=int, default=IMAGES, help="images whose noise is predicted")
+    add("--samples", type=int, default=SAMPLES, help="images that are generated")
+    add("--quick", action="store_true", help="a few images and one seed, to see that it runs")
+    add("--workers", type=int, default=os.cpu_count(), help="processes; one for each model at most")
+    add("--out", type=Path, default=Path("build/fidelity"))
+    add("--report", action="store_true", help="measure nothing")
+    args = parser.parse_args(given)
+    if args.host is None and not args.report:
+        parser.error("--host PATH is needed, or COMFYUI_PATH")
+    sizes = (
+        (QUICK_IMAGES, QUICK_SAMPLES, 1) if args.quick else (args.images, args.samples, len(SEEDS))
+    )
+    works = [Work(model, args.host, args.out, *sizes) for model in args.models]
+    if not args.report:
+        measure_all(works, args.workers)
+    found = {work.model: Fidelity.read(work.folder) for work in works}
+    for work in works:
+        if drawn := chart(found[work.model]):
+            drawn.save(work.folder / "curves.png", optimize=True)
+    text = whole(found)
+    (args.out / "report.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

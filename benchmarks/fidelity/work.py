@@ -1,0 +1,52 @@
+"""What is to be measured with one model; models may share the cores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from benchmarks.fidelity.measuring import measure_generation, measure_predictions
+from benchmarks.fidelity.settings import settings
+from benchmarks.paper.data import small_set
+from benchmarks.paper.models import LOADERS, Files
+from benchmarks.paper.work import enter
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be measured with one model."""
+
+    model: str
+    host: Path
+    out: Path
+    images: int
+    samples: int
+    seeds: int
+
+    @property
+    def folder(self) -> Path:
+        return self.out / self.model
+
+    def measure(self) -> None:
+        model, data = LOADERS[self.model](Files()), small_set(self.out, self.samples)
+        every = list(settings(self.seeds))
+        images = data.images.chosen(self.images)
+        measure_predictions(model, data, images, every, self.folder / "predictions")
+        measure_generation(model, data.asked, every, self.folder / "generation")
+
+
+def measure_all(works: Sequence[Work], workers: int) -> None:
+    """Each model in a process of one thread, so many at a time."""
+    with ProcessPoolExecutor(min(workers, len(works)), get_context("spawn")) as pool:
+        list(pool.map(_in_process, works))
+
+
+def _in_process(work: Work) -> None:
+    torch.set_num_threads(1)
+    enter(work.host)
+    work.measure()

@@ -1,0 +1,164 @@
+"""All that a GPU has to show, in one table to paste: python -m benchmarks.gpu
+
+Needs no host and no download and takes up to eight minutes on one card: every method's result on
+the card against the CPU's, how often a layer waits for the card and the kernels it starts, one
+layer of each size plain and compressed in turn beside the tomesd package and ToDo, and from where
+each method breaks even. `--device cpu --quick` tries the command itself, on a machine without one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from time import monotonic
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.break_even import METHODS as SETTINGS
+from benchmarks.break_even import points, threshold
+from benchmarks.demo_report import Row, table
+from benchmarks.kernels import SHAPES, UNET, kernels
+from benchmarks.speed_blocks import (
+    CALLS_PER_TIME,
+    METHODS,
+    OFF,
+    Layer,
+    peak_bytes,
+    repeated,
+    settings_of,
+)
+from benchmarks.timing import gain, machine, milliseconds
+from bigain_core.measure.timing import Times, take_turns
+from bigain_core.schedules import DenoisingProgress
+
+# Tokens, channels, batch: the layers that are compressed, prompt and negative prompt together.
+SIZES = {
+    "SD 1.5, 512 px": (4096, 320, 2),
+    "SD 1.5, 1024 px": (16384, 320, 2),
+    "SDXL, 512 px": (1024, 640, 2),
+    "SDXL, 1024 px": (4096, 640, 2),
+    "SDXL, 2048 px": (16384, 640, 2),
+    "DiT-XL/2, 512 px": (1024, 1152, 2),
+    "Flux, 1024 px": (4096, 3072, 1),
+    "SD 1.5, 2048 px": (65536, 320, 2),
+}
+QUICK = {"SD 1.5, 128 px": (256, 320, 2)}
+SECONDS = 420  # nothing is begun after so long
+FAR = 0.02  # a difference from the CPU, relative to its result, that more than rounding makes
+
+
+def result_rows(device: torch.device) -> Iterator[Row]:
+    """How far a layer's result is from the CPU's, relative to it, and which tokens it keeps."""
+    here, there = (
+        Layer.random(1024, 320, 2, where, torch.float32) for where in (torch.device("cpu"), device)
+    )
+    ours, theirs = (settings_of(layer, with_host=False) for layer in (here, there))
+    for name, method in METHODS.items():
+        expected, found = ours[name].work(), theirs[name].work().cpu()
+        off = ((found - expected).norm() / expected.norm()).item()
+        plans = [
+            method.plan(layer.x, layer.grid, DenoisingProgress(0.5), 0) for layer in (here, there)
+        ]
+        rows = [getattr(plan, "target", getattr(plan, "chosen", None)) for plan in plans]
+        same = "" if rows[0] is None else f"{(rows[0] == rows[1].cpu()).double().mean():.2%}"
+        yield [name, f"{off:.1e}" + (" TOO FAR" if not off <= FAR else ""), same]
+
+
+def launch_rows(device: torch.device, layer: Layer) -> Iterator[Row]:
+    """Kernels and waits beyond those of the plain layer, as the profiler sees them."""
+    settings = settings_of(layer, with_host=False)
+    plain = _seen(settings[OFF].work, device)
+    for name, method in METHODS.items():
+        seen = _seen(settings[name].work, device)
+        added = [f"{a - b}" for a, b in zip(seen, plain, strict=True)]
+        yield [name, *added, f"{kernels(method, SHAPES[UNET])}"]
+
+
+def _seen(work, device: torch.device) -> tuple[int, int]:
+    """Kernels that ran and calls that waited; on a CPU, which has neither, operators and none."""
+    work()
+    on_card = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_card else [])]
+    with profile(activities=activities) as profiler:
+        work()
+    events = profiler.events()
+    if not on_card:
+        return sum(event.name.startswith("aten::") for event in events), 0
+    started = sum("LaunchKernel" in event.name for event in events)
+    # The profiler itself waits once at its end.
+    return started, sum("Synchronize" in event.name for event in events) - 1
+
+
+def speed_rows(
+    device: torch.device, dtype: torch.dtype, sizes: dict, rounds: int, until: float
+) -> Iterator[Row]:
+    for size, shape in sizes.items():
+        if monotonic() > until:
+            yield [size, "not measured: the time is up", "", "", ""]
+            continue
+        layer = Layer.random(*shape, device, dtype)
+        settings = settings_of(layer, with_host=False)
+        calls = CALLS_PER_TIME.get(device.type, 1)
+        works = {name: repeated(each.work, calls) for name, each in settings.items()}
+        times = take_turns(works, rounds)
+        for name, setting in settings.items():
+            taken = times[name]
+            each = Times(tuple(seconds / calls for seconds in taken.seconds))
+            peak = f"{peak_bytes(setting.work, device) / 2**20:.0f}"
+            yield [size, name, milliseconds(each.spread), gain(taken.gain_over(times[OFF])), peak]
+
+
+def break_even_rows(
+    device: torch.device, dtype: torch.dtype, rounds: int, until: float
+) -> Iterator[Row]:
+    found = []
+    for point in points(device, dtype, rounds):
+        found.append(point)
+        if monotonic() > until:
+            yield ["not measured to the end: the time is up", ""]
+            return
+    for kind in dict.fromkeys(type(method) for method in SETTINGS):
+        least = threshold([point for point in found if type(point.method) is kind])
+        yield [kind.__name__, "none" if least is None else f"{least:,}"]
+
+
+def report(device: torch.device, dtypes: Sequence[torch.dtype], quick: bool) -> Iterator[str]:
+    """Parts of a Markdown page."""
+    until, rounds = monotonic() + SECONDS, 1 if quick else 5
+    sizes = QUICK if quick else SIZES
+    yield f"## {machine(device)}"
+    columns = ["fp32, 1024 tokens", "difference from the CPU", "same tokens"]
+    yield table(columns, list(result_rows(device)))
+    layer = Layer.random(*next(iter(sizes.values())), device, dtypes[0])
+    columns = ["added to a layer", "kernels", "waits", "counted on fake tensors"]
+    yield table(columns, list(launch_rows(device, layer)))
+    if not quick:
+        columns = ["break-even", "operations that a layer must save"]
+        yield table(columns, list(break_even_rows(device, dtypes[0], 3, until)))
+    for dtype in dtypes:
+        yield f"One layer in {str(dtype).removeprefix('torch.')}, {rounds} rounds"
+        columns = ["layer", "setting", "ms", "gain", "peak MiB"]
+        yield table(columns, list(speed_rows(device, dtype, sizes, rounds, until)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--quick", action="store_true", help="one small layer, once")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler would report every start
+    dtypes = (torch.float32,) if device.type == "cpu" else (torch.float16, torch.bfloat16)
+    with torch.inference_mode():
+        parts = []
+        for part in report(device, dtypes, options.quick):
+            print(part, end="\n\n", flush=True)
+            parts.append(part)
+    if any("TOO FAR" in part for part in parts):
+        raise SystemExit(f"A result differs from the CPU's by more than {FAR:.0%}.")
+
+
+if __name__ == "__main__":
+    main()

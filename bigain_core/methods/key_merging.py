@@ -1,0 +1,111 @@
+"""Key merging: queries whole, keys and values merged by content in windows (beyond the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import log2
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..measure.flops import matching_flops
+from ..schedules import DenoisingProgress
+from ..tokens.grid import TokenGrid
+from ..tokens.key_plans import KeyMergePlan
+from ..tokens.matching import check_ratio, choose_destinations, match_tokens
+from .base import Method, random_bits
+
+WHOLE_MEAN, PER_DOUBLING, LEAST_MEAN = 256, 0.15, 0.7  # see `destination_share`
+
+
+@dataclass(frozen=True)
+class KeyMerging(Method):
+    """Tokens join the most alike of one destination per cell x cell square, within windows.
+
+    `ratio` is the share of keys and values that is removed, of each window alike and at most
+    1 - 1 / cell**2: those most alike a destination. Destinations are drawn by `seed`, the same for
+    all images and prompts of a layer and timestep. Windows are `window` tokens a side, rounded down
+    to whole cells; the last of a row or column also takes what is left. `alpha` is how much of a
+    key is its destination rather than the mean of its group, None for `destination_share`.
+
+    The idea has neighbours: windows in ToMA, tokens merged for attention alone in AsymRnR and DiTo,
+    weights by size in ToMe.
+    """
+
+    ratio: float = 0.75
+    window: int = 16
+    cell: int = 2
+    seed: int = 0
+    alpha: float | None = None
+
+    metric: ClassVar[str] = "normed"
+    proportional: ClassVar[bool] = True
+
+    def __post_init__(self):
+        check_ratio(self.ratio)
+        if self.window < 1 or self.cell < 1:
+            raise ValueError(
+                "BiGain: expected windows and cells of at least 1 token a side for key merging, "
+                f"got {self.window} and {self.cell}. 16 and 2 were measured best."
+            )
+
+    @property
+    def name(self) -> str:
+        return f"key merging {self.ratio:g}, windows of {self.window}"
+
+    @property
+    def is_identity(self) -> bool:
+        return self.ratio == 0 or self.cell == 1
+
+    def plan(
+        self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_number: int
+    ) -> KeyMergePlan:
+        batch, count, _ = metric.shape
+        cells = grid.cells(self.cell).tokens
+        drawn = random_bits(cells, self.seed, progress, layer_number, metric.device)
+        chosen = choose_destinations(metric[:1, :, 0], grid, self.cell, "random", drawn)
+        is_chosen = torch.zeros(count, dtype=torch.long, device=metric.device)
+        is_chosen = is_chosen.index_fill(0, chosen[0], 1)
+        target, kept = torch.arange(count, device=metric.device).repeat(batch, 1), []
+        for windows, destinations in self._windows(grid, metric.device):
+            inside = metric[:, windows].flatten(0, 1)  # (B * windows, tokens, C)
+            places = is_chosen[windows].argsort(dim=1, descending=True, stable=True)
+            found = match_tokens(inside, places[:, :destinations].repeat(batch, 1), self.ratio)
+            tokens = windows.repeat(batch, 1)
+            joined = tokens.gather(1, found.target).view(batch, -1)
+            target = target.index_copy(1, windows.flatten(), joined)
+            kept.append(tokens.gather(1, found.kept).view(batch, -1))
+        alpha = destination_share(count) if self.alpha is None else self.alpha
+        return KeyMergePlan.from_target(grid, target, torch.cat(kept, dim=1), alpha)
+
+    def _windows(self, grid: TokenGrid, device: torch.device) -> Iterator[tuple[Tensor, int]]:
+        """Windows of one shape, (windows, tokens in each), and the destinations in each."""
+        index = torch.arange(grid.tokens, device=device).unflatten(0, (grid.height, grid.width))
+        for rows, height in self._sides(grid.height):
+            for columns, width in self._sides(grid.width):
+                tokens = index[rows, columns].unflatten(0, (-1, height)).unflatten(2, (-1, width))
+                windows = tokens.transpose(1, 2).flatten(2).flatten(0, 1)
+                yield windows, TokenGrid(height, width).cells(self.cell).tokens
+
+    def _sides(self, length: int) -> Iterator[tuple[slice, int]]:
+        """(part of a side, length of the windows in it), windows of the same length together."""
+        step = max(self.cell, self.window // self.cell * self.cell)
+        last = max(0, length // step - 1) * step  # where the last window begins
+        if last:
+            yield slice(0, last), step
+        yield slice(last, length), length - last
+
+    def decision_flops(self, width: int, grid: TokenGrid) -> int:
+        found = self._windows(grid, torch.device("meta"))
+        return sum(len(tokens) * matching_flops(width, tokens.shape[1], d) for tokens, d in found)
+
+
+def destination_share(tokens: int) -> float:
+    """`alpha` for an image of so many tokens: 0 up to 256, .3 at 1024, .6 at 4096, at most .7.
+
+    What a mean smooths away stays however many keys there are; what a single token is off by falls
+    with their number.
+    """
+    return min(LEAST_MEAN, PER_DOUBLING * log2(max(1.0, tokens / WHOLE_MEAN)))

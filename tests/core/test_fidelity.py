@@ -1,0 +1,158 @@
+"""What the yardstick computes: against scipy, slow loops and worked examples."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import uniform_filter
+from scipy.stats import spearmanr
+
+from benchmarks.fidelity.drawing import chart, line_step
+from benchmarks.fidelity.intervals import RESAMPLES, Figure, mean, relative, resamples
+from benchmarks.fidelity.measuring import compared, images_compared, rank_correlation, ssim
+from benchmarks.fidelity.page import Fidelity, Kind, of_model, verdict
+from benchmarks.fidelity.settings import (
+    COLOURS,
+    LINES,
+    METHODS,
+    SEEDS,
+    sd_layer_gflop,
+    settings,
+)
+
+
+def test_every_method_is_a_setting_and_those_that_draw_have_seeds():
+    found = {}
+    for setting in settings(len(SEEDS)):
+        found.setdefault(setting.name, []).append(setting.method)
+    assert found.keys() == METHODS.keys() and COLOURS.keys() == LINES.keys()
+    drawing = {name for name, methods in found.items() if len(methods) == len(SEEDS)}
+    expected = {name for name in METHODS if name.startswith(("ToMe", "SiTo", "key merging"))}
+    assert drawing == expected
+    assert all(len(set(methods)) == len(methods) for methods in found.values())
+
+
+def test_operations_of_a_layer_are_those_known_for_stable_diffusion():
+    found = {name: sd_layer_gflop(METHODS[name]) for name in METHODS}
+    assert found["L-GTM 0.7"] == pytest.approx(4.98, abs=0.005)
+    assert found["IE-KVD 2"] == pytest.approx(7.47, abs=0.005)
+    assert found["key merging 2"] == pytest.approx(7.59, abs=0.005)
+
+
+def test_ranks_correlate_as_in_scipy(randn):
+    one, other = randn(2, 3, 10)
+    found = rank_correlation(one, other)
+    expected = [spearmanr(a, b).statistic for a, b in zip(one, other, strict=True)]
+    assert found.tolist() == pytest.approx(expected)
+
+
+def test_structural_similarity_equals_that_of_whole_windows():
+    one = np.random.default_rng(0).random((12, 14, 3))
+    other = np.clip(one + 0.2 * np.random.default_rng(1).random(one.shape), 0, 1)
+    values = []
+    for channel in range(3):
+        x, y = one[..., channel], other[..., channel]
+        mx, my = uniform_filter(x, 7), uniform_filter(y, 7)
+        unbiased = 49 / 48
+        vx, vy, vxy = (
+            unbiased * (uniform_filter(a * b, 7) - uniform_filter(a, 7) * uniform_filter(b, 7))
+            for a, b in ((x, x), (y, y), (x, y))
+        )
+        c1, c2 = 0.01**2, 0.03**2
+        whole = (2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+        values.append(whole[3:-3, 3:-3].mean())
+    found = ssim(*(torch.from_numpy(x)[None] for x in (one, other)))
+    assert found.item() == pytest.approx(np.mean(values))
+    assert ssim(*[torch.from_numpy(one)[None]] * 2).item() == pytest.approx(1)
+
+
+def test_images_are_compared_one_by_one():
+    plain = torch.rand(2, 8, 8, 3, generator=torch.Generator().manual_seed(0))
+    found = plain.clone()
+    found[1] += 0.1
+    same, apart = images_compared(plain, found)
+    assert same == {"square": 0, "ssim": pytest.approx(1)}
+    assert apart["square"] == pytest.approx(0.01) and apart["ssim"] < 1
+
+
+def test_a_prediction_beside_the_plain_one(randn):
+    plain, noise = randn(2, 3, 1, 2, 2), randn(2, 1, 2, 2, seed=1)
+    assert compared(plain, plain, noise, 0)["same"]
+    shifted = plain + 0.5  # the same for all prompts
+    found = compared(plain, shifted, noise, 0)
+    assert found["error"] == pytest.approx([3 * 4 * 0.25] * 2)
+    assert found["size"] == pytest.approx([x.square().sum().item() for x in plain])
+    assert found["difference"] == pytest.approx(0, abs=1e-9)
+    centred = plain - plain.mean(1, keepdim=True)
+    assert found["of"] == pytest.approx(centred.square().sum().item(), rel=1e-5)
+    errors = ((plain - noise[:, None]) ** 2).flatten(2).mean(-1)
+    best = int(errors.mean(0).argmin())
+    for right in range(3):
+        assert compared(plain, plain, noise, right)["plain_right"] == (right == best)
+    swapped = compared(plain, plain[:, [1, 2, 0]], noise, best)
+    assert not swapped["same"] and not swapped["right"]
+
+
+def test_intervals_are_those_of_the_mean_and_pairs_stay_together(randn):
+    values = randn(400).double()
+    weights = resamples(400)
+    assert weights.shape == (1 + RESAMPLES, 400) and set(weights.sum(1).tolist()) == {400}
+    figure = Figure.of(mean(weights, values))
+    reach = 1.96 * values.std().item() / 20
+    assert figure.value == pytest.approx(values.mean().item())
+    assert [figure.low, figure.high] == pytest.approx(
+        [figure.value - reach, figure.value + reach], abs=0.02
+    )
+    error = relative(weights, values**2, torch.ones(400))
+    twice = relative(weights, (2 * values) ** 2, torch.ones(400))
+    ratio = Figure.of(error / twice)
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("figure", "word"),
+    [
+        (Figure(0.8, 0.7, 0.9), "wins"),
+        (Figure(0.8, 0.7, 1.1), "ties"),
+        (Figure(1.5, 1.1, 1.9), "loses"),
+    ],
+)
+def test_a_verdict_needs_the_whole_interval(figure, word):
+    assert verdict(figure) == word
+
+
+def made_up(error, square):
+    """Records of three images, each a bit harder than the one before."""
+    predictions = {
+        n: {
+            "image": n, "error": [error * (n + 1)] * 5, "size": [1.0] * 5, "difference": error,
+            "of": 1.0, "ranks": 0.9, "same": True, "right": True, "plain_right": n < 2,
+            "flops": 10**9 - int(1e8 * error), "plain_flops": 2 * 10**9,
+        }
+        for n in range(3)
+    }  # fmt: skip
+    generation = {n: {"image": n, "square": square, "ssim": 0.9} for n in range(3)}
+    return predictions, generation
+
+
+def test_the_page_takes_images_that_all_have_and_pairs_them():
+    strong, weak = made_up(0.01, 0.01), made_up(0.04, 0.01)
+    del weak[0][2]
+    records = {"IE-KVD 2": weak, "key merging 2": strong}
+    found = Fidelity(*(Kind({n: [r[k]] for n, r in records.items()}) for k in (0, 1)))
+    assert found.predictions.images == [0, 1] and found.generation.images == [0, 1, 2]
+    text = of_model(found)
+    assert "2 images, 3 generated. The plain model: 2 GFLOP a call, 2 of 2 right." in text
+    assert "0.5 (0.5 to 0.5), wins" in text and "1 (1 to 1), ties" in text
+    assert chart(found).width > chart(found).height
+
+
+def test_weighing_is_held_against_the_same_method_without():
+    names = {"ToMe 0.7": made_up(0.04, 0.04), "ToMe 0.7, weighed": made_up(0.01, 0.01)}
+    found = Fidelity(*(Kind({n: [r[k]] for n, r in names.items()}) for k in (0, 1)))
+    text = of_model(found)
+    assert text.count("0.5 (0.5 to 0.5), wins") == 3 and "without:" in text
+
+
+@pytest.mark.parametrize(("most", "step"), [(0.021, 0.005), (0.4, 0.1), (0.36, 0.05), (9, 2)])
+def test_scales_have_round_steps(most, step):
+    assert line_step(most) == pytest.approx(step)
