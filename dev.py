@@ -39,6 +39,7 @@ FRONT_END = "comfyui-frontend-package"
 PIP_WITH_GROUPS = "pip>=25.1"  # the first that has --group
 SECONDS_TO_REACH_SOURCE = 20
 PYTEST_NOTHING_SELECTED = 5
+HALVES = {"test_a to test_l": "[!a-l]", "test_m to test_z": "[!m-z]"}  # and what each leaves out
 
 
 class DevError(Exception):
@@ -360,42 +361,67 @@ def run_demo(hosts: Sequence[Host], extra: Sequence[str], left_out: str) -> int:
     return code
 
 
-def planned_runs(hosts: Sequence[Host]) -> list[tuple[str, Host | None, str]]:
-    """Heading, host and marks of each run of pytest, those that take longest first.
+def planned_runs(
+    hosts: Sequence[Host], extra: Sequence[str]
+) -> list[tuple[str, Host | None, list]]:
+    """Heading, host and arguments of each run of pytest, those that take longest first.
 
-    Hosts after the first do not repeat what no host changes (`once`).
+    Hosts after the first do not repeat what no host changes (`once`). The host tests of the first
+    take longer than all else: they are two runs, each of half the files. A path among the arguments
+    goes to the runs of its folder, and other runs fall away.
     """
-    kinds = {"host tests": "host and not server", "server and browser tests": "server"}
-    runs = [
-        (f"{kind} with {host}", host, marks if host == hosts[0] else f"{marks} and not once")
-        for kind, marks in kinds.items()
+    kinds = {"host tests": ["host"], "server and browser tests": ["server", "ui"]}
+    planned = [
+        (f"{kind} with {host}", host, folders, ["-m", "not once"] if host != hosts[0] else [])
+        for kind, folders in kinds.items()
         for host in hosts
     ]
-    return [*runs, ("tests that need no ComfyUI", None, "not host")]
+    planned.append(("tests that need no ComfyUI", None, ["core"], []))
+    paths = {name: (REPO / name.partition("::")[0]).resolve() for name in extra}
+    paths = {name: path for name, path in paths.items() if path.is_relative_to(REPO / "tests")}
+    others = [argument for argument in extra if argument not in paths]
+    if hosts and not paths:
+        heading, *same, _ = planned.pop(0)
+        planned[:0] = [
+            (f"{heading}, {half}", *same, [f"--ignore-glob=*/test_{left_out}*.py"])
+            for half, left_out in HALVES.items()
+        ]
+    runs = []
+    for heading, host, names, marks in planned:
+        chosen = []
+        for folder in (REPO / "tests" / name for name in names):
+            if not paths or any(folder.is_relative_to(path) for path in paths.values()):
+                chosen.append(folder.relative_to(REPO).as_posix())
+            else:
+                chosen += [name for name, path in paths.items() if path.is_relative_to(folder)]
+        if chosen:
+            runs.append((heading, host, [*chosen, *marks, *others]))
+    return runs
 
 
 def run_tests(hosts: Sequence[Host], extra: Sequence[str], left_out: str) -> int:
     """All tests, in two runs at a time, as a test uses one core; each is printed when it ends."""
-    if not hosts:
-        codes = [run_module("all tests that need no ComfyUI", environment(None), "pytest", *extra)]
+    queue, codes = planned_runs(hosts, extra), []
+    if len(queue) == 1:
+        [(heading, host, arguments)] = queue
+        codes = [run_module(heading, environment(host), "pytest", *arguments)]
     else:
-        queue, codes = planned_runs(hosts), []
         say(f"{len(queue)} runs of tests, two at a time; each is printed when it has ended")
         with ThreadPoolExecutor(2) as pool:
-            headings = {pool.submit(run_kept, *run, extra): heading for heading, *run in queue}
+            headings = {pool.submit(run_kept, *run): heading for heading, *run in queue}
             for done in as_completed(headings):
                 say(f"== {headings[done]}\n{done.result().stdout}")
                 codes.append(done.result().returncode)
     if left_out:
         say(left_out)
     # The tests that were chosen need not be in every run.
-    codes = [code for code in codes if code != PYTEST_NOTHING_SELECTED] or codes
+    codes = [code for code in codes if code != PYTEST_NOTHING_SELECTED] or [PYTEST_NOTHING_SELECTED]
     return next((code for code in codes if code), 0)
 
 
-def run_kept(host: Host | None, marked: str, extra: Sequence[str]) -> subprocess.CompletedProcess:
-    """Tests by their marks; what they print is in `stdout`."""
-    command = module_command("pytest", "-m", marked, *extra)
+def run_kept(host: Host | None, arguments: Sequence[str]) -> subprocess.CompletedProcess:
+    """A run of pytest; what it prints is in `stdout`."""
+    command = module_command("pytest", *arguments)
     kept = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     environ = environment(host)
     return subprocess.run(command, cwd=REPO, env=environ, errors="replace", check=False, **kept)

@@ -19,13 +19,14 @@ import torch
 
 from benchmarks.demo_report import table
 from benchmarks.speed_blocks import CALLS_PER_TIME, Layer, ours, repeated
-from benchmarks.timing import gain, machine
+from benchmarks.timing import clock_of, gain, machine
 from bigain_core.compression.break_even import saved_flops
 from bigain_core.measure.flops import input_shortened
 from bigain_core.measure.timing import Spread, take_turns
 from bigain_core.methods import (
     BlockMerging,
     KeyMerging,
+    KeyPairs,
     KVCellSelection,
     KVDownsampling,
     KVSelection,
@@ -43,6 +44,7 @@ METHODS: tuple[Method, ...] = (
     *(KVSelection(ratio=ratio) for ratio in (0.5, 0.75)),
     *(KVCellSelection(factor=factor) for factor in (2, 4)),
     *(KeyMerging(1 - 1 / factor**2, cell=factor) for factor in (2, 4)),
+    *(KeyPairs(1 - 1 / factor**2) for factor in (2, 4)),
 )
 SIDES, WIDTHS, BATCH = (4, 8, 12, 16, 24, 32), (320, 640, 1280), 1
 SLOWER = 0.98  # less than this is not called noise
@@ -67,7 +69,7 @@ def points(device: torch.device, dtype: torch.dtype, rounds: int) -> Iterator[Po
             works = {OFF: lambda layer=layer: layer.shortened(*[layer.x.shape[1]] * 2)}
             works |= {method.name: ours(layer, method).work for method in METHODS}
             works = {name: repeated(work, calls) for name, work in works.items()}
-            times = take_turns(works, rounds, warm_up=2)
+            times = take_turns(works, rounds, warm_up=2, timed=clock_of(device))
             for method in METHODS:
                 saved = saved_flops(method, layer.grid, width, input_shortened)
                 found = times[method.name].gain_over(times[OFF])

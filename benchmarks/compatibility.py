@@ -1,10 +1,11 @@
 """Write docs/compatibility.md from tests that run on real hosts, and the README's list of models.
 
-    python -m benchmarks.compatibility [--host PATH ...] [--readme]
+    python -m benchmarks.compatibility [--host PATH ...] [--models | --readme]
 
 Runs the tests of the model families and those next to other nodes with every ComfyUI, as `dev.py`
-finds them or as named. A cell says yes only where all of its tests ran and passed. With --readme
-no test is run: the list of models follows the page as it is.
+finds them or as named, and with the newest those that emulate still newer ones. A cell says yes
+only where all of its tests ran and passed. With --models what is next to other nodes stays as it
+is; with --readme no test is run: the list of models follows the page as it is.
 """
 
 from __future__ import annotations
@@ -43,6 +44,16 @@ COLUMNS = {
         "test_a_node_outside_its_range_is_bit_identical_and_says_so",
     ),
 }
+NEWER = "tests/host/test_newer_attention.py"
+CALL_OF_0_40 = (
+    "test_the_attention_that_a_checkpoint_has_chosen_runs_in_every_layer",
+    "test_nothing_changes_where_no_checkpoint_has_chosen",
+)
+EMULATED = {
+    NEWER: "The attention call of 0.40, with boxes for tensors and a chosen attention",
+    "tests/host/test_image_queries.py": "Qwen-Image 2.1, whole and with a cached prefix",
+    "tests/host/test_with_sparse_attention.py": "Model Sparse Attention",
+}
 SCENARIOS = {
     "tests/host/test_with_patches.py": "Other nodes that change attention or the model",
     "tests/host/test_with_joint_models.py": "The same on Flux",
@@ -72,7 +83,9 @@ nothing else changes. They say nothing about the quality of images.
 *IE-KVD*: sampling equals a slow reference that shortens keys and values by loops on the host's own
 attention. *L-GTM*: the image changes, the same way each time, and the plain model is afterwards
 what it was; for models with joint attention it equals such a reference too. *off*: ratio 0, factor
-1 and a node outside its range are bit-identical to the plain model.
+1 and a node outside its range are bit-identical to the plain model. *call of 0.40*: on the newest
+ComfyUI here, with its attention called as 0.40 and later do, the attention that a checkpoint has
+chosen runs in every layer, and results are those of this ComfyUI's own call.
 """
 NOT_COVERED = """
 Refused with a message, and why:
@@ -81,10 +94,19 @@ Refused with a message, and why:
 - HiDream O1: its text and its image attend in two calls of their own, and reach the host's
   attention through a function made for each network call.
 - CogVideoX, Mochi: text and video attend together within reach of an override; no tests yet.
+- Kandinsky 6, Prism: no ComfyUI tested here has them.
+- Wan Animate 2 and the causal models made from Wan: one calls attention for a frame at a time, with
+  keys of the pose behind those of the video, the others without the options of the host.
 
-HunyuanVideo 1.5 has the network of Hunyuan Video and is not refused. It has no row, as its own
-conditions are not tested; a sequence that does not add up is left as it is. So are those of
-networks made from Wan's that add tokens of their own.
+Control blocks of Wan VACE stay whole; its other blocks are compressed. Wan FlowRVS has the network
+and the sequence of Wan, but no row: it was not tested by itself. A sequence that does not add up is
+left as it is and named in BiGain Report.
+"""
+EMULATIONS = """
+## Newer than the newest ComfyUI here
+
+Stand-ins written from what is known of later versions, around the networks of ComfyUI {version}.
+They show that these conventions are met, not that a later version has no others.
 """
 NEXT_TO = """
 ## Next to other nodes
@@ -131,19 +153,21 @@ def cell(verdicts: Iterable[str]) -> str:
     return "" if not ran else "yes" if ran == {"passed"} else "no"
 
 
-def family_rows(by_host: dict[Host, list[Outcome]]) -> Iterator[list[str]]:
-    """The title, then a cell for each host and column, in the order in which cases come."""
+Column = tuple[str, list[Outcome], tuple[str, ...]]  # its head, and functions among the outcomes
+
+
+def family_rows(columns: list[Column]) -> Iterator[list[str]]:
+    """The title, then a cell for each column, in the order in which cases come."""
     titles: dict[str, str] = {}
     verdicts = defaultdict(list)
-    for host, results in by_host.items():
+    for head, results, functions in columns:
         for result in results:
             if "case" in result.recorded:
                 titles.setdefault(result.recorded["case"], result.recorded["title"])
-            for column, functions in COLUMNS.items():
-                if result.function in functions and "case" in result.recorded:
-                    verdicts[result.recorded["case"], host, column].append(result.verdict)
+                if result.function in functions:
+                    verdicts[result.recorded["case"], head].append(result.verdict)
     for case, title in titles.items():
-        cells = [cell(verdicts[case, host, column]) for host in by_host for column in COLUMNS]
+        cells = [cell(verdicts[case, head]) for head, *_ in columns]
         if any(cells):
             yield [title, *cells]
 
@@ -165,13 +189,27 @@ def scenario_rows(by_host: dict[Host, list[Outcome]]) -> Iterator[list[str]]:
         yield [name, *(cell(verdicts[name, host]) for host in by_host)]
 
 
-def page(hosts: list[Host]) -> str:
-    parts = [INTRODUCTION]
-    head = ["model", *(f"{host.version}: {column}" for host in hosts for column in COLUMNS)]
-    families = {host: outcomes(host, FAMILIES) for host in hosts}
-    parts.append(table(head, list(family_rows(families))))
-    parts.append(NOT_COVERED.rstrip())
-    parts.append(NEXT_TO.rstrip())
+def page(hosts: list[Host], next_to: str = "") -> str:
+    """Of hosts from old to new; `next_to` is that part of the page where it is to stay."""
+    columns: list[Column] = []
+    for host in hosts:
+        results = outcomes(host, FAMILIES)
+        columns += [(f"{host.version}: {head}", results, names) for head, names in COLUMNS.items()]
+    emulated = {path: outcomes(hosts[-1], path) for path in EMULATED}
+    columns.append(("call of 0.40", emulated[NEWER], CALL_OF_0_40))
+    parts = [
+        INTRODUCTION,
+        table(["model", *(head for head, *_ in columns)], list(family_rows(columns))),
+    ]
+    parts += [NOT_COVERED.rstrip(), EMULATIONS.format(version=hosts[-1].version).rstrip()]
+    for path, title in EMULATED.items():
+        rows = scenario_rows({hosts[-1]: emulated[path]})
+        parts.append(f"\n{table([title, 'emulated'], list(rows))}")
+    return "\n".join(parts) + "\n" + (next_to or next_to_other_nodes(hosts))
+
+
+def next_to_other_nodes(hosts: list[Host]) -> str:
+    parts = [NEXT_TO.rstrip()]
     for path, title in SCENARIOS.items():
         results = {host: outcomes(host, path) for host in hosts}
         head = [title, *(host.version for host in hosts)]
@@ -184,13 +222,16 @@ def models(page: str) -> str:
 
     Models with references, for inpainting and the like are not told from their model.
     """
-    heading, _, *rows = re.findall(r"^\|(.*)\|$", page.partition("\n## Next")[0], re.MULTILINE)
-    columns = [column.strip().partition(": ")[0] for column in heading.split("|")[1:]]
+    first = re.search(r"(^\|.*\|\n)+", page, re.MULTILINE)[0]
+    heading, _, *rows = re.findall(r"^\|(.*)\|$", first, re.MULTILINE)
+    columns = [column.strip().partition(": ") for column in heading.split("|")[1:]]
     versions_of: dict[str, str] = {}
     for row in rows:
         words, *cells = (cell.strip() for cell in row.split("|"))
-        failed = {column for column, cell in zip(columns, cells, strict=True) if cell != "yes"}
-        passed = [column for column in dict.fromkeys(columns) if column not in failed]
+        found = list(zip(columns, cells, strict=True))
+        failed = {version for (version, *_), cell in found if cell != "yes"}
+        tested = dict.fromkeys(version for version, of_a_host, _ in columns if of_a_host)
+        passed = [version for version in tested if version not in failed]
         if passed:
             versions_of.setdefault(OF_A_VARIANT.split(words)[0], f"ComfyUI {' and '.join(passed)}")
     groups = defaultdict(list)
@@ -208,11 +249,13 @@ def with_models(readme: str, page: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", action="append", default=[], metavar="PATH")
+    parser.add_argument("--models", action="store_true", help="leave what is next to other nodes")
     parser.add_argument("--readme", action="store_true", help="leave the page as it is")
     args = parser.parse_args()
     if not args.readme:
-        hosts = find_hosts(args.host, os.environ, REPO, Path.home())
-        PAGE.write_text(page(sorted(hosts, key=version_key)), encoding="utf-8")
+        hosts = sorted(find_hosts(args.host, os.environ, REPO, Path.home()), key=version_key)
+        kept = NEXT_TO + PAGE.read_text("utf-8").partition(NEXT_TO)[2] if args.models else ""
+        PAGE.write_text(page(hosts, kept), encoding="utf-8")
     readme = with_models(README.read_text("utf-8"), PAGE.read_text("utf-8"))
     README.write_text(readme, encoding="utf-8")
 

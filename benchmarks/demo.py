@@ -1,8 +1,10 @@
 """Generate and rank with compression off, with L-GTM and with IE-KVD: `python -m benchmarks.demo`.
 
 Writes images side by side, the ranking of prompts for images as a table and a chart, and times
-beside the floating point operations. Without arguments the bundled model generates and ranks
-shapes, textures and digits; --checkpoint, --image and --prompts together do it with your own model.
+beside the floating point operations, all of it also as one page, demo.html. With a host, one call
+of a network of Stable Diffusion's size is timed as well. Without arguments the bundled model
+generates and ranks shapes, textures and digits; --checkpoint, --image and --prompts together do it
+with your own model.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import webbrowser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,14 +23,20 @@ from torch import Tensor
 
 from benchmarks.demo_backend import Backend
 from benchmarks.demo_builtin import BuiltinBackend
-from benchmarks.demo_report import flops_table, ranking_table, times_table, write
-from benchmarks.demo_run import Job, Question, run
+from benchmarks.demo_report import (
+    flops_table,
+    ranking_table,
+    summary,
+    times_table,
+    whole_section,
+    write,
+)
+from benchmarks.demo_run import Job, Question, run, timed_whole_call
 from bigain_core.classification import check_labels
-from bigain_core.models.checkpoint import BUNDLED_MODEL, class_indices, read_checkpoint
+from bigain_core.models.checkpoint import BUNDLED_MODEL, SAMPLES, class_indices, read_checkpoint
 
 Images = Mapping[Path, Image.Image]
 
-IMAGES = Path(__file__).parent / "images"
 GENERATED = (
     "plain ring",
     "checkered disc",
@@ -107,9 +116,9 @@ def squares(images: Sequence[Image.Image], size: int) -> Tensor:
 
 
 def question(images: Images, prompts: Sequence[str], size: int) -> Question:
-    """An image whose file is called like a prompt, "a-cat.png", has that prompt as its name."""
+    """Images; one in a file called like a prompt, "a cat.png" or "a-cat.png", has its name."""
     spoken = {prompt.replace(" ", "-"): prompt for prompt in prompts}
-    names = tuple(spoken.get(path.stem, path.name) for path in images)
+    names = tuple(spoken.get(path.stem.replace(" ", "-"), path.name) for path in images)
     return Question(squares(list(images.values()), size), names, tuple(prompts))
 
 
@@ -141,7 +150,7 @@ def prepare(args: argparse.Namespace) -> tuple[Backend, Job]:
     if args.checkpoint is None:
         generated, ranked = bundled_prompts(args.prompts)
     check_labels(ranked)
-    paths = args.image or sorted(IMAGES.glob("*.png"))
+    paths = args.image or sorted(SAMPLES.glob("*.png"))
     images = {path: read_image(path) for path in paths}
     backend = open_backend(args)
     if args.image:
@@ -160,15 +169,20 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     with torch.inference_mode():  # as ComfyUI runs its nodes
         outcomes = run(backend, job)
+        whole = timed_whole_call() if args.host else None
     command = shlex.join(["python", "dev.py", "demo", *arguments])
-    paths = write(args.out, backend, job, outcomes, command)
-    for title, text in (
+    text = summary(backend, job, outcomes, whole, command)
+    paths = write(args.out, text, job, outcomes)
+    for title, shown in (
+        ("Speed at a size that people use", whole_section(whole)),
         ("Times (speed-up: off / setting)", times_table(outcomes)),
         ("GFLOP of one network call", flops_table(outcomes)),
         ("Ranking", ranking_table(job, outcomes)),
     ):
-        print(f"\n{title}\n\n{text}")
+        print(f"\n{title}\n\n{shown}")
     print("\nWritten:", *paths, sep="\n  ")
+    if sys.stdout.isatty():  # nobody looks where the output goes into a file
+        webbrowser.open(paths[-1].resolve().as_uri())
     return 0
 
 

@@ -1,16 +1,14 @@
-"""Write the images that the demo ranks: `python -m benchmarks.demo_images`.
+"""Write the images of BiGain Sample Images and of the demo: `python -m benchmarks.demo_images`.
 
 The first held-out image of each class, so none is picked for its result. File names are classes.
 """
-
-from pathlib import Path
 
 from PIL import Image
 
 from benchmarks.data import CLASS_NAMES, SHAPE_CLASSES, held_out_digits, held_out_shapes
 from benchmarks.demo_drawing import to_image
+from bigain_core.models.checkpoint import SAMPLES
 
-FOLDER = Path(__file__).parent / "images"
 CLASSES = (
     "checkered disc",
     "row-striped triangle",
@@ -29,15 +27,14 @@ def demo_images() -> dict[str, Image.Image]:
         label = CLASS_NAMES.index(name)
         found = kinds[label >= SHAPE_CLASSES]
         pixels = found.pixels[found.labels == label][0]  # (3, 32, 32)
-        images[f"{name.replace(' ', '-')}.png"] = to_image(pixels.movedim(0, -1) / 2 + 0.5)
+        images[f"{name}.png"] = to_image(pixels.movedim(0, -1) / 2 + 0.5)
     return images
 
 
 def main() -> None:
-    FOLDER.mkdir(exist_ok=True)
     for name, image in demo_images().items():
-        image.save(FOLDER / name)
-        print(f"{FOLDER.name}/{name}")
+        image.save(SAMPLES / name)
+        print(f"{SAMPLES.name}/{name}")
 
 
 if __name__ == "__main__":

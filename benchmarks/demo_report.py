@@ -13,10 +13,14 @@ import torch
 
 from benchmarks.demo_backend import Backend, CallFlops
 from benchmarks.demo_drawing import Bar, Card, ranking_chart, sample_grid
+from benchmarks.demo_page import page
 from benchmarks.demo_run import Job, Outcome, Question
+from benchmarks.demo_whole import NAME, PIXELS
 from benchmarks.methods import OFF
 from bigain_core.classification import Ranking
 from bigain_core.classification.results.result_table import COLUMNS, result_table
+from bigain_core.measure.benchmark import Benchmark
+from bigain_core.measure.similarity import psnr, ssim
 from bigain_core.text import cell_text, csv_table
 
 BARS = 5
@@ -142,7 +146,36 @@ def cards(job: Job, outcomes: Outcomes) -> list[Card]:
 # Files
 
 
-def summary(backend: Backend, job: Job, outcomes: Outcomes, command: str) -> str:
+def apart_table(outcomes: Outcomes) -> str:
+    """How far the generated images are from the plain ones: medians."""
+    plain = outcomes[OFF].samples
+    rows = []
+    for name, outcome in outcomes.items():
+        if name != OFF:
+            alike, decibels = (of(outcome.samples, plain).median().item() for of in (ssim, psnr))
+            rows.append([name, f"{alike:.3f}", f"{decibels:.1f}"])
+    return table(["setting", "SSIM", "PSNR (dB)"], rows)
+
+
+def whole_section(found: Benchmark | None) -> str:
+    """A network call at a size that people use, off and on."""
+    if found is None:
+        return "Not measured: the network's class comes with ComfyUI, and none was found."
+    taken = {name: measured.times.spread.median for name, measured in found.measured.items()}
+    rows = [
+        [name, f"{seconds:.2f} s", f"{found.gain(name).median:.2f}x"]
+        for name, seconds in taken.items()
+    ]
+    (ceiling,) = (found.ceiling(name) for name in taken if name != OFF)
+    return f"""{table(["setting", "one call", "speed-up"], rows)}
+
+{NAME}'s network with random weights at {PIXELS} x {PIXELS} px, one image, on {found.device}; by its
+operations alone the speed-up would be {ceiling:.2f}x."""
+
+
+def summary(
+    backend: Backend, job: Job, outcomes: Outcomes, whole: Benchmark | None, command: str
+) -> str:
     rounds = f"{job.rounds} round{'s' if job.rounds > 1 else ''}"
     trials = job.plan.trials
     flops = max((o.flops for o in outcomes.values()), key=lambda flops: flops.layers_before)
@@ -159,9 +192,16 @@ def summary(backend: Backend, job: Job, outcomes: Outcomes, command: str) -> str
 
 ![images](images.png)
 
-The same prompts, {job.steps} steps and starting noise (seed {job.seed}) under each setting.
+The same prompts, {job.steps} steps and starting noise (seed {job.seed}) under each setting. How
+similar they are to the plain ones, by medians (SSIM: 1 is equal):
 
-## Times
+{apart_table(outcomes)}
+
+## Speed at a size that people use
+
+{whole_section(whole)}
+
+## Times of the small model above
 
 {times_table(outcomes)}
 
@@ -191,10 +231,11 @@ in [ranking.csv](ranking.csv).
 """
 
 
-def write(folder: Path, backend: Backend, job: Job, outcomes: Outcomes, command: str) -> list[Path]:
-    """Write the demo's files into `folder` and return their paths."""
+def write(folder: Path, text: str, job: Job, outcomes: Outcomes) -> list[Path]:
+    """Write the demo's files into `folder`, `text` being the summary; the page is the last path."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / name for name in ("images.png", "ranking.png", "ranking.csv", "summary.md")]
+    names = "images.png", "ranking.png", "ranking.csv", "summary.md", "demo.html"
+    paths = [folder / name for name in names]
     samples = {setting: outcome.samples for setting, outcome in outcomes.items()}
     sample_grid(samples, job.generated).save(paths[0])
     subtitle = (
@@ -203,5 +244,6 @@ def write(folder: Path, backend: Backend, job: Job, outcomes: Outcomes, command:
     )
     ranking_chart(cards(job, outcomes), subtitle).save(paths[1])
     paths[2].write_text(ranking_csv(job, outcomes), encoding="utf-8")
-    paths[3].write_text(summary(backend, job, outcomes, command), encoding="utf-8")
+    paths[3].write_text(text, encoding="utf-8")
+    paths[4].write_text(page(text, folder), encoding="utf-8")
     return paths

@@ -12,10 +12,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.demo_backend import Backend, CallFlops
+from benchmarks.demo_whole import NAME, PIXELS, whole_call
 from benchmarks.methods import methods
 from bigain_core.classification import Classification, TrialPlan
 from bigain_core.compression.rules import Compression
 from bigain_core.listener import Listener
+from bigain_core.measure.benchmark import Benchmark
 
 Found = TypeVar("Found")
 Settings = Mapping[str, Compression]
@@ -133,3 +135,8 @@ def run(backend: Backend, job: Job) -> dict[str, Outcome]:
         )
         for setting in settings
     }
+
+
+def timed_whole_call() -> Benchmark:
+    with stage(f"one call of {NAME} at {PIXELS} px, off and on", 4, "call") as bar:
+        return whole_call(listener=_Bar(bar))

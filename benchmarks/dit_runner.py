@@ -66,7 +66,11 @@ class DiTRunner:
         progress = DenoisingProgress(1 - timestep / 999)
         call = NetworkCall(self.compression, progress, self.log, layer_flops=projections_shortened)
         with replaced_forwards(replacements(self.model, x, call)):
-            return self.model(x, torch.full((len(x),), timestep), labels)
+            predicted = self.model(x, torch.full((len(x),), timestep), labels)
+        if self.model.config.predicts == "eps":
+            return predicted
+        level = self.signal[timestep]
+        return level.sqrt() * predicted + (1 - level).sqrt() * x
 
     def denoiser(self, classes: Sequence[int], listener: Listener = SILENT) -> DiTDenoiser:
         """Denoiser for `classify`; prompt k is class classes[k]; `listener` hears of each call."""

@@ -1,4 +1,4 @@
-"""Draw the thumbnails of the example workflows, and the images that one of them tags.
+"""Draw the thumbnails of the example workflows.
 
     python -m benchmarks.example_images
 
@@ -9,7 +9,7 @@ checkpoints that are not here: theirs are drawings of what goes in and what is a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +49,6 @@ from bigain_core.placement import Placement
 from bigain_core.schedules import AlphaSchedule
 
 FOLDER = Path(__file__).resolve().parent.parent / "example_workflows"
-TAGGED = FOLDER / "bigain_tag_dataset_input"
 SIZE = (480, 270)  # width, height of a thumbnail
 QUALITY = 85  # of JPEG
 STEPS, SEED = 20, 7  # as in the workflows
@@ -108,7 +107,7 @@ def hybrid() -> Image.Image:
 
 def classified(labels: Sequence[str], settings: dict[str, tuple[Compression, str]]) -> Image.Image:
     """Bars of the leading labels for one image, under models and plans by their names."""
-    question = Question(pixels(demo_images()["row-striped-triangle.png"])[None], (SHOWN,), labels)
+    question = Question(pixels(demo_images()[f"{SHOWN}.png"])[None], (SHOWN,), labels)
     panels = {}
     for name, (how, plan) in settings.items():
         found = model().classify(how, question.images, labels, PLANS[plan])
@@ -226,6 +225,18 @@ def hires() -> Image.Image:
     return image
 
 
+def with_sound(model: str) -> Image.Image:
+    """Frames cut into tokens, and their sound left whole."""
+    image, draw = blank()
+    for number in range(3):
+        image.paste(mosaic(180, 120), (LEFT + number * 126, 20 + number * 16))
+    for x in range(LEFT, SIZE[0] - LEFT, 4):
+        height = 4 + 22 * abs(np.sin(x / 13) * np.cos(x / 47))
+        draw.line((x, 206 - height, x, 206 + height), TRUE, 2)
+    draw.text((SIZE[0] / 2, 244), f"{model}: cheaper frames, sound left whole", FAINT, SMALL, "ma")
+    return image
+
+
 THUMBNAILS: dict[str, Callable[[], Image.Image]] = {
     "bigain_benchmark": benchmark,
     "bigain_best_of_seeds": best_of_seeds,
@@ -234,6 +245,8 @@ THUMBNAILS: dict[str, Callable[[], Image.Image]] = {
     "bigain_compare_quality": quality,
     "bigain_faster_hires_sdxl": hires,
     "bigain_hybrid_and_presets": hybrid,
+    "bigain_ltx_2_video_with_sound": partial(with_sound, "LTX-2"),
+    "bigain_minimax_h3_video": partial(with_sound, "MiniMax H3"),
     "bigain_rank_prompts_for_photo": rank_prompts,
     "bigain_sure_or_not": sure_or_not,
     "bigain_tag_dataset": tag_dataset,
@@ -244,9 +257,6 @@ def main() -> None:
     for name, draw in THUMBNAILS.items():
         draw().save(FOLDER / f"{name}.jpg", quality=QUALITY, optimize=True)
         print(f"{name}.jpg")
-    TAGGED.mkdir(exist_ok=True)
-    for number, image in enumerate(demo_images().values(), 1):
-        image.save(TAGGED / f"{number}.png")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from functools import cache
 
 import comfy.sd
 import torch
+from bigain.bigain_core.comfyui.model_token_map import FIRST as FIRST_LAYER
+from bigain.bigain_core.comfyui.model_token_map import map_tokens
 from bigain.bigain_core.comfyui.patching.attach import attach
 from bigain.bigain_core.compression.rules import Rule
 from bigain.bigain_core.compression.token_map import TokenMap, token_images
@@ -16,25 +18,25 @@ from bigain.bigain_core.methods import (
     Method,
     TokenMerging,
 )
+from bigain.bigain_core.models import checkpoint
 from bigain.bigain_core.placement import LayerId, Placement
 from bigain.bigain_core.tokens.grid import TokenGrid
 from bigain.nodes.benchmark_node import ALL, BiGainBenchmark
 from bigain.nodes.dit_nodes import BUNDLED_NAME, BiGainDiTLabels, BiGainDiTLoader
 from bigain.nodes.evidence_nodes import BiGainEvidenceMap, BiGainRankImages
-from bigain.nodes.token_map_node import BiGainTokenMap
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.demo import IMAGES, read_image, squares
+from benchmarks.demo import read_image, squares
 from benchmarks.demo_drawing import in_a_row, to_image
 from benchmarks.registry_images import scene
 
 GRID = TokenGrid(32, 48)  # of the scene; a token of the bundled model has 2 x 2 pixels
 SAMPLES = 8  # of the drawing along the side of a pixel, so that its edges are soft
 FIRST = LayerId(0, "transformer", 1)
-FIRST_OR_ANY, NEARLY_CLEAN, SEED = -1, 0, 0
+NEARLY_CLEAN, SEED = 0, 0
 CROSS, DISC, ROWS = "falling-striped cross", "falling-striped disc", "row-striped cross"
-RANKED = ("digit-2", "checkered-disc", "digit-5", "falling-striped-cross", "digit-8")
+RANKED = ("digit 2", "checkered disc", "digit 5", "falling-striped cross", "digit 8")
 WANTED = "digit 5"
 TRIALS = 20
 BENCHMARKED = (1, 3, 96, 96)
@@ -58,7 +60,7 @@ def square(drawing: Tensor, side: int = SIDE) -> Image.Image:
 
 def own_image(name: str) -> Tensor:
     """(S, S, 3): one of the demo's images."""
-    image = read_image(IMAGES / f"{name}.png")
+    image = read_image(checkpoint.SAMPLES / f"{name}.png")
     return squares([image], image.width)[0]
 
 
@@ -82,9 +84,9 @@ def token_maps(method: Method) -> tuple[Image.Image, Image.Image]:
     """Groups and scores."""
     compressed = attach(model(), Rule(method, Placement(layers=(FIRST.number,))))
     positive = BiGainDiTLabels.execute(model(), WANTED).args[0]
-    groups, scores, *_ = BiGainTokenMap.execute(
-        compressed, positive, drawing(), vae(), FIRST_OR_ANY, NEARLY_CLEAN, SEED
-    ).args
+    latents = vae().encode(drawing())  # not by the node, which would cut it to a square
+    maps = map_tokens(compressed, latents, positive, FIRST_LAYER, NEARLY_CLEAN, SEED)
+    groups, scores = token_images(maps, drawing())
     return to_image(groups[0]), to_image(scores[0])
 
 
@@ -97,7 +99,7 @@ def groups(method: Method) -> Image.Image:
 
 def evidence(better: str, worse: str) -> Image.Image:
     prompts = BiGainDiTLabels.execute(model(), "").args[2]
-    image = own_image(CROSS.replace(" ", "-"))[None]
+    image = own_image(CROSS)[None]
     overlay, *_ = BiGainEvidenceMap.execute(
         model(), prompts, image, vae(), better, worse, "thorough", 3, SEED
     ).args
@@ -105,7 +107,7 @@ def evidence(better: str, worse: str) -> Image.Image:
 
 
 def evidence_map() -> Image.Image:
-    image = square(own_image(CROSS.replace(" ", "-")))
+    image = square(own_image(CROSS))
     return in_a_row(image, evidence(CROSS, DISC), evidence(CROSS, ROWS))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from tests.server.conftest import EXAMPLES, PACK, booted, make_base
+from tests.server.conftest import EXAMPLES, FOLDER, PACK, booted, make_base
 from tests.ui.browser import launched
 from tests.ui.conftest import FrontEnd, open_page
 
@@ -28,14 +28,38 @@ SET_APART = """([kind, size]) => {
 }"""
 
 
+CHECKPOINT = "sd_xl_base_1.0.safetensors"
+IN_PLACE = """() => {
+    app.graph.clear();
+    const add = (type, x, size) => {
+        const node = LiteGraph.createNode(type);
+        app.graph.add(node);
+        node.pos = [x, 40];
+        node.setSize(size);
+        return node;
+    };
+    const loader = add("CheckpointLoaderSimple", 20, [330, 130]);
+    const auto = add("BiGainAuto", 400, [330, 180]);
+    const sampler = add("KSampler", 780, [330, 270]);
+    loader.connect(0, auto, 0);
+    auto.connect(0, sampler, 0);
+    app.canvas.ds.scale = 1;
+    app.canvas.ds.offset = [100, 100];
+    app.canvas.setDirty(true, true);
+}"""
+AROUND = {"x": 100, "y": 100, "width": 1130, "height": 350}  # those three nodes
+MILLISECONDS_TO_DRAW = 1_000
+
+
 def panels(host: Path) -> Iterator[Image.Image]:
-    """The curve editor, the race and the report."""
+    """BiGain (Auto) between its neighbours, the curve editor, the race and the report."""
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as started:
         base = make_base(Path(folder), [])
-        (base / "custom_nodes" / "bigain").symlink_to(PACK)
+        (base / "custom_nodes" / FOLDER).symlink_to(PACK)
         browser = launched(started.chromium)
         with booted(host, base) as server:
             shown = open_page(browser, server)
+            yield in_place(shown)
             yield curve(shown)
             shown.load(json.loads(EXAMPLE.read_text("utf-8")))
             shown.run()
@@ -43,6 +67,13 @@ def panels(host: Path) -> Iterator[Image.Image]:
                 shown.page.evaluate(SET_APART, [kind, size])
                 shown.look_at(kind)
                 yield photographed(shown, panel)
+
+
+def in_place(shown: FrontEnd) -> Image.Image:
+    shown.page.evaluate(IN_PLACE)
+    shown.page.wait_for_timeout(MILLISECONDS_TO_DRAW)
+    drawing = Image.open(io.BytesIO(shown.page.screenshot(clip=AROUND)))
+    return drawing.convert("RGB").quantize(COLOURS)
 
 
 def curve(shown: FrontEnd) -> Image.Image:

@@ -33,9 +33,11 @@ def offered() -> dict[str, dict]:
     """The interface of every node by its id, in a process that has entered a host."""
     import folder_paths
     from bigain.nodes import BiGainExtension
+    from comfy.samplers import KSampler
 
-    # Names of files would be those of this machine.
-    with mock.patch.object(folder_paths, "get_filename_list", return_value=[]):
+    # Names of files and samplers would be those of this machine and host.
+    files = mock.patch.object(folder_paths, "get_filename_list", return_value=[])
+    with files, mock.patch.multiple(KSampler, SAMPLERS=["euler"], SCHEDULERS=["simple"]):
         nodes = asyncio.run(BiGainExtension().get_node_list())
         return {node.GET_SCHEMA().node_id: interface(node.GET_NODE_INFO_V1()) for node in nodes}
 

@@ -18,19 +18,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.demo_report import table
-from benchmarks.peers import RATIO
 from benchmarks.speed_blocks import METHODS
-from bigain_core.methods import Method, TokenMerging
+from bigain_core.methods import Method
 from bigain_core.schedules import DenoisingProgress
 from bigain_core.tokens.grid import TokenGrid
 from bigain_core.tokens.parts import plan_in_parts
 from bigain_core.tokens.plans import MergePlan, key_mask
 from bigain_core.tokens.sequence import JointPlan
 
-AS_IN_NODES = {  # what a new node has beside the published settings
-    "L-GTM 0.7, keys weighed": TokenMerging(RATIO, proportional=True),
-    "ToMe 0.7, keys weighed": TokenMerging(RATIO, "random", proportional=True),
-}
 FREE = ("view", "empty", "prim::", "device")  # in the names of operators without a kernel
 
 
@@ -111,8 +106,7 @@ def in_joint_attention(method: Method, grid: TokenGrid, x: Tensor) -> Tensor:
     plan = plan_in_parts(method, grid.image(x), grid.frame, DenoisingProgress(0.5), 0)
     joint = JointPlan(grid, plan, plan.unblended(), getattr(method, "proportional", False))
     queries, keys, values = joint.queries(x), joint.keys(x), joint.values(x)
-    if (bias := joint.key_bias(keys)) is not None:
-        bias.to(x.dtype)
+    joint.key_bias(keys, x.dtype)
     return joint.restore(queries) + values[:, :1]
 
 
@@ -142,7 +136,7 @@ def kernels(method: Method, shape: Shape) -> int:
 def main() -> None:
     rows = [
         [name, *(f"{kernels(method, shape)}" for shape in SHAPES.values())]
-        for name, method in {**METHODS, **AS_IN_NODES}.items()
+        for name, method in METHODS.items()
     ]
     print(table(["kernels added to a layer", *SHAPES], rows))
 

@@ -23,7 +23,7 @@ from benchmarks.demo import GENERATED
 from benchmarks.demo_builtin import BuiltinBackend
 from benchmarks.demo_drawing import to_image
 from benchmarks.host import enter_host, import_pack
-from benchmarks.methods import methods
+from bigain_core.compression.rules import Compression
 from bigain_core.models.checkpoint import BUNDLED_MODEL
 
 PACK = Path(__file__).resolve().parent.parent
@@ -31,23 +31,18 @@ COLUMNS = 4
 ENLARGED = 3
 STEPS, SEED = 20, 0  # as the demo generates
 GROUPS = ("generated", "nodes", "benchmark", "panels")
-GENERATED_AS = (
-    "web/docs/dit_loader",
-    "docs/generated_lgtm",
-    "docs/generated_kvd",
-)  # off, L-GTM, IE-KVD
-PANELS = ("web/docs/alpha_editor", "web/docs/race", "web/docs/report_view")
+GENERATED_AS = "web/docs/dit_loader"
+PANELS = ("docs/in_place", "web/docs/alpha_editor", "web/docs/race", "web/docs/report_view")
 
 
-def generated() -> Iterator[tuple[str, Image.Image]]:
-    """What the demo generates under each setting, in one image."""
+def generated() -> Image.Image:
+    """What the demo generates, in one image."""
     backend = BuiltinBackend(BUNDLED_MODEL)
-    for name, compression in zip(GENERATED_AS, methods(backend.placement).values(), strict=True):
-        drawings = backend.drawings(compression, GENERATED, STEPS, SEED, lambda step: None)
-        rows = drawings.unflatten(0, (-1, COLUMNS)).transpose(1, 2)  # (R, S, C, S, 3)
-        image = to_image(rows.flatten(2, 3).flatten(0, 1))
-        size = image.width * ENLARGED, image.height * ENLARGED
-        yield name, image.resize(size, Image.Resampling.NEAREST)
+    drawings = backend.drawings(Compression(), GENERATED, STEPS, SEED, lambda step: None)
+    rows = drawings.unflatten(0, (-1, COLUMNS)).transpose(1, 2)  # (R, S, C, S, 3)
+    image = to_image(rows.flatten(2, 3).flatten(0, 1))
+    size = image.width * ENLARGED, image.height * ENLARGED
+    return image.resize(size, Image.Resampling.NEAREST)
 
 
 def find_tests() -> None:
@@ -59,7 +54,7 @@ def find_tests() -> None:
 def drawn(group: str, host: Path) -> Iterator[tuple[str, Image.Image]]:
     """Names without .png, and the images of a group."""
     if group == "generated":
-        yield from generated()
+        yield GENERATED_AS, generated()
     elif group == "panels":
         find_tests()
         from benchmarks.images_of_panels import panels

@@ -30,6 +30,7 @@ from bigain_core.measure.flops import input_shortened
 from bigain_core.measure.timing import Times, Work, take_turns
 from bigain_core.methods import (
     BlockMerging,
+    KeyMerging,
     KVCellSelection,
     KVDownsampling,
     KVSelection,
@@ -39,7 +40,7 @@ from bigain_core.methods import (
 )
 from bigain_core.schedules import AlphaSchedule, DenoisingProgress
 from bigain_core.tokens.grid import TokenGrid
-from bigain_core.tokens.plans import MergePlan, Plan
+from bigain_core.tokens.plans import MergePlan, Plan, key_mask
 
 OFF = "off"
 METHODS: Mapping[str, Method] = {
@@ -53,6 +54,10 @@ METHODS: Mapping[str, Method] = {
     "average factor 2": KVDownsampling(2, AlphaSchedule(0, 0)),
     "KV selection 0.75": KVSelection(),
     "KV selection per cell": KVCellSelection(),
+    "key merging 0.75": KeyMerging(),
+    # As in a new node:
+    "L-GTM 0.7, keys weighed": TokenMerging(RATIO, proportional=True),
+    "ToMe 0.7, keys weighed": TokenMerging(RATIO, "random", proportional=True),
 }
 CACHED = "L-GTM 0.7, assignment cached"
 
@@ -91,8 +96,12 @@ class Layer:
         side = round(self.x.shape[1] ** 0.5)
         return TokenGrid(side, side)
 
-    def attention(self, queries: Tensor, context: Tensor) -> Tensor:
-        """(B, Nq, C) and (B, Nk, C) -> (B, Nq, C). More queries than keys are tiles of an image."""
+    def attention(self, queries: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, Nq, C) and (B, Nk, C) -> (B, Nq, C). More queries than keys are tiles of an image.
+
+        A mask is (B, 1, Nk).
+        """
+        mask = None if mask is None else mask[:, None]
 
         def by_heads(x: Tensor) -> Tensor:
             x = x.reshape(queries.shape[0], -1, self.heads, x.shape[-1] // self.heads)
@@ -103,7 +112,7 @@ class Layer:
             by_heads(functional.linear(x, weight))
             for x, weight in zip((queries, context, context), inputs, strict=True)
         )
-        y = functional.scaled_dot_product_attention(q, k, v)
+        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return functional.linear(y.transpose(1, 2).flatten(2), out)
 
     def shortened(self, queries: int, context: int) -> Tensor:
@@ -137,11 +146,12 @@ def ours(layer: Layer, method: Method, cached: bool = False) -> Setting:
 
     def whole() -> Tensor:
         plan = made if cached else decide()
-        return plan.restore(layer.attention(*merge(plan, layer.norm(layer.x))))
+        queries, context = merge(plan, layer.norm(layer.x))
+        return plan.restore(layer.attention(queries, context, key_mask(plan, context.dtype)))
 
     def deciding() -> Tensor:
         plan = decide()
-        return plan.target if isinstance(plan, MergePlan) else getattr(plan, "chosen", layer.x)
+        return plan.position if isinstance(plan, MergePlan) else getattr(plan, "chosen", layer.x)
 
     steps = {"merging": lambda: merge(made, normed)[1], "restoring": lambda: made.restore(short)}
     if not cached:

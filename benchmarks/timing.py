@@ -1,14 +1,30 @@
 """How measured times are written down: the machine, and numbers with their spread.
 
-The measuring itself is `bigain_core.timing`, which the benchmark node uses too.
+The measuring itself is `bigain_core.measure.timing`, which the benchmark node uses too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from benchmarks.demo_builtin import cpu_name
-from bigain_core.measure.timing import Spread
+from bigain_core.measure.timing import Spread, Work, by_clock
+
+
+def by_events(work: Work) -> float:
+    """Seconds between two events of a CUDA device, as it counts them itself."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    work()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1000
+
+
+def clock_of(device: torch.device) -> Callable[[Work], float]:
+    return by_events if device.type == "cuda" else by_clock
 
 
 def machine(device: torch.device) -> str:

@@ -6,6 +6,7 @@ batches as an uninterrupted run.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -68,33 +69,49 @@ def sine_positions(side: int, width: int) -> Tensor:
     return torch.cat([rows.transpose(0, 1), rows], dim=-1).flatten(0, 1)[None]
 
 
-def fresh_model() -> PlainDiT:
-    """A DiT initialised as published: modulation and output at zero, so blocks are the identity."""
-    model = PlainDiT(CONFIG)
+def fresh_dit(config: DiTConfig, labels: Callable[[int], nn.Module]) -> PlainDiT:
+    """A DiT initialised as published: modulation and output at zero, so blocks are the identity.
+
+    `labels` makes the module that stands in for the label table, by its width.
+    """
+    model = PlainDiT(config)
     initialise(model)
     for layer in [model.t_embedder.mlp[0], model.t_embedder.mlp[2]]:
         nn.init.normal_(layer.weight, std=0.02)
     gates = [block.adaLN_modulation[1] for block in model.blocks]
     for layer in [*gates, model.final_layer.adaLN_modulation[1], model.final_layer.linear]:
         nn.init.zeros_(layer.weight)
-    model.y_embedder = ComposedLabels(CONFIG.hidden_size)
-    model.pos_embed.data = sine_positions(SIZE // CONFIG.patch_size, CONFIG.hidden_size)
+    model.y_embedder = labels(config.hidden_size)
+    model.pos_embed.data = sine_positions(
+        config.input_size // config.patch_size, config.hidden_size
+    )
     return model
 
 
-def export(average: DiT, path: Path) -> None:
-    """Write the averaged weights in the published key layout, fp16, class names in the metadata."""
-    state = {k: v for k, v in average.state_dict().items() if not k.startswith("y_embedder")}
-    state["y_embedder.embedding_table.weight"] = average.y_embedder.table()
+def save_dit(model: DiT, path: Path, **metadata: str) -> None:
+    """Write weights in the published key layout, fp16."""
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith("y_embedder")}
+    state["y_embedder.embedding_table.weight"] = model.y_embedder.table()
     state = {key: value.detach().cpu().half().contiguous() for key, value in state.items()}
-    save_file(state, path, metadata={"class_names": "\n".join(CLASS_NAMES)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, path, metadata=metadata)
+
+
+def fresh_model() -> PlainDiT:
+    return fresh_dit(CONFIG, ComposedLabels)
+
+
+def export(average: DiT, path: Path) -> None:
+    """Write the averaged network, with the class names in the metadata."""
+    save_dit(average, path, class_names="\n".join(CLASS_NAMES))
 
 
 RECIPE = Recipe(fresh_model, "linear", STAGES, export)
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, BUNDLED, Path("build/train_demo.pt"), batch=64)
+    parser = argument_parser(__doc__, BUNDLED, Path("build/train_demo.pt"))
+    parser.add_argument("--batch", type=int, default=64)
     train(RECIPE, parser.parse_args())
 
 

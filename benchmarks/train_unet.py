@@ -83,7 +83,8 @@ RECIPE = Recipe(fresh_model, "scaled-linear", STAGES, export)
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, WEIGHTS, Path("build/train_unet.pt"), batch=16)
+    parser = argument_parser(__doc__, WEIGHTS, Path("build/train_unet.pt"))
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--host", default=os.environ.get("COMFYUI_PATH"), type=Path)
     args = parser.parse_args()
     enter_host(args.host, cpu=args.device == "cpu")

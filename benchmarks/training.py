@@ -23,7 +23,6 @@ from bigain_core.classification.trials.noise import TIMESTEPS
 NO_PROMPT = len(CLASS_NAMES)  # the label of a prompt that was dropped
 PROMPT_DROPOUT = 0.1
 WARMUP = 200
-SAVE_EVERY = 250
 SEEDS_APART = 2**20  # more than steps; torch keeps the low 32 bits of a seed
 
 
@@ -56,6 +55,7 @@ class Recipe:
     schedule: str
     stages: tuple[Stage, ...]
     export: Callable[[nn.Module, Path], None]
+    save_every: int = 250
 
     @property
     def steps(self) -> int:
@@ -73,6 +73,20 @@ class Recipe:
         stage, step = self.stage_at(step)
         warm, left = (step + 1) / WARMUP, (stage.steps - step) / (stage.steps - WARMUP)
         return stage.peak_rate * min(warm, left)
+
+    def optimisers(self, network: nn.Module) -> dict[str, torch.optim.Optimizer]:
+        """By the names that they have in the state."""
+        parameters = network.parameters()
+        adam = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=0.01)
+        return {"optimiser": adam}
+
+    def loss(self, network: nn.Module, args: argparse.Namespace, step: int) -> Tensor:
+        signal = alphas_cumprod(self.schedule)
+        return batch_loss(network, self.stage_at(step)[0], signal, args, step)
+
+    def saved(self, average: nn.Module, args: argparse.Namespace, step: int) -> None:
+        """What is done whenever the state was saved."""
+        self.export(average, args.out)
 
 
 def initialise(network: nn.Module) -> None:
@@ -122,9 +136,9 @@ def train(recipe: Recipe, args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     network = recipe.fresh_network().to(args.device)
     average = copy.deepcopy(network)
-    optimiser = torch.optim.AdamW(network.parameters(), betas=(0.9, 0.99), weight_decay=0.01)
-    parts = {"model": network, "average": average, "optimiser": optimiser}
-    signal, start, recent = alphas_cumprod(recipe.schedule), 0, None
+    optimisers = recipe.optimisers(network)
+    parts = {"model": network, "average": average, **optimisers}
+    start, recent = 0, None
     if args.state.exists():
         saved = torch.load(args.state, weights_only=True)
         start = saved["step"]
@@ -132,30 +146,30 @@ def train(recipe: Recipe, args: argparse.Namespace) -> None:
             part.load_state_dict(saved[name])
     bar = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps, unit="step")
     for step in bar:
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.learning_rate(step)
-        loss = batch_loss(network, recipe.stage_at(step)[0], signal, args, step)
-        optimiser.zero_grad()
+        loss = recipe.loss(network, args, step)
+        network.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
+        for optimiser in optimisers.values():
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.learning_rate(step)
+            optimiser.step()
         update_average(average, network, step)
         recent = loss.item() if recent is None else 0.98 * recent + 0.02 * loss.item()
         bar.set_postfix(loss=f"{recent:.4f}")
-        if (step + 1) % SAVE_EVERY == 0 or step + 1 == recipe.steps:
+        if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
             args.state.parent.mkdir(parents=True, exist_ok=True)
             partial = args.state.with_suffix(".partial")
             state = {name: part.state_dict() for name, part in parts.items()}
             torch.save({"step": step + 1, **state}, partial)
             partial.replace(args.state)
-            recipe.export(average, args.out)
+            recipe.saved(average, args, step + 1)
 
 
-def argument_parser(description: str, out: Path, state: Path, batch: int):
+def argument_parser(description: str, out: Path, state: Path) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, default=out, help="where the model is written")
     parser.add_argument("--state", type=Path, default=state, help="training state to resume from")
-    parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(

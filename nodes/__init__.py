@@ -4,12 +4,15 @@ from comfy_api.latest import ComfyExtension, io
 
 from .benchmark_node import BiGainBenchmark
 from .classification_nodes import BiGainDiffusionClassifier, BiGainGate, BiGainPrompts
+from .compare_node import BiGainCompare
+from .comparison_node import BiGainCompareModels
 from .compression_nodes import BiGainAuto, BiGainReport
 from .dit_nodes import BiGainDiTLabels, BiGainDiTLoader
 from .evaluation_node import BiGainEvaluate
 from .evidence_nodes import BiGainEvidenceMap, BiGainRankImages
 from .kv_nodes import BiGainAlphaSchedule, BiGainKVDownsampling
 from .merging_node import BiGainTokenMerging
+from .sample_images_node import BiGainSampleImages
 from .token_map_node import BiGainTokenMap
 
 
@@ -25,10 +28,13 @@ class BiGainExtension(ComfyExtension):
             BiGainDiffusionClassifier,
             BiGainDiTLoader,
             BiGainDiTLabels,
+            BiGainSampleImages,
             BiGainGate,
             BiGainEvaluate,
             BiGainEvidenceMap,
             BiGainRankImages,
             BiGainTokenMap,
             BiGainBenchmark,
+            BiGainCompare,
+            BiGainCompareModels,
         ]

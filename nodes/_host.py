@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable
 
 from comfy.utils import ProgressBar
 from comfy_api.latest import io
@@ -19,10 +20,10 @@ Result = io.Custom("BIGAIN_RESULT")
 _SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 
 
-def schema(**fields) -> io.Schema:
-    """A schema of this pack without the fields that an older host does not know."""
+def schema(menu: str, **fields) -> io.Schema:
+    """A schema of this pack in a part of its menu, without what an older host does not know."""
     known = {name: value for name, value in fields.items() if name in _SCHEMA_FIELDS}
-    return io.Schema(category="BiGain", **known)
+    return io.Schema(category=f"BiGain/{menu}", **known)
 
 
 class CallBar(Listener):
@@ -35,11 +36,20 @@ class CallBar(Listener):
         self.bar.update(calls)
 
 
+def sender(event: str) -> Callable[[dict], None]:
+    """Messages about the node that is being executed now, also later, to the browser that waits."""
+    context, server = get_executing_context(), getattr(PromptServer, "instance", None)
+
+    def send(content: dict) -> None:
+        if context and server:
+            server.send_sync(event, {"node": context.node_id, **content}, server.client_id)
+
+    return send
+
+
 def send(event: str, content: dict) -> None:
     """A message about the node that is being executed, to the browser that queued it."""
-    context, server = get_executing_context(), getattr(PromptServer, "instance", None)
-    if context and server:
-        server.send_sync(event, {"node": context.node_id, **content}, server.client_id)
+    sender(event)(content)
 
 
 def announce(text: str) -> None:

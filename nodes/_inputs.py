@@ -33,8 +33,10 @@ def branching(name: str, options: Mapping[str, Iterable[io.Input]], tooltip: str
     return io.DynamicCombo.Input(name, options=options, tooltip=tooltip)
 
 
-def chosen(name: str, given: dict | None, options: Iterable[str]) -> tuple[str, dict]:
-    """The option of such a choice, and the values of its inputs.
+def chosen(
+    name: str, given: dict | None, options: Mapping[str, Iterable[io.Input]]
+) -> tuple[str, dict]:
+    """The option of such a choice, and the values of its inputs and of theirs, by name.
 
     The host checks those, but runs a node without a choice that is missing or unknown to it.
     """
@@ -43,7 +45,13 @@ def chosen(name: str, given: dict | None, options: Iterable[str]) -> tuple[str, 
             f"BiGain: expected one of {', '.join(options)} in `{name}`, got something else or "
             "nothing. Choose it again."
         )
-    return given[name], {key: value for key, value in given.items() if key != name}
+    values = {key: value for key, value in given.items() if key != name}
+    for own in options[given[name]]:
+        if isinstance(own, io.DynamicCombo.Input):
+            inner = {option.key: option.inputs for option in own.options}
+            values[own.id], more = chosen(own.id, given.get(own.id), inner)
+            values |= more
+    return given[name], values
 
 
 def number(name: str, limits: tuple, tooltip: str) -> io.Input:
@@ -131,13 +139,17 @@ def where_and_when_exactly() -> list[io.Input]:
             "Excludes the end of the range itself, as the published code does: a run that ends "
             "at timestep 0 is not compressed in its last step.",
         ),
-        switch(
-            "blend_rotary",
-            "For models with rotary positions (Flux, Qwen-Image, Wan and most newer ones). On: "
-            "queries and keys are blended as well. Off: they keep positions that exist, and only "
-            "values are blended.",
-        ),
     ]
+
+
+def blending() -> io.Input:
+    """For methods that make one token of several."""
+    return switch(
+        "blend_rotary",
+        "For models with rotary positions (Flux, Qwen-Image, Wan and most newer ones). On: "
+        "queries and keys are blended as well. Off: they keep positions that exist, and only "
+        "values are blended.",
+    )
 
 
 def where_it_pays() -> io.Input:
@@ -156,7 +168,7 @@ def rule(
     start_percent: float,
     end_percent: float,
     strict_end: bool,
-    blend_rotary: bool,
+    blend_rotary: bool = False,
     only_where_faster: bool = False,
     **layers,
 ) -> Rule:
@@ -178,18 +190,18 @@ def compared_by() -> io.Input:
 
 def score_inputs() -> list[io.Input]:
     """How tokens are compared and how their detail is measured."""
+    padding = choice(
+        "padding",
+        PADDINGS,
+        "What the Laplacian sees outside the image. zeros, as published, makes borders "
+        "look detailed; replicate does not.",
+    )
     return [
-        choice(
+        branching(
             "scorer",
-            SCORERS,
+            {name: advanced(padding) if name.startswith("laplacian") else () for name in SCORERS},
             "How detail is measured: tokens with a low score count as smooth. The paper uses "
             "laplacian-l1 and compares the others in its Table 5.",
-        ),
-        choice(
-            "padding",
-            PADDINGS,
-            "What the Laplacian sees outside the image. zeros, as published, makes borders "
-            "look detailed; replicate does not.",
         ),
         compared_by(),
     ]

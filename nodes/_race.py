@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from math import inf, isfinite
 
 from ..bigain_core.classification import Classification, Snapshot
+from ..bigain_core.classification.results.summary import fits_none
 from ._host import CallBar, send
 
 EVENT = "bigain.race"
@@ -67,16 +68,31 @@ class Race(CallBar):
 
 
 def settled(result: Classification, every: Classification) -> list[dict]:
-    """The end of the race for each image; evaluations are those of `every` prompt."""
+    """The end of the race for each image; evaluations are those of `every` prompt.
+
+    A row has the chance that its prompt is the best: for the winner its confidence. `none` says
+    that perhaps no prompt fits, `alone` that there was but one.
+    """
     races = []
     pairs = list(zip(result.rankings, every.rankings, strict=True))[:MAX_IMAGES]
     for number, (ranking, spent) in enumerate(pairs):
         order, trials = ranking.order, ranking.table.trials.tolist()
-        behind = {prompt: ranking.lead(order[0], prompt).margin for prompt in order[:MAX_ROWS]}
+        shown = order[:MAX_ROWS]
+        leads = dict(zip(shown, ranking.leads(order[0], shown), strict=True))
+        behind = {prompt: lead.margin for prompt, lead in leads.items()}
         rows = _rows(result.labels, order, behind, [count < max(trials) for count in trials])
+        for row, prompt in zip(rows["rows"], shown, strict=True):
+            chance = leads[prompt].worse if prompt != order[0] else ranking.confidence
+            row["chance"] = chance if isfinite(chance) else None
+        rows["rows"][1:] = sorted(rows["rows"][1:], key=_place)
         counts = {"images": len(result.rankings), "used": spent.spent, "saved": max(spent.saved, 0)}
-        races.append({**rows, "image": number, **counts})
+        found = {"alone": len(result.labels) == 1, "none": fits_none(ranking)}
+        races.append({**rows, "image": number, **counts, **found})
     return races
+
+
+def _place(row: dict) -> tuple:
+    return row["dropped"], row["behind"] is None, row["behind"]
 
 
 def _rows(

@@ -17,7 +17,8 @@ from ..bigain_core.classification import (
 )
 
 AUTO, CUSTOM = "auto", "custom"
-PRESETS = [CUSTOM, *PLANS]
+USUAL = "balanced"
+PRESETS = [USUAL, *(name for name in PLANS if name != USUAL), CUSTOM]
 SAMPLERS = {
     "published": PublishedGrid(),
     "spread": SpreadGrid(),

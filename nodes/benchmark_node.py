@@ -18,11 +18,12 @@ class BiGainBenchmark(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
+            menu="Measure",
             node_id="BiGainBenchmark",
             display_name="BiGain Benchmark",
             description="Measures, in turn, how fast a model runs on this machine with and without "
             "compression, beside what the operations saved would allow.",
-            search_aliases=["speed", "timing", "performance", "it/s"],
+            search_aliases=["speed", "faster", "timing", "performance", "it/s"],
             is_output_node=True,
             inputs=[
                 io.Model.Input(

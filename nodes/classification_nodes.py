@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from comfy_api.latest import io, ui
 
 from ..bigain_core.classification import WEIGHTINGS
@@ -9,18 +11,19 @@ from ..bigain_core.classification.datasets.labels import LABEL_SETS, read_labels
 from ..bigain_core.classification.datasets.labels import label_set as published
 from ..bigain_core.classification.results.classes import by_class
 from ..bigain_core.classification.results.result_table import result_table
-from ..bigain_core.classification.results.summary import summary
+from ..bigain_core.classification.results.summary import summary, warnings
 from ..bigain_core.classification.trials.losses import LOSSES
 from ..bigain_core.comfyui.classifying.chart import bar_chart
 from ..bigain_core.comfyui.classifying.latent_classifier import (
     Screener,
     classify_latents,
-    encode_images,
+    encode_fitted,
     max_calls,
+    ranked_latents,
     warnings_about,
 )
 from ..bigain_core.comfyui.classifying.prompts import encode_prompts
-from ._host import Prompts, Result, announce, schema
+from ._host import Prompts, Result, schema
 from ._inputs import advanced, branching, choice, chosen, number, optional, trial_seed
 from ._race import Race, settled
 from ._trial_plans import AUTO, CUSTOM, PRESETS, SAMPLERS, chosen_plan
@@ -40,17 +43,19 @@ STAGES = (
         "5, 1 for two stages and 50, 10, 1 for three.",
     ),
 )
+OWN = {name: STAGES if name == CUSTOM else () for name in PRESETS}
 
 
 class BiGainPrompts(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
+            menu="Recognise",
             node_id="BiGainPrompts",
             display_name="BiGain Prompts",
             description="Turns labels into prompts for the diffusion classifier. They are read "
             "as plain text: parentheses are not weights.",
-            search_aliases=["labels", "classes", "zero-shot"],
+            search_aliases=["labels", "classes", "zero-shot", "interrogate", "tags"],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder of the model that will classify."),
                 io.String.Input(
@@ -97,11 +102,19 @@ class BiGainDiffusionClassifier(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
+            menu="Recognise",
             node_id="BiGainDiffusionClassifier",
             display_name="BiGain Diffusion Classifier",
             description="Ranks prompts for an image by how well the model, given each of them, "
             "predicts the noise that was added to it. Takes an image and its VAE, or a latent.",
-            search_aliases=["zero-shot", "classify", "rank prompts", "tagging"],
+            search_aliases=[
+                "zero-shot",
+                "classify",
+                "interrogate",
+                "tag images",
+                "clip",
+                "what is it",
+            ],
             is_output_node=True,
             inputs=[
                 io.Model.Input(
@@ -112,11 +125,10 @@ class BiGainDiffusionClassifier(io.ComfyNode):
                 Prompts.Input("prompts", tooltip="From BiGain Prompts or BiGain DiT Labels."),
                 branching(
                     "preset",
-                    {name: STAGES if name == CUSTOM else () for name in PRESETS},
-                    "custom: stages of your own, as published. fast, balanced, thorough and "
-                    "sequential drop a prompt once it is clearly worse, and stop when one is left. "
-                    "certified drops only on proof, which takes many more trials. The others are "
-                    "the paper's.",
+                    OWN,
+                    "fast, balanced, thorough and sequential drop prompts that are clearly worse "
+                    "and stop when one is left. certified drops only on proof, which takes many "
+                    "more trials. Then the paper's, and custom: stages of your own.",
                 ),
                 *advanced(
                     choice(
@@ -187,20 +199,21 @@ class BiGainDiffusionClassifier(io.ComfyNode):
         cls, model, prompts, preset=None, image=None, vae=None, latent=None, temperature=1.0,
         screening_model=None, screening_trials=5, screening_keep=8, previous=None, **choices,
     ) -> io.NodeOutput:  # fmt: skip
-        name, stages = chosen("preset", preset, PRESETS)
+        name, stages = chosen("preset", preset, OWN)
         plan = chosen_plan(preset=name, **stages, **choices)
-        latents, mask = _latents(image, vae, latent)
+        latents, mask, notes = _latents(model, image, vae, latent)
         screener = screening_model and Screener(screening_model, screening_trials, screening_keep)
-        calls = max_calls(plan, len(prompts.labels), screener) * len(latents)
-        announce(f"BiGain: at most {calls} network evaluations for {len(latents)} image(s)")
+        calls = max_calls(plan, prompts, screener) * len(latents)
+        logging.info(f"BiGain: at most {calls} network evaluations for {len(latents)} image(s)")
         # A screening model sees all images before the other one begins.
-        each = None if screener else plan.calls(len(prompts.labels))
+        each = None if screener else max_calls(plan, prompts)
         race = Race(prompts.labels, len(latents), calls, each)
         every = classify_latents(
             model, latents, prompts, plan, race, mask=mask, screener=screener, previous=previous
         )  # fmt: skip
         result = by_class(every, prompts.classes)
-        words = summary(result, every, temperature, warnings_about(model))
+        others = [*notes, *warnings_about(model)]
+        words = summary(result, every, temperature, others)
         if len(result.labels) > PREVIEWED:
             shown = f"These are the {PREVIEWED} best of {len(result.labels)}; `table` has all."
             words = f"{shown}\n\n{words}"
@@ -213,7 +226,7 @@ class BiGainDiffusionClassifier(io.ComfyNode):
             [ranking.confidence for ranking in result.rankings],
             bar_chart(result),
             ui=ui.PreviewText(f"{result_table(result, temperature, PREVIEWED)}\n{words}").as_dict()
-            | {"bigain_race": settled(result, every)},
+            | {"bigain_race": settled(result, every), "bigain_notes": [*warnings(result), *others]},
         )
 
 
@@ -286,6 +299,7 @@ class BiGainGate(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
+            menu="Recognise",
             node_id="BiGainGate",
             display_name="BiGain Gate",
             description="Passes on one of two inputs, by the confidence or the margin of a "
@@ -323,15 +337,25 @@ class BiGainGate(io.ComfyNode):
         return io.NodeOutput(sure if is_sure else unsure, is_sure)
 
 
-def _latents(image, vae, latent):
-    """(B, C, ...) as they come from a VAE, and a noise mask or None."""
+def _latents(model, image, vae, latent):
+    """As `ranked_latents`, of either an image or a latent, with what was done to the image."""
     if (image is None) == (latent is None) or (image is None) != (vae is None):
         given = {"image": image, "vae": vae, "latent": latent}
         names = [name for name, value in given.items() if value is not None]
+        advice = {
+            ("image",): "Connect the VAE of the model to `vae`",
+            ("vae",): "Connect an image to `image`",
+            (): "Connect an image and the VAE of the model",
+        }
         raise ValueError(
             "BiGain: expected either an image with a VAE or a latent, got "
-            f"{' and '.join(names) or 'neither'}. Connect one of the two."
+            f"{' and '.join(names) or 'neither'}. "
+            f"{advice.get(tuple(names), 'Disconnect the latent, or the image and the VAE')}."
         )
     if latent is None:
-        return encode_images(vae, image), None
-    return latent["samples"], latent.get("noise_mask")
+        samples, _, done = encode_fitted(model, vae, image)
+        latent, notes = {"samples": samples}, [done] * bool(done)
+    else:
+        notes = []
+    latents, mask, left_out = ranked_latents(latent)
+    return latents, mask, [*notes, *left_out]

@@ -7,22 +7,32 @@ from comfy_api.latest import io, ui
 from ..bigain_core.comfyui.patching.attach import attach, compression_state, resolve
 from ..bigain_core.compression.automatic import AUTO, STRENGTHS, automatic_rule
 from ..bigain_core.compression.presets import PRESETS
-from ..bigain_core.compression.report import report, report_data
-from ._host import announce, schema
+from ..bigain_core.compression.report import headline_data, report, report_data
+from ._host import schema, sender
 from ._inputs import choice, model_to_accelerate
 
 PAPER = "paper: "
+EVENT = "bigain.auto"
 
 
 class BiGainAuto(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
+            menu="Speed",
             node_id="BiGainAuto",
             display_name="BiGain (Auto)",
             description="Makes a model faster in one click: chooses method, layers and strength "
             "for its kind. On a CPU, layers that are too small to gain are skipped.",
-            search_aliases=["preset", "paper", "hybrid", "speed up", "acceleration"],
+            search_aliases=[
+                "faster",
+                "speed up",
+                "acceleration",
+                "performance",
+                "tome",
+                "preset",
+                "paper",
+            ],
             inputs=[
                 model_to_accelerate(),
                 choice(
@@ -40,36 +50,31 @@ class BiGainAuto(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, preset) -> io.NodeOutput:
+        if preset == "off":
+            return io.NodeOutput(model)
+        family, layers = resolve(model)
         if preset in STRENGTHS:
-            model = _automatic(model, preset)
-        elif preset != "off":
-            for rule in PRESETS[preset.removeprefix(PAPER)].rules:
-                model = attach(model, rule)
+            kind = family.adapter.layer_flops
+            rules = (automatic_rule(preset, kind, len(layers), family.active),)
+        else:
+            rules = PRESETS[preset.removeprefix(PAPER)].rules
+        for rule in rules:
+            model = attach(model, rule)
+        tell = sender(EVENT)
+        compression_state(model).on_end = lambda log: tell(headline_data(log))
         return io.NodeOutput(model)
-
-
-def _automatic(model, strength):
-    """The model with the rule for its kind; says which, as the size is not known before a run."""
-    family, layers = resolve(model)
-    rule = automatic_rule(strength, family.adapter.layer_flops, len(layers), family.active)
-    covered = sum(rule.placement.covers(layer_id) for layer_id in layers)
-    announce(
-        f"BiGain {strength} on {family.name}: {rule.method.name}, in {covered} of {len(layers)} "
-        "self-attention layers where they are large enough. What a run can gain at most, and its "
-        "ceiling, are in the log after it and in BiGain Report."
-    )
-    return attach(model, rule)
 
 
 class BiGainReport(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
+            menu="Measure",
             node_id="BiGainReport",
             display_name="BiGain Report",
             description="Reports what BiGain did in the last run of a model: layers, tokens "
             "before and after, operations saved, and what was skipped and why.",
-            search_aliases=["statistics", "flops"],
+            search_aliases=["statistics", "flops", "faster", "speed up"],
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model that the sampler used."),

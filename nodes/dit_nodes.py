@@ -28,6 +28,7 @@ class BiGainDiTLoader(io.ComfyNode):
             {name for folder in FOLDERS for name in folder_paths.get_filename_list(folder)}
         )
         return schema(
+            menu="Recognise",
             node_id="BiGainDiTLoader",
             display_name="BiGain DiT Loader",
             description="Loads a class-conditional diffusion transformer (DiT-XL/2, or any size "
@@ -57,6 +58,7 @@ class BiGainDiTLabels(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
+            menu="Recognise",
             node_id="BiGainDiTLabels",
             display_name="BiGain DiT Labels",
             description="Turns classes of a DiT into conditioning for a sampler and into prompts "
@@ -110,8 +112,10 @@ class BiGainDiTLabels(io.ComfyNode):
         chosen = tuple(line.strip() for line in lines) or everything
         check_labels(chosen)
         indices = class_indices(chosen, config, names)
-        prompts = Prompts(chosen, tuple(label_conditioning([index]) for index in indices))
-        return io.NodeOutput(label_conditioning(indices), label_conditioning([]), prompts)
+        null = label_conditioning([])
+        conditionings = tuple(label_conditioning([index]) for index in indices)
+        prompts = Prompts(chosen, conditionings, empty=null)
+        return io.NodeOutput(label_conditioning(indices), null, prompts)
 
 
 def _classes(model: DiTModel, label_set: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

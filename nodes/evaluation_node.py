@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from dataclasses import replace
-from pathlib import Path
+from math import inf
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import folder_paths
 from comfy_api.latest import io, ui
@@ -26,20 +29,35 @@ from ..bigain_core.classification.datasets.result_files import (
 )
 from ..bigain_core.comfyui.classifying.folder_evaluation import evaluate
 from ..bigain_core.comfyui.classifying.identity import settings
-from ._host import CallBar, Prompts, announce, schema
+from ..bigain_core.comfyui.dit_model import native_side
+from ._host import CallBar, Prompts, schema, send
 from ._inputs import advanced, choice, number
+
+USUAL_SIZE = 512  # the paper's
+EVENT = "bigain.evaluation"
+SECONDS_BETWEEN = 0.5
+MAX_ROWS = 100  # that the node shows
+SURE = 0.9  # a smaller confidence is marked
 
 
 class BiGainEvaluate(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
+            menu="Recognise",
             node_id="BiGainEvaluate",
-            display_name="BiGain Evaluate",
-            description="Classifies a labelled folder and measures how often the classifier is "
-            "right. Results are saved image by image: a run that was stopped continues where it "
-            "was.",
-            search_aliases=["accuracy", "mAP", "McNemar", "data set", "tag", "caption", "folder"],
+            display_name="BiGain Evaluate (Tag a Folder)",
+            description="Tags the images of a folder, or measures on a labelled one how often the "
+            "classifier is right. Results are saved image by image: a run that was stopped "
+            "continues where it was.",
+            search_aliases=[
+                "tag images",
+                "caption folder",
+                "tag folder",
+                "interrogate",
+                "dataset",
+                "accuracy",
+            ],
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model that classifies, compressed or not."),
@@ -57,12 +75,15 @@ class BiGainEvaluate(io.ComfyNode):
                     "with a CSV file, or with images alone to have them tagged. Nothing outside "
                     "of the input folder is read.",
                 ),
-                io.String.Input(
-                    "csv",
-                    default="",
-                    placeholder="empty: one folder per class",
-                    tooltip="A CSV file in that folder, each row with a file and its label, or "
-                    "several labels with ; between them. Empty: folders are named after classes.",
+                *advanced(
+                    io.String.Input(
+                        "csv",
+                        default="",
+                        placeholder="empty: one folder per class",
+                        tooltip="A CSV file in that folder, each row with a file and its label, or "
+                        "several labels with ; between them. Empty: folders are named after "
+                        "classes.",
+                    )
                 ),
                 io.String.Input(
                     "output",
@@ -79,9 +100,10 @@ class BiGainEvaluate(io.ComfyNode):
                 ),
                 number(
                     "size",
-                    (512, 16, 4096),
+                    (0, 0, 4096),
                     "Side of the square that is classified: the short side is resized "
-                    "to it and the long one cropped, as in the paper. 32 for the bundled model.",
+                    "to it and the long one cropped, as in the paper. 0: the size that a DiT was "
+                    "made for; 512 for other models.",
                 ),
                 number(
                     "limit",
@@ -137,6 +159,7 @@ class BiGainEvaluate(io.ComfyNode):
         labels = tuple(dict.fromkeys(prompts.classes))
         images = read_folder(Path(folder_paths.get_input_directory()), folder, csv)
         job = Job(resolve_wordnet_ids(images, labels), labels, limit, shard - 1, shards)
+        size = size or native_side(model) or USUAL_SIZE
         plan, classes, found = PLANS[preset], list(prompts.classes), settings(model, prompts)
         made = job.settings(prompts.labels, plan, size, classes=classes, **found)
         paths = [_output(output, shard_name("", k, shards)) for k in range(shards)]
@@ -145,7 +168,7 @@ class BiGainEvaluate(io.ComfyNode):
         with ResultFile(paths[shard - 1], made) as results:
             pending = job.pending(results.records)
             progress = _Progress(len(pending), plan.calls(len(prompts.labels)))
-            announce(
+            logging.info(
                 f"BiGain: {len(pending)} of {len(job.shard_images)} images to classify, at most "
                 f"{progress.total} network evaluations"
             )
@@ -160,8 +183,37 @@ class BiGainEvaluate(io.ComfyNode):
         text = str(summary)
         if others:
             text += f"\nagainst {compare_with}: {comparison(summary.counted, others.records)}"
-        table = summary.table()
-        return io.NodeOutput(text, summary.accuracy, table, ui=ui.PreviewText(text))
+        shown = _shown(summary, exported if summary.is_complete else paths[shard - 1])
+        shown = ui.PreviewText(text).as_dict() | {"bigain_evaluation": [shown | {"text": text}]}
+        return io.NodeOutput(text, summary.accuracy, summary.table(), ui=shown)
+
+
+def _shown(summary: Summary, path: Path) -> dict:
+    """What the node shows: a headline, where the file is, and the images that it is least sure of.
+
+    Thumbnails are asked of the server, by the place of the image in the input folder.
+    """
+    finished, root = summary.finished, Path(folder_paths.get_output_directory())
+    words = f"{len(finished)} tagged"
+    if summary.job.images.is_labelled:
+        words = f"{summary.right} of {len(finished)} right"
+    doubtful = sorted(finished, key=lambda record: record["confidence"])
+    folder = PurePosixPath(PureWindowsPath(summary.job.images.folder).as_posix())
+    return {
+        "headline": words,
+        "file": path.relative_to(root.resolve()).as_posix(),
+        "complete": summary.is_complete,
+        "rows": [
+            {
+                "subfolder": (folder / record["file"]).parent.as_posix(),
+                "filename": PurePosixPath(record["file"]).name,
+                **{name: record[name] for name in ("file", "best", "confidence", "labels")},
+            }
+            for record in doubtful[:MAX_ROWS]
+        ],
+        "unsure": sum(record["confidence"] < SURE for record in finished),
+        "images": len(finished),
+    }
 
 
 def _output(name: str, ending: str) -> Path:
@@ -176,8 +228,15 @@ class _Progress(CallBar):
 
     def __init__(self, images: int, calls_per_image: int):
         self.total, self.step, self.images = images * calls_per_image, calls_per_image, 0
+        self.started, self.told = time.monotonic(), -inf
         super().__init__(self.total)
 
     def on_image(self) -> None:
         self.images += 1
         self.bar.update_absolute(self.images * self.step)
+        now = time.monotonic()
+        if now - self.told >= SECONDS_BETWEEN:
+            self.told = now
+            left = self.total // max(self.step, 1) - self.images
+            content = {"done": self.images, "left": left, "seconds": now - self.started}
+            send(EVENT, content)

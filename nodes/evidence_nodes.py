@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+from math import isfinite
 
 from comfy_api.latest import io, ui
 
 from ..bigain_core.classification import PLANS
 from ..bigain_core.classification.evidence.evidence_images import evidence_images
-from ..bigain_core.comfyui.classifying.latent_classifier import encode_images
+from ..bigain_core.comfyui.classifying.latent_classifier import encode_fitted
 from ..bigain_core.comfyui.classifying.latent_evidence import (
     find_evidence,
     max_calls,
@@ -17,11 +19,14 @@ from ..bigain_core.comfyui.classifying.latent_evidence import (
 from ._host import CallBar, Prompts, announce, schema
 from ._inputs import advanced, choice, number, trial_seed
 
+MAX_SHOWN = 64  # thumbnails
+
 
 class BiGainEvidenceMap(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
+            menu="Recognise",
             node_id="BiGainEvidenceMap",
             display_name="BiGain Evidence Map",
             description="Shows which parts of an image support one prompt (red) and which "
@@ -85,10 +90,10 @@ class BiGainEvidenceMap(io.ComfyNode):
         names = (prompt_a.strip(), prompt_b.strip())
         calls = max_calls(plan, prompts, *names) * len(image)
         announce(f"BiGain: at most {calls} network evaluations for {len(image)} image(s)")
-        latents = encode_images(vae, image)
+        latents, image, fitting = encode_fitted(model, vae, image)
         found = find_evidence(model, latents, prompts, plan, *names, CallBar(calls))
         overlay, mask = evidence_images([one.plane for one in found], image, smoothing)
-        value = "\n".join(map(str, found))
+        value = "\n".join(filter(None, (fitting, *map(str, found))))
         return io.NodeOutput(overlay, mask, value, ui=ui.PreviewText(value))
 
 
@@ -96,11 +101,13 @@ class BiGainRankImages(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
+            menu="Recognise",
             node_id="BiGainRankImages",
             display_name="BiGain Rank Images",
             description="Sorts images by how well a prompt describes them: the best of several "
             "seeds first. Uses the loaded model itself, so it knows what its LoRAs know.",
-            search_aliases=["best of n", "score", "select image", "clip score"],
+            search_aliases=["best of n", "score", "select image", "clip score", "sort images"],
+            is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model that judges, compressed or not."),
                 io.Conditioning.Input("prompt", tooltip="What the images should show."),
@@ -141,11 +148,25 @@ class BiGainRankImages(io.ComfyNode):
     @classmethod
     def execute(cls, model, prompt, empty_prompt, image, vae, trials, trial_seed) -> io.NodeOutput:
         calls = 2 * trials * len(image)
-        announce(f"BiGain: {calls} network evaluations for {len(image)} image(s)")
-        latents = encode_images(vae, image)
+        logging.info(f"BiGain: {calls} network evaluations for {len(image)} image(s)")
+        latents, _, fitting = encode_fitted(model, vae, image)
         ranking = rank_for_prompt(
             model, latents, prompt, empty_prompt, trials, trial_seed, CallBar(calls)
         )
         order, table = ranking.order, ranking.table()
-        scores = ranking.scores[order].tolist()
-        return io.NodeOutput(image[order], order, scores, table, ui=ui.PreviewText(table))
+        scores, errors = ranking.scores[order].tolist(), ranking.behind_best()[1][order].tolist()
+        thumbnails = ui.PreviewImage(image[order[:MAX_SHOWN]], cls=cls).as_dict()["images"]
+        rows = [
+            {
+                **thumbnail,
+                "image": number,
+                "score": score,
+                "error": error if isfinite(error) else None,
+            }
+            for thumbnail, number, score, error in zip(
+                thumbnails, order, scores, errors, strict=False
+            )
+        ]
+        shown = {"rows": rows, "images": len(order), "note": fitting}
+        shown = ui.PreviewText(table).as_dict() | {"bigain_ranked": [shown]}
+        return io.NodeOutput(image[order], order, scores, table, ui=shown)

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..bigain_core.comfyui.patching.attach import attach
 from ..bigain_core.methods import (
     KeyMerging,
+    KeyPairs,
     KVCellSelection,
     KVDownsampling,
     KVSelection,
@@ -21,6 +22,7 @@ from ._host import Alpha, schema
 from ._inputs import (
     Option,
     advanced,
+    blending,
     branching,
     chosen,
     model_to_accelerate,
@@ -55,6 +57,16 @@ ALPHAS = (
         )
     ),
 )
+(WEIGHT,) = advanced(
+    switch(
+        "proportional",
+        "For models in which text and image share their attention (SD3, Flux, "
+        "Qwen-Image and others): each pooled key weighs as much as the tokens it "
+        "stands for, so that the text does not gain attention. Costs some time, as "
+        "attention then needs a mask.",
+    )
+)
+(ROTARY,) = advanced(blending())
 SCORES = advanced(*score_inputs())
 BLEND = advanced(
     number(
@@ -70,6 +82,10 @@ def _blended(factor, proportional, alpha_start, alpha_end, alpha=None) -> Method
     return KVDownsampling(factor, alpha or AlphaSchedule(alpha_start, alpha_end), proportional)
 
 
+def _random_places(factor: int, proportional: bool) -> Method:
+    return KVDownsampling(factor, AlphaSchedule(1.0, 1.0), proportional, random_places=True)
+
+
 def _fixed(alpha: float) -> Callable[..., Method]:
     return partial(_blended, alpha_start=alpha, alpha_end=alpha)
 
@@ -78,33 +94,44 @@ def _selecting(choice: str) -> Callable[..., Method]:
     return lambda factor, **scored: KVSelection(choice, 1 - 1 / factor**2, **scored)
 
 
-def _merging_keys(factor: int, proportional: bool) -> Method:
-    """Keys that are merged always weigh as much as their tokens."""
+def _merging_keys(factor: int) -> Method:
     return KeyMerging(1 - 1 / factor**2, cell=factor)
 
 
+def _paired_keys(factor: int) -> Method:
+    return KeyPairs(1 - 1 / factor**2)
+
+
 METHODS = {
-    "IE-KVD": Option(ALPHAS, _blended),
-    "ToDo": Option((), _fixed(1.0)),
-    "average": Option((), _fixed(0.0)),
-    **{f"select {mode}": Option(SCORES, _selecting(mode)) for mode in SELECTION_MODES},
+    # Keys that stand as they are, the nearest ones, have nothing to blend; merged ones always weigh
+    # as much as their tokens.
+    "IE-KVD": Option((*ALPHAS, WEIGHT, ROTARY), _blended),
+    "ToDo": Option((WEIGHT,), _fixed(1.0)),
+    "average": Option((WEIGHT, ROTARY), _fixed(0.0)),
+    **{f"select {mode}": Option((*SCORES, WEIGHT), _selecting(mode)) for mode in SELECTION_MODES},
     **{
-        f"select {mode} per square": Option((*SCORES, *BLEND), partial(KVCellSelection, mode))
+        f"select {mode} per square": Option(
+            (*SCORES, *BLEND, WEIGHT, ROTARY), partial(KVCellSelection, mode)
+        )
         for mode in CELL_MODES
     },
-    "key merging": Option((), _merging_keys),
+    "key merging": Option((ROTARY,), _merging_keys),
+    "key pairs": Option((ROTARY,), _paired_keys),
+    "random places": Option((WEIGHT,), _random_places),
 }
+OWN = {name: option.inputs for name, option in METHODS.items()}
 
 
 class BiGainKVDownsampling(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
+            menu="Speed",
             node_id="BiGainKVDownsampling",
             display_name="BiGain KV Downsampling (IE-KVD)",
             description="Keeps every query of self-attention and downsamples keys and values, "
             "which makes it faster.",
-            search_aliases=["todo", "token downsampling", "ie-kvd", "speed up", "acceleration"],
+            search_aliases=["todo", "tome", "token downsampling", "ie-kvd", "faster", "speed up"],
             inputs=[
                 model_to_accelerate(),
                 number(
@@ -115,13 +142,11 @@ class BiGainKVDownsampling(io.ComfyNode):
                 ),
                 branching(
                     "method",
-                    {name: option.inputs for name, option in METHODS.items()},
-                    "IE-KVD blends nearest and average sampling by alpha. ToDo is nearest "
-                    "alone (alpha 1), average is alpha 0. Select (the paper's Table 4) takes 1 of "
-                    "factor x factor tokens by score: the most or least detailed, from the middle, "
-                    "or evenly over the scores, of the whole image or of each square. Key merging "
-                    "(not in the paper) averages the most alike instead, each key weighing as much "
-                    "as the tokens it stands for.",
+                    OWN,
+                    "IE-KVD (the paper's method) blends nearest and average sampling by alpha; "
+                    "ToDo is nearest alone. Select keeps one of factor x factor tokens by its "
+                    "score, key merging averages the most alike, key pairs are mostly closest to "
+                    "the plain model. The help page explains every method.",
                 ),
                 *where_and_when(),
                 *advanced(
@@ -132,13 +157,6 @@ class BiGainKVDownsampling(io.ComfyNode):
                         "same factor. The paper does not compress the second level.",
                     ),
                     *where_and_when_exactly(),
-                    switch(
-                        "proportional",
-                        "For models in which text and image share their attention (SD3, Flux, "
-                        "Qwen-Image and others): each pooled key weighs as much as the tokens it "
-                        "stands for, so that the text does not gain attention. Costs some time, as "
-                        "attention then needs a mask.",
-                    ),
                 ),
                 *optional(*advanced(where_it_pays())),
             ],
@@ -147,10 +165,11 @@ class BiGainKVDownsampling(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, factor, level_2_factor, levels, proportional, method=None, **where_and_when
+        cls, model, factor, level_2_factor, levels, method=None, **where_and_when
     ) -> io.NodeOutput:
-        name, inputs = chosen("method", method, METHODS)
-        shrinking = partial(METHODS[name].build, proportional=proportional, **inputs)
+        name, inputs = chosen("method", method, OWN)
+        where_and_when["blend_rotary"] = inputs.pop("blend_rotary", False)
+        shrinking = partial(METHODS[name].build, **inputs)
         if levels > 1 and level_2_factor:
             coarser = {"levels": levels, "finest_level": 2, **where_and_when}
             model = attach(model, rule(shrinking(factor=level_2_factor), **coarser))
@@ -163,6 +182,7 @@ class BiGainAlphaSchedule(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
+            menu="Speed",
             node_id="BiGainAlphaSchedule",
             display_name="BiGain Alpha Schedule",
             description="A curve of alpha over the timesteps for BiGain KV Downsampling.",

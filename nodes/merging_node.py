@@ -23,6 +23,7 @@ from ._host import schema
 from ._inputs import (
     Option,
     advanced,
+    blending,
     branching,
     choice,
     chosen,
@@ -39,9 +40,9 @@ from ._inputs import (
 )
 
 MERGING = (
-    choice(
+    branching(
         "merge_mode",
-        MERGE_MODES,
+        {mode: () if mode == "prune" else advanced(blending()) for mode in MERGE_MODES},
         "What a merged token becomes. mean: the average (the paper). mlerp: the average, at "
         "the length of the longest. prune: the destination alone.",
     ),
@@ -65,19 +66,17 @@ PROTECTING = (
         "Which tokens are protected, by score: high protects the most detailed.",
     ),
 )
-SHARING = (
-    choice(
-        "cache_scope",
-        SHARING_SCOPES,
-        "Decide once each for encoder, middle and decoder (stage, as in the paper), once per "
-        "network call, or again after an interval of blocks (for a DiT).",
-    ),
-    number(
-        "cache_interval",
-        (5, 1, 100),
-        "For the scope interval: the number of blocks after which the cached assignment is "
-        "decided again. The published scripts use 5.",
-    ),
+INTERVAL = number(
+    "cache_interval",
+    (5, 1, 100),
+    "The number of blocks after which the cached assignment is decided again. The published "
+    "scripts use 5.",
+)
+SHARING = branching(
+    "cache_scope",
+    {scope: advanced(INTERVAL) if scope == "interval" else () for scope in SHARING_SCOPES},
+    "Decide once each for encoder, middle and decoder (stage, as in the paper), once per "
+    "network call, or again after an interval of blocks (for a DiT).",
 )
 AGGREGATE = choice(
     "aggregate",
@@ -108,7 +107,7 @@ def _merging(destinations: str) -> Callable[..., Method]:
     return build
 
 
-def _cached(cache_scope, cache_interval, **inputs) -> Method:
+def _cached(cache_scope, cache_interval=INTERVAL.default, **inputs) -> Method:
     return _merging("lowest")(sharing=Sharing(cache_scope, cache_interval), **inputs)
 
 
@@ -126,21 +125,31 @@ METHODS = {
     "ToMe": Option((*_TOKENS, SEED), _merging("random")),
     "ToMe (top-left)": Option(_TOKENS, _merging("top-left")),
     "L-GTM (published code)": Option(_TOKENS, _merging("published")),
-    "cached assignment": Option((*_TOKENS, *SHARING), _cached),
+    "cached assignment": Option((*_TOKENS, SHARING), _cached),
     "adaptive block merge": Option((*score_inputs(), *MERGING, AGGREGATE), _blocks),
     "SiTo": Option((compared_by(), SEED), _pruning),
 }
+OWN = {name: advanced(*option.inputs) for name, option in METHODS.items()}
 
 
 class BiGainTokenMerging(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
+            menu="Speed",
             node_id="BiGainTokenMerging",
             display_name="BiGain Token Merging (L-GTM)",
             description="Merges similar image tokens inside self-attention, which then runs "
             "faster. L-GTM merges into the smoothest tokens, so that detail survives.",
-            search_aliases=["tome", "token merging", "l-gtm", "speed up", "acceleration"],
+            search_aliases=[
+                "tome",
+                "tomesd",
+                "token merging",
+                "l-gtm",
+                "faster",
+                "speed up",
+                "acceleration",
+            ],
             inputs=[
                 model_to_accelerate(),
                 number(
@@ -152,13 +161,10 @@ class BiGainTokenMerging(io.ComfyNode):
                 ),
                 branching(
                     "method",
-                    {name: advanced(*option.inputs) for name, option in METHODS.items()},
-                    "Which token of each 2 x 2 square the others merge into. L-GTM: the "
-                    "smoothest (the paper's method). ToMe: a random one. ToMe (top-left): always "
-                    "the first. L-GTM (published code): by the rule of the published code, which "
-                    "differs from the paper's. Cached assignment: L-GTM, decided once for several "
-                    "layers. Adaptive block merge: merges whole smooth squares. SiTo: drops the "
-                    "most similar tokens.",
+                    OWN,
+                    "Which token of each 2 x 2 square the others merge into. L-GTM: the smoothest "
+                    "(the paper's method). ToMe: a random one. SiTo drops the most similar tokens "
+                    "instead. The help page explains every method.",
                 ),
                 *where_and_when(),
                 *advanced(*where_and_when_exactly()),
@@ -169,6 +175,9 @@ class BiGainTokenMerging(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, ratio, method=None, **where_and_when) -> io.NodeOutput:
-        name, inputs = chosen("method", method, METHODS)
+        name, inputs = chosen("method", method, OWN)
+        blend_rotary = inputs.pop("blend_rotary", False)
         merging = METHODS[name].build(ratio=ratio, **inputs)
-        return io.NodeOutput(attach(model, rule(merging, **where_and_when)))
+        return io.NodeOutput(
+            attach(model, rule(merging, blend_rotary=blend_rotary, **where_and_when))
+        )

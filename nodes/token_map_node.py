@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..bigain_core.comfyui.classifying.latent_classifier import encode_images
+from ..bigain_core.comfyui.classifying.latent_classifier import encode_fitted
 from ..bigain_core.comfyui.model_token_map import map_tokens
 from ..bigain_core.compression.token_map import token_images, token_masks
 from ._host import schema
@@ -15,6 +15,7 @@ class BiGainTokenMap(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
+            menu="Measure",
             node_id="BiGainTokenMap",
             display_name="BiGain Token Map",
             description="Shows what a compressing node does to the tokens of an image in one "
@@ -66,10 +67,11 @@ class BiGainTokenMap(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, positive, image, vae, layer, timestep, trial_seed) -> io.NodeOutput:
-        latents = encode_images(vae, image)
+        latents, image, fitting = encode_fitted(model, vae, image)
         maps = map_tokens(model, latents, positive, layer, timestep, trial_seed)
         groups, scores = token_images(maps, image)
         masks = token_masks(maps, image.shape[1:3])
-        value = "\n".join(f"Image {number}: {one}" for number, one in enumerate(maps))
+        lines = (f"Image {number}: {one}" for number, one in enumerate(maps))
+        value = "\n".join(filter(None, (fitting, *lines)))
         shown = ui.PreviewImage(groups, cls=cls).as_dict() | ui.PreviewText(value).as_dict()
         return io.NodeOutput(groups, scores, *masks, value, ui=shown)

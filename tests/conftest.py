@@ -18,9 +18,9 @@ HOST = os.environ.get("COMFYUI_PATH", "")
 # and compiles it, does not depend on the host; both operators and a workflow run with each.
 NO_MATTER_WHICH_HOST = {
     "test_ceilings", "test_compatibility_page", "test_compiled", "test_evaluate_nodes",
-    "test_evidence", "test_flops", "test_image_files", "test_installed", "test_methods",
-    "test_paper", "test_read_image", "test_small_unet", "test_speed", "test_translated",
-    "test_user_images",
+    "test_evidence", "test_fidelity", "test_flops", "test_image_files", "test_installed",
+    "test_methods", "test_paper", "test_read_image", "test_small_unet", "test_speed",
+    "test_translated", "test_user_images",
 }  # fmt: skip
 
 if HOST:  # here and not in a hook, for the conftest files below import ComfyUI
@@ -41,12 +41,6 @@ def pytest_ignore_collect(collection_path, config):
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.path.parent.name in ("host", "server", "ui"):
-            item.add_marker("host")
-        if item.path.parent.name in ("server", "ui"):
-            item.add_marker("server")
-        if item.path.parent.name == "ui":
-            item.add_marker("ui")
         if item.path.stem in NO_MATTER_WHICH_HOST:
             item.add_marker("once")
 

@@ -26,6 +26,7 @@ const STEPS = {
   ArrowDown: { timestep: 0, alpha: -0.01 },
 };
 const LARGER = 10; // with the shift key
+const SUBGRAPH_INPUT = -10; // the host's number for where the inputs of a subgraph come in
 const STYLES = `
   svg { flex: 1; min-height: 0; width: 100%; touch-action: none; user-select: none; }
   text { font: 10px sans-serif; fill: var(--descrip-text); }
@@ -36,10 +37,28 @@ const STYLES = `
   .linked { opacity: 0.5; pointer-events: none; }
 `;
 
+/** All nodes of a graph and of the subgraphs in it. */
+function nodesOf(graph) {
+  return graph.nodes.flatMap((node) => [node, ...(node.subgraph ? nodesOf(node.subgraph) : [])]);
+}
+
+/**
+ * The widget that an input takes its value from. That of a promoted one belongs to the node that
+ * stands for the subgraph; null where there are several of those, or another node gives the value.
+ */
+function sourceOf(node, name) {
+  const input = node.inputs?.find((input) => input.name === name);
+  const link = node.graph?.getLink(input?.link); // a new node has no graph
+  if (!link) return node.widgets.find((widget) => widget.name === name) ?? null;
+  if (Number(link.origin_id) !== SUBGRAPH_INPUT) return null;
+  const around = nodesOf(node.graph.rootGraph).filter(({ subgraph }) => subgraph === node.graph);
+  const [host, ...others] = new Set(around);
+  return host && !others.length ? sourceOf(host, host.inputs[link.origin_slot].name) : null;
+}
+
 class CurveEditor {
   constructor(node) {
     this.node = node;
-    this.widget = node.widgets.find((widget) => widget.name === "curve");
     this.dragged = null; // number of the point under the pointer, and the scale it began with
     this.presets = html("select", { "aria-label": "Preset", change: () => this.choosePreset() });
     this.presets.append(
@@ -71,22 +90,22 @@ class CurveEditor {
       this.size = contentRect;
       this.draw();
     }).observe(this.plot);
-    after(this.widget, "callback", () => this.draw());
+    after(sourceOf(node, "curve"), "callback", () => this.draw());
     after(node, "onConfigure", () => this.draw());
     after(node, "onConnectionsChange", () => this.draw());
   }
 
-  get points() {
-    return parseCurve(this.widget.value);
+  get source() {
+    return sourceOf(this.node, "curve");
   }
 
-  get isLinked() {
-    const slot = this.node.findInputSlot("curve");
-    return slot >= 0 && this.node.isInputConnected(slot);
+  get points() {
+    return parseCurve(this.source?.value ?? "");
   }
 
   set(points) {
-    this.widget.value = formatCurve(points); // which calls back, and so draws
+    this.source.value = formatCurve(points);
+    this.draw(); // the widget of a subgraph does not call back
     this.node.graph?.setDirtyCanvas(true, true);
   }
 
@@ -109,7 +128,9 @@ class CurveEditor {
   }
 
   choosePreset() {
-    if (this.presets.value) this.set(presetCurve(PRESETS[Number(this.presets.value)]));
+    if (this.presets.value && this.source) {
+      this.set(presetCurve(PRESETS[Number(this.presets.value)]));
+    }
     this.presets.value = "";
   }
 
@@ -157,14 +178,13 @@ class CurveEditor {
   }
 
   draw() {
-    const points = this.points;
-    const { isLinked } = this;
-    this.panel.classList.toggle("linked", isLinked);
+    const { points, source } = this;
+    this.panel.classList.toggle("linked", !source);
     this.adding.disabled = !points;
-    if (isLinked) this.note.textContent = "The curve comes from another node.";
+    if (!source) this.note.textContent = "The curve comes from another node.";
     else if (!points) this.note.textContent = "This text is no curve; a preset replaces it.";
     else this.note.textContent = "";
-    this.plot.replaceChildren(...(points && !isLinked ? this.drawn(points) : []));
+    this.plot.replaceChildren(...(points ? this.drawn(points) : []));
   }
 
   drawn(points) {

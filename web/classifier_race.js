@@ -2,20 +2,21 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { addPanel, after, html } from "./panel.js";
-import { barLengths, headline } from "./race.js";
+import { addPanel, after, headline, html, nodeOf, show } from "./panel.js";
+import { barLengths, outcome, percent, progress } from "./race.js";
 
 const KIND = "BiGainDiffusionClassifier";
-const HEIGHT = 190;
+const HEIGHT = 240;
+const WIDTH = 400;
 const STYLES = `
-  table { width: 100%; border-collapse: collapse; table-layout: fixed; }
-  th { width: 40%; padding: 1px 6px 1px 0; font-weight: normal; text-align: left; overflow: hidden;
-    white-space: nowrap; text-overflow: ellipsis; }
-  td { padding: 1px 0; }
+  table { table-layout: fixed; }
+  th { width: 40%; overflow: hidden; white-space: nowrap; text-overflow: ellipsis; }
   td:last-child { width: 72px; text-align: right; font-variant-numeric: tabular-nums; }
+  .warning { color: var(--input-text); border-left: 3px solid #a86400; padding-left: 6px; margin-top: 4px; }
   .bar { height: 10px; min-width: 2px; background: var(--p-primary-color, #4a90d9);
     border-radius: 2px; transition: width 0.25s; }
-  .best .bar { background: #2a8b57; }
+  .best .bar { background: #2a7d50; }
+  .unsure .best .bar { background: #a86400; }
   .dropped { color: var(--descrip-text); opacity: 0.6; }
   .dropped .bar { background: var(--descrip-text); }
   @media (prefers-reduced-motion: reduce) { .bar { transition: none; } }
@@ -23,7 +24,7 @@ const STYLES = `
 
 class RacePanel {
   constructor(node) {
-    this.panel = addPanel(node, "race", HEIGHT, "Race of the prompts", STYLES);
+    this.panel = addPanel(node, "race", HEIGHT, "Race of the prompts", STYLES, WIDTH);
     this.running = false;
     this.say("While it runs, the prompts race here: the longer a bar, the closer to the best.");
   }
@@ -38,10 +39,13 @@ class RacePanel {
     this.show([snapshot]);
   }
 
-  /** @param {import("./race.js").Snapshot[]} snapshots of all images */
-  end(snapshots) {
+  /**
+   * @param {import("./race.js").Snapshot[]} snapshots of all images
+   * @param {string[]} notes on the result
+   */
+  end(snapshots, notes) {
     this.running = false;
-    this.show(snapshots);
+    this.show(snapshots, notes);
   }
 
   stop() {
@@ -50,16 +54,22 @@ class RacePanel {
     this.panel.append(html("div", { class: "note", role: "status" }, "stopped"));
   }
 
-  show(snapshots) {
-    const races = snapshots.flatMap((snapshot) => [
-      html("div", { class: "note" }, headline(snapshot)),
-      table(snapshot),
-    ]);
-    this.panel.replaceChildren(html("div", { class: "scroll", tabindex: 0 }, ...races));
+  show(snapshots, notes = []) {
+    const warnings = notes.map((note) => html("div", { class: "warning" }, note));
+    const [first, ...others] = snapshots.map(race);
+    show(this.panel, first, ...warnings, ...others);
   }
 }
 
-function table({ rows, prompts }) {
+function race(snapshot) {
+  const counted = html("div", { class: "note" }, progress(snapshot));
+  if (snapshot.saved === undefined) return html("div", {}, counted, bars(snapshot));
+  const [words, badge, verdict] = outcome(snapshot);
+  const unsure = verdict === "good" ? "" : "unsure";
+  return html("div", { class: unsure }, headline(words, badge, verdict), bars(snapshot), counted);
+}
+
+function bars({ rows, prompts }) {
   const lengths = barLengths(rows);
   const lines = rows.map((row, place) => line(row, place, lengths[place]));
   if (prompts > rows.length) {
@@ -69,23 +79,13 @@ function table({ rows, prompts }) {
   return html("table", {}, ...lines);
 }
 
-function line({ label, behind, dropped }, place, length) {
+function line({ label, behind, dropped, chance }, place, length) {
   const state = dropped ? "dropped" : place === 0 ? "best" : "";
   const bar = html("div", { class: "bar", style: `width: ${(100 * length).toFixed(1)}%` });
-  const words = behind === null ? "ruled out" : `+${behind.toPrecision(3)}`;
-  const behindBest = html("td", { title: "error above that of the best" }, place ? words : "best");
-  return html("tr", { class: state }, html("th", { scope: "row", title: label }, label), html("td", {}, bar), behindBest);
-}
-
-/** The node that an id of the server means; "3:7" is node 7 in the subgraph that is node 3. */
-function nodeOf(id) {
-  let graph = app.graph.rootGraph ?? app.graph;
-  let node = null;
-  for (const part of String(id).split(":")) {
-    node = graph?.getNodeById(Number(part)) ?? null;
-    graph = node?.subgraph;
-  }
-  return node;
+  const title = behind === null ? "" : `error above that of the best: ${behind.toPrecision(3)}`;
+  const words = chance === undefined ? "" : dropped || chance === null ? "ruled out" : percent(chance);
+  const name = html("th", { scope: "row", title: label }, label);
+  return html("tr", { class: state, title }, name, html("td", {}, bar), html("td", {}, words));
 }
 
 /** @type {WeakMap<object, RacePanel>} */
@@ -111,7 +111,7 @@ app.registerExtension({
     const panel = new RacePanel(node);
     panels.set(node, panel);
     after(node, "onExecuted", (output) => {
-      if (output?.bigain_race) panel.end(output.bigain_race);
+      if (output?.bigain_race) panel.end(output.bigain_race, output.bigain_notes);
     });
   },
 });

@@ -3,6 +3,9 @@
  * widget, the one kind that both renderers show alike; a shadow tree keeps styles apart.
  */
 
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 const CANVAS_MARGIN = 10; // the classic renderer takes it off the height at both ends
 
@@ -16,6 +19,14 @@ const STYLES = `
   }
   .row { display: flex; flex-wrap: wrap; gap: 4px; align-items: center; }
   .note { color: var(--descrip-text); }
+  .shown { user-select: text; cursor: auto; }
+  .headline { display: flex; flex-wrap: wrap; gap: 2px 8px; align-items: baseline; font-size: 16px; }
+  .badge { padding: 1px 8px; border-radius: 8px; font-size: 11px; color: #fff; background: #5f6670; }
+  .good { background: #2a7d50; }
+  .poor { background: #a86400; }
+  table { width: 100%; border-collapse: collapse; margin-top: 6px; }
+  thead th { color: var(--descrip-text); }
+  th, td { padding: 1px 6px 1px 0; font-weight: normal; text-align: left; vertical-align: top; }
   .scroll { flex: 1; contain: size; overflow: auto; } /* a node does not grow with what is in it */
   button, select {
     font: inherit; color: inherit; background: var(--comfy-menu-bg); padding: 2px 6px;
@@ -57,15 +68,56 @@ function filled(element, attributes, children) {
 }
 
 /**
+ * What was found in a few words, and beside it a badge that is "good", "poor" or "none".
+ * @param {string} words
+ * @param {string} badge
+ * @param {string} verdict
+ * @returns {HTMLElement}
+ */
+export function headline(words, badge, verdict) {
+  const label = html("span", { class: `badge ${verdict}` }, badge);
+  return html("div", { class: "headline", role: "status" }, html("strong", {}, words), label);
+}
+
+/**
+ * A table with a column for each name, whose function gives what a row has there.
+ * @param {string} caption for screen readers
+ * @param {Record<string, (row: object) => Node | string | number>} columns
+ * @param {object[]} rows
+ * @returns {HTMLElement}
+ */
+export function table(caption, columns, rows) {
+  const names = Object.keys(columns).map((name) => html("th", { scope: "col" }, name));
+  const cells = (row) => Object.values(columns).map((cell) => html("td", {}, cell(row)));
+  return html(
+    "table",
+    { "aria-label": caption },
+    html("thead", {}, html("tr", {}, ...names)),
+    html("tbody", {}, ...rows.map((row) => html("tr", {}, ...cells(row)))),
+  );
+}
+
+/**
+ * Shows parts in a panel, to be read, selected and, where they are long, scrolled.
+ * @param {HTMLElement} panel
+ * @param {...(Node | string)} parts
+ */
+export function show(panel, ...parts) {
+  const stay = (event) => event.stopPropagation(); // or the node would be dragged
+  panel.replaceChildren(html("div", { class: "scroll shown", tabindex: 0, pointerdown: stay }, ...parts));
+}
+
+/**
  * Adds an empty panel below the widgets of a node. It is no part of the saved workflow.
  * @param {object} node of the host's graph
  * @param {string} name
  * @param {number} height in pixels, at least
  * @param {string} label for screen readers
  * @param {string} styles of this panel alone: it lies in a shadow tree
+ * @param {number} [width] of a fresh node in pixels, at least
  * @returns {HTMLElement} what to fill
  */
-export function addPanel(node, name, height, label, styles) {
+export function addPanel(node, name, height, label, styles, width = 0) {
   const host = html("div", { style: `min-height: ${height}px`, "data-bigain": name });
   const panel = html("div", { class: "panel", role: "group", "aria-label": label });
   host.attachShadow({ mode: "open" }).append(html("style", {}, STYLES + styles), panel);
@@ -77,6 +129,7 @@ export function addPanel(node, name, height, label, styles) {
     setValue: () => {},
   });
   widget.serialize = false; // the option alone leaves an empty place among the saved values
+  node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], node.computeSize()[1])]);
   return panel;
 }
 
@@ -93,4 +146,30 @@ export function after(object, name, then) {
     then(...given);
     return result;
   };
+}
+
+/**
+ * The node that an id of the server means; "3:7" is node 7 in the subgraph that is node 3.
+ * @param {string | number} id
+ * @returns {object | null}
+ */
+export function nodeOf(id) {
+  let graph = app.graph.rootGraph ?? app.graph;
+  let node = null;
+  for (const part of String(id).split(":")) {
+    node = graph?.getNodeById(Number(part)) ?? null;
+    graph = node?.subgraph;
+  }
+  return node;
+}
+
+/**
+ * A small image of a file of the server.
+ * @param {{filename: string, subfolder: string, type: string}} file
+ * @param {string} label
+ * @returns {HTMLElement}
+ */
+export function thumbnail({ filename, subfolder, type }, label) {
+  const query = new URLSearchParams({ filename, subfolder, type, preview: "webp;80" });
+  return html("img", { src: api.apiURL(`/view?${query}`), alt: label, title: label, loading: "lazy" });
 }

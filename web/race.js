@@ -1,7 +1,13 @@
 /** What the panel of the classifier shows, computed from what the server tells. Knows no page. */
 
+const SURE = 0.9; // a smaller confidence is shown as none to rely on
+
 /**
- * @typedef {{label: string, behind: number | null, dropped: boolean}} Row best first
+ * @typedef {object} Row best first
+ * @property {string} label
+ * @property {number | null} behind
+ * @property {boolean} dropped
+ * @property {number | null} [chance] to be the best, at the end
  * @typedef {object} Snapshot
  * @property {Row[]} rows the best prompts
  * @property {number} prompts how many there are
@@ -13,6 +19,8 @@
  * @property {number} [timed] evaluations in `seconds`
  * @property {number} [seconds]
  * @property {number} [saved] evaluations that were not needed, at the end
+ * @property {boolean} [none] perhaps no prompt fits, at the end
+ * @property {boolean} [alone] there was but one prompt
  */
 
 /**
@@ -51,11 +59,34 @@ export function duration(seconds) {
 }
 
 /**
+ * A share in percent; what is rounded to none or all of it is told from those.
+ * @param {number} share
+ * @returns {string}
+ */
+export function percent(share) {
+  const rounded = (100 * share).toFixed(1);
+  if (rounded === "100.0" && share < 1) return "> 99.9 %";
+  if (rounded === "0.0" && share > 0) return "< 0.1 %";
+  return `${rounded} %`;
+}
+
+/**
+ * How an image ended: words, a badge, and "good" or "poor" for whether to rely on it.
+ * @param {Snapshot} snapshot
+ * @returns {[string, string, string]}
+ */
+export function outcome({ rows: [{ label, chance }], none, alone }) {
+  const words = alone ? `${label}, the only label` : `${label}, ${percent(chance)} sure`;
+  if (none) return [words, "perhaps none of these", "poor"];
+  return chance >= SURE && !alone ? [words, "sure", "good"] : [words, "not sure", "poor"];
+}
+
+/**
  * One line on an image: who is left, evaluations used and saved, and how long it may still take.
  * @param {Snapshot} snapshot
  * @returns {string}
  */
-export function headline(snapshot) {
+export function progress(snapshot) {
   const { image, images, alive, prompts, used, saved } = snapshot;
   const parts = images > 1 ? [`image ${image + 1} of ${images}`] : [];
   parts.push(`${alive} of ${prompts} prompts left`, `${count(used)} evaluations`);

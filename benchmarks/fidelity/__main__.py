@@ -1,9 +1,9 @@
 """How close compressed models stay to the plain one: `python -m benchmarks.fidelity`.
 
 Both small models, all methods: error of the prediction by noise level, error and rank correlation
-of what tells prompts apart, agreement of decisions, generated images from the same noise, beside
-operations. Results are kept image by image in --out: what was stopped goes on when the command is
-given again. The report covers the images that every method has.
+of what tells prompts apart, agreement of decisions, generated images from the same noise, and
+photographs on larger grids, beside operations. Results are kept image by image in --out: what was
+stopped goes on when the command is given again. The report covers the images that every method has.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from pathlib import Path
 
 from benchmarks.fidelity.drawing import chart
 from benchmarks.fidelity.page import Fidelity, whole
-from benchmarks.fidelity.settings import SEEDS
+from benchmarks.fidelity.photos import PHOTOS
+from benchmarks.fidelity.settings import METHODS, SEEDS
 from benchmarks.fidelity.work import Work, measure_all
 from benchmarks.paper.models import SMALL
 
-IMAGES, SAMPLES = 48, 64
-QUICK_IMAGES, QUICK_SAMPLES = 6, 8
+IMAGES, SAMPLES, LARGEST_PHOTOS = 48, 64, 4096
+QUICK_IMAGES, QUICK_SAMPLES, QUICK_PHOTOS = 6, 8, 2
 
 
 def main(given: list[str] | None = None) -> None:
@@ -30,6 +31,12 @@ def main(given: list[str] | None = None) -> None:
     add("--models", nargs="+", choices=SMALL, default=list(SMALL))
     add("--images", type=int, default=IMAGES, help="images whose noise is predicted")
     add("--samples", type=int, default=SAMPLES, help="images that are generated")
+    add("--photos", type=int, default=len(PHOTOS), help="photographs whose noise is predicted")
+    add(
+        "--tokens", type=int, default=LARGEST_PHOTOS,
+        help="of the largest grid of photographs; 16384 takes hours",
+    )  # fmt: skip
+    add("--methods", nargs="+", choices=METHODS, default=(), metavar="NAME", help="these alone")
     add("--quick", action="store_true", help="a few images and one seed, to see that it runs")
     add("--workers", type=int, default=os.cpu_count(), help="processes; one for each model at most")
     add("--out", type=Path, default=Path("build/fidelity"))
@@ -37,13 +44,15 @@ def main(given: list[str] | None = None) -> None:
     args = parser.parse_args(given)
     if args.host is None and not args.report:
         parser.error("--host PATH is needed, or COMFYUI_PATH")
-    sizes = (
-        (QUICK_IMAGES, QUICK_SAMPLES, 1) if args.quick else (args.images, args.samples, len(SEEDS))
-    )
-    works = [Work(model, args.host, args.out, *sizes) for model in args.models]
+    sizes = (args.images, args.samples, len(SEEDS), args.photos)
+    if args.quick:
+        sizes = QUICK_IMAGES, QUICK_SAMPLES, 1, QUICK_PHOTOS
+    works = [
+        Work(model, args.host, args.out, *sizes, args.tokens, args.methods) for model in args.models
+    ]
     if not args.report:
         measure_all(works, args.workers)
-    found = {work.model: Fidelity.read(work.folder) for work in works}
+    found = {work.model: Fidelity.read(work.folder, work.grids) for work in works}
     for work in works:
         if drawn := chart(found[work.model]):
             drawn.save(work.folder / "curves.png", optimize=True)

@@ -10,7 +10,7 @@ from benchmarks.demo_drawing import PAPER
 from benchmarks.fidelity.intervals import Figure
 from benchmarks.fidelity.page import MEASURES, Fidelity
 from benchmarks.fidelity.settings import COLOURS, LINES
-from benchmarks.paper.charts import HEIGHT, LEGEND, WIDTH, Panel, Point, draw_legend
+from benchmarks.paper.charts import HEIGHT, LEGEND, LINE, TOP, WIDTH, Panel, Point, draw_legend
 
 
 def chart(found: Fidelity) -> Image.Image | None:
@@ -18,7 +18,10 @@ def chart(found: Fidelity) -> Image.Image | None:
     names = set(found.names)
     if not names:
         return None
-    sheet = Image.new("RGB", (len(MEASURES) * WIDTH + LEGEND, HEIGHT), PAPER)
+    shown = {line: methods for line, methods in LINES.items() if names & set(methods)}
+    colours = {line: COLOURS[line] for line in shown}
+    height = max(HEIGHT, TOP + LINE * len(shown))
+    sheet = Image.new("RGB", (len(MEASURES) * WIDTH + LEGEND, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     for number, (title, measure) in enumerate(MEASURES.items()):
         lines = {
@@ -28,13 +31,13 @@ def chart(found: Fidelity) -> Image.Image | None:
                 if n in names
                 for figure in (Figure.of(measure(found, n)),)
             ]
-            for line, methods in LINES.items()
+            for line, methods in shown.items()
         }
         known = [point for line in lines.values() for point in line]
         step = line_step(max(point.high for point in known))
         panel = Panel.around(known, number * WIDTH, step)
-        panel.draw(draw, f"error: {title}", lines, COLOURS)
-    draw_legend(draw, len(MEASURES) * WIDTH, COLOURS)
+        panel.draw(draw, f"error: {title}", lines, colours)
+    draw_legend(draw, len(MEASURES) * WIDTH, colours)
     return sheet
 
 

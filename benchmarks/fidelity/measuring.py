@@ -23,11 +23,10 @@ from bigain_core.classification.datasets.image_folder import LabelledImage
 from bigain_core.classification.datasets.result_files import SUFFIX, ResultFile
 from bigain_core.compression.rules import Compression, Rule
 from bigain_core.listener import SILENT
+from bigain_core.measure.similarity import ssim
 
 TIMESTEPS = (20, 100, 300, 600, 900)
 BLOCK = 16  # images that are generated together
-WINDOW = 7  # of SSIM, pixels a side
-STABLE = (0.01**2, 0.03**2)  # its constants, for pixels in [0, 1]
 
 
 def compressed(model: Model, setting: Setting):
@@ -65,9 +64,10 @@ def measure_predictions(
             pixels = read_image(data.images.path(image), model.loaded.image_size)
             latents = encode_images(model.loaded.vae, pixels)
             names = small_contest(image.labels[0]).labels
-            plain, noise, _ = predictions(model, model.loaded.patcher, latents, names, image.number)
+            given = latents, names, image.number, TIMESTEPS
+            plain, noise, _ = predictions(model, model.loaded.patcher, *given)
             for setting in left:
-                found, _, cost = predictions(model, patchers[setting], latents, names, image.number)
+                found, _, cost = predictions(model, patchers[setting], *given)
                 right = names.index(image.labels[0])
                 files[setting].add(
                     {"file": image.file, **cost, **compared(plain, found, noise, right)}
@@ -75,7 +75,12 @@ def measure_predictions(
 
 
 def predictions(
-    model: Model, patcher, latents: Tensor, names: Sequence[str], number: int
+    model: Model,
+    patcher,
+    latents: Tensor,
+    names: Sequence[str],
+    number: int,
+    timesteps: Sequence[int],
 ) -> tuple[Tensor, Tensor, dict]:
     """Predicted noise (T, P, ...) of an image's prompts, the noise (T, ...), and operations."""
     from bigain_core.comfyui.classifying.denoiser import with_denoiser
@@ -83,11 +88,11 @@ def predictions(
     from bigain_core.comfyui.patching.attach import compression_state
 
     prompts = Prompts(tuple(names), tuple(model.loaded.encode(names)))
-    plan = TrialPlan((len(TIMESTEPS),), (1,), sampler=FixedTimes(times=TIMESTEPS))
+    plan = TrialPlan((len(timesteps),), (1,), sampler=FixedTimes(times=tuple(timesteps)))
 
     def work(denoiser, x: Tensor) -> tuple[Tensor, Tensor]:
         found, noises = [], []
-        for place, timestep in enumerate(TIMESTEPS):
+        for place, timestep in enumerate(timesteps):
             level = denoiser.schedule.level(timestep)
             noise = trial_noise(tuple(x[0].shape), SEED, number, place).to(x.device)
             trial = Trial(level, noise)
@@ -164,25 +169,17 @@ def measure_generation(
 def images_compared(plain: Tensor, found: Tensor) -> Iterator[Mapping[str, float]]:
     """Of images (B, H, W, 3) in [0, 1]."""
     squares = (found - plain).square().flatten(1).mean(1)
-    for square, alike in zip(squares.tolist(), ssim(plain, found).tolist(), strict=True):
-        yield {"square": square, "ssim": alike}
+    alike = ssim(plain, found)
+    rows = zip(squares.tolist(), alike.tolist(), plain, found, strict=True)
+    for square, same, one, other in rows:
+        yield {"square": square, "ssim": same, "flip": flip(one, other)}
 
 
-def ssim(one: Tensor, other: Tensor) -> Tensor:
-    """Structural similarity (Wang et al., 2004) of images (B, H, W, C) in [0, 1] -> (B,).
+def flip(plain: Tensor, found: Tensor) -> float:
+    """Mean FLIP (Andersson et al., 2020) of two images (H, W, 3) in [0, 1], as its authors have it.
 
-    Over whole windows of 7 x 7 pixels of equal weight, with unbiased variances.
+    It is what alternating between the two shows to an eye at the distance that they take.
     """
-    one, other = (x.movedim(-1, 1).double() for x in (one, other))
+    from flip_evaluator import evaluate
 
-    def mean(x: Tensor) -> Tensor:
-        return functional.avg_pool2d(x, WINDOW, stride=1)
-
-    unbiased = WINDOW**2 / (WINDOW**2 - 1)
-    middles = mean(one), mean(other)
-    spreads = [unbiased * (mean(x * x) - m * m) for x, m in zip((one, other), middles, strict=True)]
-    shared = unbiased * (mean(one * other) - middles[0] * middles[1])
-    light, contrast = STABLE
-    alike = (2 * middles[0] * middles[1] + light) * (2 * shared + contrast)
-    alike = alike / (middles[0] ** 2 + middles[1] ** 2 + light) / (sum(spreads) + contrast)
-    return alike.flatten(1).mean(1)
+    return evaluate(plain.float().numpy(), found.float().numpy(), "LDR", applyMagma=False)[1]

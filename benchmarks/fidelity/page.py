@@ -1,9 +1,9 @@
-"""The page: tables of all that was measured, and what key merging wins and loses against."""
+"""The page: tables of all that was measured, and what the candidate wins and loses against."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -59,6 +59,14 @@ class Kind:
         seeds = [[records[n][key] for n in self.images] for records in self.records[name]]
         return torch.tensor(seeds, dtype=torch.float64).mean(0)
 
+    def error(self, name: str) -> Tensor:
+        error, size = (self.column(name, key).sum(1) for key in ("error", "size"))
+        return relative(self.weights, error, size)
+
+    def attention(self, name: str) -> Tensor:
+        """Of the output of attention in a compressed layer that gets what it gets in plain runs."""
+        return mean(self.weights, self.column(name, "attention")).sqrt()
+
     def first(self, name: str, key: str) -> list:
         return [self.records[name][0][n][key] for n in self.images]
 
@@ -77,10 +85,12 @@ class Fidelity:
 
     predictions: Kind
     generation: Kind
+    photos: Mapping[int, Kind] = field(default_factory=dict)  # by tokens of the finest level
 
     @classmethod
-    def read(cls, folder: Path) -> Fidelity:
-        return cls(Kind.read(folder / "predictions"), Kind.read(folder / "generation"))
+    def read(cls, folder: Path, grids: Mapping[int, Path]) -> Fidelity:
+        predictions, generation = (Kind.read(folder / k) for k in ("predictions", "generation"))
+        return cls(predictions, generation, {n: Kind.read(path) for n, path in grids.items()})
 
     @property
     def names(self) -> list[str]:
@@ -92,9 +102,7 @@ class Fidelity:
         return self.predictions.first(name, "flops")[0] / 1e9
 
     def error(self, name: str) -> Tensor:
-        kind = self.predictions
-        error, size = (kind.column(name, key).sum(1) for key in ("error", "size"))
-        return relative(kind.weights, error, size)
+        return self.predictions.error(name)
 
     def by_level(self, name: str) -> Tensor:
         kind = self.predictions
@@ -110,6 +118,9 @@ class Fidelity:
 
     def similarity(self, name: str) -> Tensor:
         return mean(self.generation.weights, self.generation.column(name, "ssim"))
+
+    def flip(self, name: str) -> Tensor:
+        return mean(self.generation.weights, self.generation.column(name, "flip"))
 
     def ranks(self, name: str) -> Tensor:
         return mean(self.predictions.weights, self.predictions.column(name, "ranks"))
@@ -127,7 +138,9 @@ How far a compressed model is from the plain one: the same images, timesteps, no
 all methods. "Prediction" is the relative L2 error of the predicted noise, "prompt differences" that
 of the predictions less their mean over ten prompts, "ranks" Spearman's correlation of the prompts'
 errors with those of the plain model, "decision" how often the same prompt has the least error,
-RMSE and SSIM are of images generated from the same noise, pixels from 0 to 1. Brackets are 95 %
+RMSE, SSIM and FLIP are of images generated from the same noise, pixels from 0 to 1. Of
+photographs, which the models never saw, "attention" is the relative L2 error of what a compressed
+layer returns where all layers get what they get in the plain model. Brackets are 95 %
 intervals of the bootstrap over images. Methods that draw are means over {seeds} seeds, but for
 McNemar's test of decisions, which has the first."""
 
@@ -135,8 +148,9 @@ McNemar's test of decisions, which has the first."""
 def of_model(found: Fidelity) -> str:
     """Tables of one model."""
     names = found.names
+    photos = [_photos(kind, tokens) for tokens, kind in found.photos.items() if kind.images]
     if not names:
-        return "Nothing was measured yet."
+        return "\n\n".join(photos) or "Nothing was measured yet."
     images = f"{len(found.predictions.images)} images, {len(found.generation.images)} generated"
     plain = found.predictions.first(names[0], "plain_flops")[0] / 1e9
     right = found.predictions.first(names[0], "plain_right")
@@ -145,13 +159,14 @@ def of_model(found: Fidelity) -> str:
     )
     parts = [about, _figures(found, names), _levels(found, names)]
     pairs = {name: (CANDIDATE, name) for name in names if name != CANDIDATE}
-    weighed = {n: (n, n.removesuffix(WEIGHED)) for n in names if n.endswith(WEIGHED)}
+    weighed = {f"{n}{WEIGHED}": (f"{n}{WEIGHED}", n) for n in names if f"{n}{WEIGHED}" in names}
     if CANDIDATE in names:
         title = f"Errors of {CANDIDATE}, as a share of those of each other method:"
         parts.append(_ratios(found, title, pairs))
     if weighed:
         title = "Errors with weighed keys, as a share of those without:"
         parts.append(_ratios(found, title, weighed))
+    parts += photos
     return "\n\n".join(parts)
 
 
@@ -162,14 +177,29 @@ def _figures(found: Fidelity, names: Sequence[str]) -> str:
         rows.append([
             name, f"{found.gflop(name):.4g}", f"{sd_layer_gflop(METHODS[name]):.2f}",
             *(str(Figure.of(m)) for m in measures), f"{found.similarity(name)[0].item():.3f}",
-            f"{found.ranks(name)[0].item():.3f}", f"{found.same(name)[0].item():.3f}",
-            _decisions(found, name),
+            f"{found.flip(name)[0].item():.3g}", f"{found.ranks(name)[0].item():.3f}",
+            f"{found.same(name)[0].item():.3f}", _decisions(found, name),
         ])  # fmt: skip
     head = [
-        "method", "GFLOP", "SD layer", "prediction", "prompt differences", "RMSE", "SSIM", "ranks",
-        "decision", f"against {RIVAL}",
+        "method", "GFLOP", "SD layer", "prediction", "prompt differences", "RMSE", "SSIM", "FLIP",
+        "ranks", "decision", f"against {RIVAL}",
     ]  # fmt: skip
     return markdown(head, rows)
+
+
+def _photos(kind: Kind, tokens: int) -> str:
+    """Errors on a grid, and what the candidate's are as a share of them."""
+    rows = []
+    for name in (n for n in METHODS if n in kind.records):
+        errors = [measure(kind, name) for measure in (Kind.error, Kind.attention)]
+        shares = ["-", "-"]
+        if CANDIDATE in kind.records and name != CANDIDATE:
+            own = (measure(kind, CANDIDATE) for measure in (Kind.error, Kind.attention))
+            shares = [_judged(Figure.of(a / b)) for a, b in zip(own, errors, strict=True)]
+        rows.append([name, *(str(Figure.of(e)) for e in errors), *shares])
+    head = ["method", "prediction", "attention", f"{CANDIDATE}: prediction", "attention"]
+    title = f"{len(kind.images)} photographs, {tokens} tokens in the finest level:"
+    return f"{title}\n\n{markdown(head, rows)}"
 
 
 def _decisions(found: Fidelity, name: str) -> str:
@@ -197,8 +227,12 @@ def _ratios(found: Fidelity, title: str, pairs: Mapping[str, tuple[str, str]]) -
             for measure in MEASURES.values()
         ]
         cost = found.gflop(ours) / found.gflop(theirs)
-        rows.append([name, f"{cost:.2f}", *(f"{ratio}, {verdict(ratio)}" for ratio in ratios)])
+        rows.append([name, f"{cost:.2f}", *map(_judged, ratios)])
     return f"{title}\n\n{markdown(['method', 'GFLOP', *MEASURES], rows)}"
+
+
+def _judged(ratio: Figure) -> str:
+    return f"{ratio}, {verdict(ratio)}"
 
 
 def verdict(ratio: Figure) -> str:

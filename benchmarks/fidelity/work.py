@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.fidelity.measuring import measure_generation, measure_predictions
+from benchmarks.fidelity.photos import PHOTOS, SIDES, measure_photos
 from benchmarks.fidelity.settings import settings
 from benchmarks.paper.data import small_set
 from benchmarks.paper.models import LOADERS, Files
@@ -27,17 +28,30 @@ class Work:
     images: int
     samples: int
     seeds: int
+    photos: int = 0
+    tokens: int = 0
+    names: Collection[str] = ()
 
     @property
     def folder(self) -> Path:
         return self.out / self.model
 
+    @property
+    def grids(self) -> dict[int, Path]:
+        """Folders of the results on photographs, by tokens of the finest level."""
+        return {tokens: self.folder / f"photos-{tokens}" for tokens in SIDES[self.model]}
+
     def measure(self) -> None:
         model, data = LOADERS[self.model](Files()), small_set(self.out, self.samples)
-        every = list(settings(self.seeds))
-        images = data.images.chosen(self.images)
-        measure_predictions(model, data, images, every, self.folder / "predictions")
+        every = list(settings(self.seeds, self.names))
+        if self.images:
+            images = data.images.chosen(self.images)
+            measure_predictions(model, data, images, every, self.folder / "predictions")
         measure_generation(model, data.asked, every, self.folder / "generation")
+        for tokens, folder in self.grids.items():
+            if tokens <= self.tokens:
+                side = SIDES[self.model][tokens]
+                measure_photos(model, every, PHOTOS[: self.photos], side, folder)
 
 
 def measure_all(works: Sequence[Work], workers: int) -> None:

@@ -32,7 +32,7 @@ from bigain_core.classification import wilson_interval
 from bigain_core.classification.datasets.evaluation import Summary
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 420, 320, 56, 40, 34
-LEGEND = 200
+LEGEND, LINE = 200, 22
 DOT = 4
 RATIOS = sorted((*OTHER_RATIOS, 0.7))
 SERIES = {  # rows that belong to one line, and its colour
@@ -99,7 +99,7 @@ def draw_legend(draw: ImageDraw.ImageDraw, x: int, colours: Mapping[str, str]) -
     """Lines by name and colour, from `x` pixels on."""
     x += 12
     for number, (name, colour) in enumerate(colours.items()):
-        y = TOP + 22 * number
+        y = TOP + LINE * number
         draw.ellipse((x, y - DOT, x + 2 * DOT, y + DOT), colour)
         draw.text((x + 4 * DOT, y), name, INK, SMALL, anchor="lm")
 

@@ -9,6 +9,7 @@ images that nobody has seen.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -42,9 +43,9 @@ UNSEEN = 2  # seed of held-out images that are not those to be recognised
 
 
 class Judge(nn.Module):
-    """Images (B, 3, 32, 32) in [-1, 1] -> features (B, FEATURES) and logits (B, 40)."""
+    """Images (B, 3, 32, 32) in [-1, 1] -> features (B, FEATURES) and logits (B, classes)."""
 
-    def __init__(self):
+    def __init__(self, classes: int = len(CLASS_NAMES)):
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(*CHANNELS[:2], 5, padding=2), nn.ReLU()]
         for inside, outside in zip(CHANNELS[1:], CHANNELS[2:], strict=False):
@@ -52,7 +53,7 @@ class Judge(nn.Module):
         cells = (SIZE // 2 ** (len(CHANNELS) - 2)) ** 2
         layers += [nn.Flatten(), nn.Linear(CHANNELS[-1] * cells, FEATURES)]
         self.body = nn.Sequential(*layers)
-        self.head = nn.Linear(FEATURES, len(CLASS_NAMES))
+        self.head = nn.Linear(FEATURES, classes)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         features = self.body(pixels)
@@ -88,14 +89,15 @@ def reference() -> Tensor:
     return judged(unseen().pixels)[0]
 
 
-def train(steps: int, seed: int) -> Judge:
+def train(batch: Callable[[torch.Generator], Images], steps: int, seed: int, classes: int) -> Judge:
+    """On images (B, 3, 32, 32) with labels below `classes`."""
     torch.manual_seed(seed)
-    model = Judge()
+    model = Judge(classes)
     optimiser = torch.optim.AdamW(model.parameters(), weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, PEAK_RATE, steps)
     for step in tqdm(range(steps), unit="step", mininterval=10):
         generator = torch.Generator().manual_seed(seed * SEEDS_APART + step)
-        images = training_batch(BATCH, DIGIT_SHARE, TRAINING_CONTRAST, generator)
+        images = batch(generator)
         loss = functional.cross_entropy(model(images.pixels)[1], images.labels)
         optimiser.zero_grad()
         loss.backward()
@@ -104,12 +106,16 @@ def train(steps: int, seed: int) -> Judge:
     return model.eval()
 
 
+def fresh_images(generator: torch.Generator) -> Images:
+    return training_batch(BATCH, DIGIT_SHARE, TRAINING_CONTRAST, generator)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    model = train(args.steps, args.seed)
+    model = train(fresh_images, args.steps, args.seed, len(CLASS_NAMES))
     save_file({key: value.half() for key, value in model.state_dict().items()}, WEIGHTS)
     judge.cache_clear()
     images = unseen()

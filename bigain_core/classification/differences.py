@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from math import isclose
 from os.path import commonprefix
 
+from .elimination.trial_plan import PLANS
+
 LONG, BEFORE = 100, 20  # characters of a value, and those in front of where it differs
 WORDS = {  # what is kept as a number that says nothing to a reader
     "weights": "weights (another checkpoint, or another precision)",
@@ -35,9 +37,15 @@ def _same(one, other, tolerance: float) -> bool:
 def _words(key: str, found, wanted) -> str:
     if key in WORDS:
         return f"other {WORDS[key]}"
+    if key == "plan":
+        return f"preset: {_preset(found)} -> {_preset(wanted)}"
     texts = [_text(value) for value in (found, wanted)]
     start = len(commonprefix(texts)) - BEFORE
     return f"{key} {' for '.join(_part(text, start) for text in texts)}"
+
+
+def _preset(plan: str) -> str:
+    return next((name for name, known in PLANS.items() if repr(known) == plan), "a custom one")
 
 
 def _text(value) -> str:

@@ -25,6 +25,16 @@ LATENT_FORMATS = {
     4: comfy.latent_formats.SD15,  # the published models use Stable Diffusion's autoencoder
 }
 
+PIXELS = {3: 1, 4: 8}  # to each side of a place of such a latent
+
+
+def native_side(model: comfy.model_patcher.ModelPatcher) -> int | None:
+    """The side in pixels of the square images that a DiT was made for; None for other models."""
+    if not isinstance(model.model, DiTModel):
+        return None
+    config = model.model.diffusion_model.config
+    return config.input_size * PIXELS[config.in_channels]
+
 
 def label_conditioning(labels: list[int]) -> list:
     """In the host's format. Label k is for image k of a batch, no label for the null class."""
@@ -42,7 +52,7 @@ class HostDiT(DiT):
     def forward(
         self, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs
     ):
-        """x (B, C, H, W), timesteps (B,) in [0, 1000), classes y (B,) -> noise (B, C, H, W)."""
+        """x (B, C, H, W), timesteps (B,) in [0, 1000), classes y (B,) -> prediction, shape of x."""
         options = {} if transformer_options is None else transformer_options
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
         executor = WrapperExecutor.new_class_executor(self._forward, self, wrappers)
@@ -50,17 +60,25 @@ class HostDiT(DiT):
 
     def _forward(self, x, timesteps, context, y, control, transformer_options, **kwargs):
         def attention(q, k, v, heads, mask=None):
+            comfy.model_management.throw_exception_if_processing_interrupted()
             bias = None if mask is None else mask[:, 0]  # of each key, the same for all queries
             return weighed_attention(q, k, v, heads, bias, transformer_options=transformer_options)
 
         return super().forward(x, timesteps, y, attention)
 
 
+MODEL_TYPES = {
+    "eps": comfy.model_base.ModelType.EPS,
+    "v": comfy.model_base.ModelType.V_PREDICTION,
+}
+
+
 class DiTModel(comfy.model_base.BaseModel):
     """Its conditioning is a class label; without one, the null class of guidance."""
 
     def __init__(self, model_config, class_names: tuple[str, ...]):
-        super().__init__(model_config, comfy.model_base.ModelType.EPS, unet_model=HostDiT)
+        kind = MODEL_TYPES[model_config.unet_config["predicts"]]
+        super().__init__(model_config, kind, unet_model=HostDiT)
         self.class_names = class_names
 
     def extra_conds(self, **kwargs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,17 @@ def read_image(path: Path, size: int) -> Tensor:
             return _middle_square(_in_colours(_upright(file)), size)
     except Exception as error:  # decoders raise nearly anything on broken files
         raise UnreadableImageError(f"{type(error).__name__}: {error}") from error
+
+
+def middle_squares(images: Tensor, size: int) -> Tensor:
+    """The same square of each of a batch (B, H, W, 3) in [0, 1]: (B, size, size, 3)."""
+    pixels = (images * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    return torch.cat([_middle_square(Image.fromarray(image), size) for image in pixels])
+
+
+def read_images(paths: Iterable[Path], size: int) -> Tensor:
+    """The same of several: (B, size, size, 3)."""
+    return torch.cat([read_image(path, size) for path in paths])
 
 
 def _middle_square(image: Image.Image, size: int) -> Tensor:

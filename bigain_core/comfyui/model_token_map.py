@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import replace
+from weakref import WeakKeyDictionary
+
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
@@ -10,9 +14,11 @@ from ..compression.decisions import Decision
 from ..compression.report import summary
 from ..compression.token_map import TokenMap, token_map
 from ..listener import SILENT
+from ..tokens.plans import Plan
 from .classifying.denoiser import with_denoiser
 from .classifying.prompts import Prompts
 from .patching.attach import compression_state, observed
+from .patching.compiled import outside_graph
 
 FIRST = -1  # of the layers that are compressed
 
@@ -32,7 +38,14 @@ def map_tokens(
             "in front of this one."
         )
     decisions: list[Decision] = []
-    model = observed(model, decisions.append)
+    plans: WeakKeyDictionary[Plan, Plan] = WeakKeyDictionary()  # some layers share theirs
+
+    def keep(decision: Decision) -> None:
+        with outside_graph():
+            plan = plans.setdefault(decision.plan, deepcopy(decision.plan))
+            decisions.append(replace(decision, metric=decision.metric.clone(), plan=plan))
+
+    model = observed(model, keep)
 
     def work(denoiser: Denoiser, latents: Tensor) -> list[TokenMap]:
         maps = []

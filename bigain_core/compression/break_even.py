@@ -16,6 +16,7 @@ from ..measure.flops import LayerFlops
 from ..methods import (
     BlockMerging,
     KeyMerging,
+    KeyPairs,
     KVCellSelection,
     KVDownsampling,
     KVSelection,
@@ -34,7 +35,8 @@ BREAK_EVEN: dict[str, dict[type[Method], int]] = {  # FLOPs to save, by kind of 
         KVDownsampling: 21_000_000,
         KVSelection: 57_000_000,
         KVCellSelection: 20_000_000,
-        KeyMerging: 220_000_000,
+        KeyMerging: 180_000_000,
+        KeyPairs: 400_000_000,
     },
 }
 SIDES = range(8, 521, 8)  # tokens per side of the square grids that are tried

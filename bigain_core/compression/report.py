@@ -32,8 +32,30 @@ def summary(log: RunLog) -> str:
         f"({1 - after / log.flops_before:.0%} saved).",
         *_gain(log),
         _expectation(log),
+        _beside_sparse(log),
     ]
     return " ".join(filter(None, sentences))
+
+
+def headline_data(log: RunLog) -> dict:
+    """What a node has room for: `headline`, `badge`, `note` and how good it is, `verdict`.
+
+    The verdict is "good", "poor" (no gain in speed is to be expected) or "none".
+    """
+    badge = f"{log.layers_compressed} of {len(log.layers)} layers"
+    if not log.layers_compressed:
+        note = _main_reason(log)
+        return {"headline": "nothing changed", "badge": badge, "note": note, "verdict": "none"}
+    whole, kind = log.network_flops or log.flops_before, "operations"
+    if not log.network_flops:
+        kind += " in self-attention"
+    gain, slower = whole / (whole - log.flops_saved), sum(map(bool, log.slower.values()))
+    note = f"{slower} of these layers expected to run slower." if slower else ""
+    if gain < NOTICEABLE:
+        note = "Expect no gain in speed at this size."
+    verdict = "poor" if note else "good"
+    words = f"{gain:.2f}x fewer {kind}"
+    return {"headline": words, "badge": badge, "note": note, "verdict": verdict}
 
 
 def _main_reason(log: RunLog) -> str:
@@ -90,6 +112,18 @@ def _expectation(log: RunLog) -> str:
     return f"All of these layers are expected to run faster on {log.device}." if log.slower else ""
 
 
+def _beside_sparse(log: RunLog) -> str:
+    if not log.dense:
+        return ""
+    numbers = block_ranges([layer_id.number for layer_id in log.dense])
+    return (
+        f"Sparse attention of another node cannot be sparse in layers {numbers}, in the calls "
+        "where BiGain leaves fewer keys than queries or weighs them. Token Merging without "
+        "proportional leaves it sparse, as do layers and steps without BiGain (start_percent, "
+        "end_percent); the order of the two nodes makes no difference."
+    )
+
+
 def report(log: RunLog) -> str:
     """The summary, a line per compressed layer, and what was skipped and why."""
     data = report_data(log)
@@ -108,12 +142,15 @@ def report(log: RunLog) -> str:
 
 
 def report_data(log: RunLog) -> dict:
-    """The same as plain values: `summary`, a row per compressed `layers` and what was `skipped`."""
+    """The same as plain values: `summary`, a row per compressed `layers` and what was `skipped`.
+
+    What `headline_data` gives comes with it.
+    """
     layers = (pair for pair in log.layers.items() if pair[1].compressed)
     skipped = [{"reason": reason, "calls": count} for reason, count in log.skipped.items()]
     skipped += [{"reason": reason, "layers": count} for reason, count in _never_called(log)]
     rows = [_layer_data(layer_id, record) for layer_id, record in layers]
-    return {"summary": summary(log), "layers": rows, "skipped": skipped}
+    return {**headline_data(log), "summary": summary(log), "layers": rows, "skipped": skipped}
 
 
 def _layer_data(layer_id: LayerId, record: LayerRecord) -> dict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from threading import Lock
 
 from ..measure.flops import LayerFlops, attention_flops
 from ..placement import LayerId
@@ -40,7 +41,10 @@ class RunLog:
     network call and the number of calls; it is empty where none were counted. `slower` says why
     compressed layers are expected to be slower than uncompressed ones, as `why_slower` does for
     `device`. `expected` are layers that a rule is to change, and whether the network had them or
-    modules of another kind in their place.
+    modules of another kind in their place, `dense` those that keep a sparse attention of another
+    node from being sparse.
+
+    Networks on several devices, each in a thread, may write at once.
     """
 
     family: str = "a model"
@@ -50,45 +54,61 @@ class RunLog:
     networks: dict[Hashable, tuple[int, int]] = field(default_factory=dict)
     slower: dict[LayerId, str | None] = field(default_factory=dict)
     expected: dict[LayerId, bool] = field(default_factory=dict)
+    dense: set[LayerId] = field(default_factory=set)
     device: str = ""
+    _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     def clear(self) -> None:
         self.device = ""
         self.layers.clear()
         self.expected.clear()
+        self.dense.clear()
         self.slower.clear()
         self.skipped.clear()
         self.networks.clear()
 
     def expect(self, layer_id: LayerId, covered: bool, found: bool) -> None:
         """Note a layer of the network before its first call."""
-        self.layers.setdefault(layer_id, LayerRecord())
-        if covered:
-            self.expected.setdefault(layer_id, found)
+        with self._lock:
+            self.layers.setdefault(layer_id, LayerRecord())
+            if covered:
+                self.expected.setdefault(layer_id, found)
+
+    def add_call(self, latent: Hashable, flops: int = 0) -> None:
+        """Note a network call; FLOPs are those of the first call with a latent of this shape."""
+        with self._lock:
+            first, calls = self.networks.get(latent, (flops, 0))
+            self.networks[latent] = (first, calls + 1)
+
+    def add_reason(self, reason: str) -> None:
+        with self._lock:
+            self.skipped[reason] += 1
 
     def add(self, decision: Decision, width: int, layer_flops: LayerFlops) -> int:
         """Note a compressed layer; returns the FLOPs of an uncompressed one without the
         projections of this one."""
         grid, plan = decision.grid, decision.plan
-        record = self.layers.setdefault(decision.layer_id, LayerRecord())
-        record.method = decision.rule.method.describe(grid.frame)
-        record.compressed += 1
-        record.tokens, record.text_tokens = grid.tokens, grid.text_tokens
-        record.query_tokens = grid.frames * plan.query_tokens
-        record.context_tokens = grid.frames * plan.context_tokens
-        self.slower[decision.layer_id] = decision.slower
         queries, context = grid.shortened(plan.query_tokens), grid.shortened(plan.context_tokens)
         work = width, grid.sequence_tokens, queries, context
-        return self._count(record, layer_flops, work, decision.flops)
+        with self._lock:
+            record = self.layers.setdefault(decision.layer_id, LayerRecord())
+            record.method = decision.rule.method.describe(grid.frame)
+            record.compressed += 1
+            record.tokens, record.text_tokens = grid.tokens, grid.text_tokens
+            record.query_tokens = grid.frames * plan.query_tokens
+            record.context_tokens = grid.frames * plan.context_tokens
+            self.slower[decision.layer_id] = decision.slower
+            return self._count(record, layer_flops, work, decision.flops)
 
     def add_skipped(
         self, layer_id: LayerId, tokens: int, width: int, layer_flops: LayerFlops, reason: str
     ) -> int:
         """Note a layer that ran as it is; returns the FLOPs of its attention."""
         if reason:
-            self.skipped[reason] += 1
-        record = self.layers.setdefault(layer_id, LayerRecord())
-        return self._count(record, layer_flops, (width, tokens, tokens, tokens))
+            self.add_reason(reason)
+        with self._lock:
+            record = self.layers.setdefault(layer_id, LayerRecord())
+            return self._count(record, layer_flops, (width, tokens, tokens, tokens))
 
     def _count(
         self, record: LayerRecord, layer_flops: LayerFlops, work: tuple[int, ...], deciding: int = 0

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ..placement import LayerId
 from ..tokens.grid import TokenGrid
-from ..tokens.key_plans import KeyMergePlan
+from ..tokens.key_plans import KeyMergePlan, KeyPairPlan
 from ..tokens.plans import MergePlan, Plan, PoolPlan, SelectPlan
 from ..tokens.selection import split_windows
 from .decisions import Decision
@@ -81,7 +81,7 @@ def stand_ins(plan: Plan, grid: TokenGrid, batch: int = 1) -> Tensor:
     Where windows are blended it is the token that nearest sampling takes or the one that was
     chosen.
     """
-    if isinstance(plan, MergePlan | KeyMergePlan):
+    if isinstance(plan, MergePlan | KeyMergePlan | KeyPairPlan):
         return plan.target
     device = plan.chosen.device if isinstance(plan, SelectPlan) else None
     index = torch.arange(grid.tokens, device=device)

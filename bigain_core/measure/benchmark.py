@@ -13,6 +13,7 @@ COLUMNS = (
     "setting", "ms", "ms low", "ms high", "times as fast", "low", "high", "TFLOP", "ceiling",
     "share of ceiling", "deviation", "peak MB", "layers",
 )  # fmt: skip
+UNSTEADY = 0.1  # by how much gains within and across rounds differ where rounds do not compare
 HOLDS = 0.02  # gains closer to 1 than this are not told apart from none
 
 
@@ -66,10 +67,10 @@ class Benchmark:
         spread = found.times.spread
         memory = None if found.memory is None else found.memory / 2**20
         return [
-            *(f"{1000 * taken:.2f}" for taken in (spread.median, spread.low, spread.high)),
-            *(f"{times:.3f}" for times in (gain.median, gain.low, gain.high)),
+            *map(_milliseconds, (spread.median, spread.low, spread.high)),
+            *(f"{times:.2f}" for times in (gain.median, gain.low, gain.high)),
             f"{found.flops / 1e12:.4g}" if found.flops else "",
-            _cell(self.ceiling(name), ".3f"),
+            _cell(self.ceiling(name), ".2f"),
             _cell(self.share_of_ceiling(name), ".0%"),
             f"{found.deviation:.4f}",
             _cell(memory, ".0f"),
@@ -88,7 +89,18 @@ class Benchmark:
         else:
             text += "NOTHING here is faster than off."
         slower = [name for name in others if self.gain(name).median < 1 - HOLDS]
-        return f"{text} Slower than off: {', '.join(slower)}." if slower else text
+        if slower:
+            text += f" Slower than off: {', '.join(slower)}."
+        plain, fastest = (self.measured[name].times.spread.median for name in (OFF, best))
+        if not 1 - UNSTEADY < plain / fastest / gain < 1 + UNSTEADY:
+            text += " Times changed much from round to round; take more rounds on an idle machine."
+        return text
+
+
+def _milliseconds(seconds: float) -> str:
+    """With no more digits than rounds agree in."""
+    taken = 1000 * seconds
+    return f"{taken:.0f}" if taken >= 100 else f"{taken:.3g}"
 
 
 def _cell(value: float | None, form: str) -> str:

@@ -40,24 +40,30 @@ class Times:
         return Spread.of(np.divide(other.seconds, self.seconds))
 
 
+def by_clock(work: Work) -> float:
+    """Seconds of a work that gives a tensor: reading a number of it waits for all of it."""
+    start = perf_counter()
+    result = work()
+    result[(0,) * result.ndim].item()
+    return perf_counter() - start
+
+
 def take_turns(
     works: Mapping[str, Work],
     rounds: int,
     warm_up: int = 1,
     before_each: Callable[[str], None] = lambda name: None,
+    timed: Callable[[Work], float] = by_clock,
 ) -> dict[str, Times]:
     """Run all works in each round, forth and back in turn, and time them.
 
-    A work gives a tensor; one number of it is read, which waits for all of it on any device. The
-    first `warm_up` rounds are not timed. `before_each` is called with the name, untimed.
+    The first `warm_up` rounds do not count. `before_each` is called with the name, untimed.
     """
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for number in range(warm_up + rounds):
         for name in list(works)[:: -1 if number % 2 else 1]:
             before_each(name)
-            start = perf_counter()
-            result = works[name]()
-            result[(0,) * result.ndim].item()
+            taken = timed(works[name])
             if number >= warm_up:
-                seconds[name].append(perf_counter() - start)
+                seconds[name].append(taken)
     return {name: Times(tuple(taken)) for name, taken in seconds.items()}

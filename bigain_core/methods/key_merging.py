@@ -74,9 +74,10 @@ class KeyMerging(Method):
             places = is_chosen[windows].argsort(dim=1, descending=True, stable=True)
             found = match_tokens(inside, places[:, :destinations].repeat(batch, 1), self.ratio)
             tokens = windows.repeat(batch, 1)
-            joined = tokens.gather(1, found.target).view(batch, -1)
+            stay = tokens.gather(1, found.kept)
+            joined = stay.gather(1, found.position).view(batch, -1)
             target = target.index_copy(1, windows.flatten(), joined)
-            kept.append(tokens.gather(1, found.kept).view(batch, -1))
+            kept.append(stay.view(batch, -1))
         alpha = destination_share(count) if self.alpha is None else self.alpha
         return KeyMergePlan.from_target(grid, target, torch.cat(kept, dim=1), alpha)
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import sqrt
 
+import torch
 from torch import Tensor
 
 from ..schedules import Alpha, AlphaSchedule, DenoisingProgress
 from ..tokens.grid import TokenGrid
 from ..tokens.plans import Plan, PoolPlan, SelectPlan
-from ..tokens.selection import select_in_cells, select_tokens
-from .base import Method, ScoredMethod
+from ..tokens.pooling import pooled_grid
+from ..tokens.selection import select_in_cells, select_tokens, split_windows
+from .base import Method, ScoredMethod, random_bits
 
 
 class _ByFactor(Method):
@@ -36,23 +38,38 @@ class KVDownsampling(_ByFactor):
     `proportional` matters where text shares the attention: a pooled key then weighs as much as the
     tokens it stands for. With `keys` a layer is pooled by the whole number, `factor` at most, that
     leaves closest to so many keys of each image or frame, a small one not at all.
+
+    The nearest token is always at the same place of its window, which aliases with textures. With
+    `random_places` it is a token of the window drawn by `seed` for each layer and timestep, the
+    same for all images and prompts of a call.
     """
 
     factor: int = 2
     alpha: Alpha = AlphaSchedule(0.9, 0.9)
     proportional: bool = False
     keys: int = 0
+    random_places: bool = False
+    seed: int = 0
 
     @property
     def name(self) -> str:
+        how = f"alpha {self.alpha}{', random places' if self.random_places else ''}"
         if self.keys:
-            return f"IE-KVD to about {self.keys} keys (factor <= {self.factor}), alpha {self.alpha}"
-        return f"IE-KVD factor {self.factor}, alpha {self.alpha}"
+            return f"IE-KVD to about {self.keys} keys (factor <= {self.factor}), {how}"
+        return f"IE-KVD factor {self.factor}, {how}"
 
     def plan(
         self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_number: int
     ) -> Plan:
-        return PoolPlan(grid, self._factor(grid), self.alpha.at(progress.timestep))
+        factor, places = self._factor(grid), {}
+        if self.random_places and factor > 1:
+            tokens = torch.arange(grid.tokens, device=metric.device)[None]
+            windows = split_windows(tokens, grid, factor)[0]  # (keys, tokens of a window)
+            drawn = random_bits(len(windows), self.seed, progress, layer_number, metric.device)
+            drawn = drawn[:, None] % windows.shape[1]
+            drawn = windows.gather(1, drawn).view(pooled_grid(grid, factor).height, -1)
+            places[metric.device] = drawn // grid.width, drawn % grid.width  # rows, columns
+        return PoolPlan(grid, factor, self.alpha.at(progress.timestep), places)
 
     def decision_flops(self, width: int, grid: TokenGrid) -> int:
         return 0

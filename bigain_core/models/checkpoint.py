@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from .dit import DiT, DiTConfig
+from .dit import PREDICTIONS, DiT, DiTConfig
 
 BUNDLED_MODEL = Path(__file__).parent / "shapes_and_digits.safetensors"
+SAMPLES = Path(__file__).parent / "samples"  # images that it has never seen, named by their class
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read safetensors, or a pickled file restricted to tensors; nothing in the file is executed.
 
     Training runs save their weights under "ema" or "model", which is unwrapped. Class names are the
-    lines of "class_names" in the safetensors metadata. Keys, shapes, dtypes and finiteness are
+    lines of "class_names" in the safetensors metadata, where "predicts" is "v" for a network that
+    gives velocity; otherwise it gives noise. Keys, shapes, dtypes and finiteness are
     checked before a network is built.
 
     Raises ValueError when the file cannot be read, is not a class-conditional DiT or lacks a part
-    of one, holds weights that are no finite floating-point numbers, or names another number of
-    classes.
+    of one, holds weights that are no finite floating-point numbers, names another number of
+    classes, or predicts something else.
     """
     try:
         state, metadata = _read_file(path)
@@ -46,13 +48,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ) from error
     config = DiTConfig.from_state_dict(state)
     _check_weights(path.name, state, config)
+    predicts = metadata.get("predicts", config.predicts)
+    if predicts not in PREDICTIONS:
+        raise ValueError(
+            f"BiGain: expected a DiT that predicts one of {', '.join(PREDICTIONS)}, got "
+            f"{predicts!r} in the metadata of {path.name}. Load another file."
+        )
     names = tuple(metadata.get("class_names", "").splitlines())
     if names and len(names) != config.num_classes:
         raise ValueError(
             f"BiGain: expected {config.num_classes} class names in the metadata of {path.name}, "
             f"one per class, got {len(names)}. Save the file again with one name per line."
         )
-    return Checkpoint(state, config, names)
+    return Checkpoint(state, replace(config, predicts=predicts), names)
 
 
 def _read_file(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, str]]:

@@ -21,11 +21,16 @@ Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 Pool = Callable[[Tensor], Tensor]
 
 FREQUENCY_EMBEDDING_SIZE = 256
+PREDICTIONS = ("eps", "v")
 
 
 @dataclass(frozen=True)
 class DiTConfig:
-    """Shape of a DiT. `input_size` is the latent side that the position table was made for."""
+    """Shape of a DiT. `input_size` is the latent side that the position table was made for.
+
+    `predicts` is what it was trained to give, one of PREDICTIONS: the noise or the velocity
+    sqrt(a) * noise - sqrt(1 - a) * clean at the signal level a.
+    """
 
     input_size: int
     patch_size: int
@@ -35,6 +40,7 @@ class DiTConfig:
     num_heads: int
     num_classes: int
     learn_sigma: bool
+    predicts: str = "eps"
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> DiTConfig:
@@ -156,7 +162,7 @@ class FinalLayer(nn.Module):
 
 
 class DiT(nn.Module):
-    """Predicts the noise in x (B, C, H, W) for integer class labels (B,)."""
+    """Predicts the noise in x (B, C, H, W), or its velocity, for integer class labels (B,)."""
 
     def __init__(self, config: DiTConfig, operations=nn, dtype=None, device=None):
         super().__init__()
@@ -193,7 +199,7 @@ class DiT(nn.Module):
         return image.flatten(2).transpose(1, 2).to(like.dtype)
 
     def forward(self, x: Tensor, timesteps: Tensor, labels: Tensor, attention: Attention) -> Tensor:
-        """x (B, C, H, W), timesteps (B,) in [0, 1000), labels (B,) -> noise (B, C, H, W).
+        """x (B, C, H, W), timesteps (B,) in [0, 1000), labels (B,) -> prediction, shape of x.
 
         Sides that the patch does not divide are padded by repetition and cropped again. A learned
         variance (second half of the output channels) is dropped.

@@ -131,7 +131,7 @@ def match_tokens(
     merged = _merged_tokens(destinations, protected, count, ratio)
     own, listed = in_front(destinations, count)
     if merged == 0:
-        return MergePlan(own, own, own)
+        return MergePlan(own, own)
     sources = listed[:, destinations.shape[1] :]
     best, partner = _best_partners(metric, listed, destinations, protected)
     order = best.argsort(dim=1, descending=True, stable=True)
@@ -294,7 +294,7 @@ def rank_blocks(
     own = torch.arange(count, device=scores.device).expand(batch, -1)
     blocks = merged_blocks(grid, cell, ratio)
     if blocks == 0:
-        return MergePlan(own, own, own)
+        return MergePlan(own, own)
     ranked = AGGREGATES[aggregate](cell_squares(scores, grid, cell)).argsort(dim=1, stable=True)
     squares = cell_squares(own[:1], grid, cell)[0][ranked[:, :blocks]]  # (B, blocks, cell * cell)
     first, rest = squares[..., :1], squares[..., 1:]

@@ -92,7 +92,9 @@ class PoolPlan(Plan):
     grid: TokenGrid
     factor: int
     alpha: float
-    indices: dict[torch.device, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    indices: dict[torch.device, tuple[Tensor, Tensor]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     @property
     def context_tokens(self) -> int:
@@ -134,14 +136,13 @@ class SelectPlan(Plan):
 
 @dataclass(frozen=True, eq=False)
 class MergePlan(Plan):
-    """Some tokens join others: `target` (B, N) is the token each ends up at, its own index if kept.
+    """Some tokens join others in groups, one for each token that is kept.
 
     Every sample keeps the same number of tokens. Queries, keys and values are all taken from the
     merged tokens, merged by `mode`. A `proportional` plan tells attention how many tokens each key
     stands for.
     """
 
-    target: Tensor
     position: Tensor  # (B, N): place of the token's group in the merged sequence
     kept: Tensor  # (B, M): indices of kept tokens, ascending
     mode: str = "mean"
@@ -149,9 +150,14 @@ class MergePlan(Plan):
 
     @classmethod
     def from_target(cls, target: Tensor, kept: Tensor, mode: str = "mean") -> MergePlan:
-        """target (B, N) and the tokens that are their own, kept (B, M) in any order."""
+        """target (B, N), see there, and the tokens that are their own, kept (B, M) in any order."""
         kept = kept.sort(dim=1).values
-        return cls(target, torch.searchsorted(kept, target), kept, mode)
+        return cls(torch.searchsorted(kept, target), kept, mode)
+
+    @property
+    def target(self) -> Tensor:
+        """(B, N): the token that each ends up at, its own index if it is kept."""
+        return self.kept.gather(1, self.position)
 
     def merge(self, x: Tensor, mode: str = "mean") -> Tensor:
         """x (B, N, C) -> (B, M, C).
@@ -207,7 +213,7 @@ class MergePlan(Plan):
 
     def restore(self, y: Tensor) -> Tensor:
         """y (B, M, C) -> (B, N, C): every token receives a copy of its group's row."""
-        if self.kept.shape[1] == self.target.shape[1]:
+        if self.kept.shape[1] == self.position.shape[1]:
             return y
         return rows_at(y, self.position)
 
@@ -234,6 +240,27 @@ class MergePlan(Plan):
 
     def unblended(self) -> MergePlan:
         return replace(self, mode="prune")
+
+    def within(self, grid: TokenGrid) -> MergePlan:
+        """The plan for a sequence of one frame in which each token of text is a group."""
+        if grid not in self._within:
+            self._within[grid] = self._made_within(grid)
+        return self._within[grid]
+
+    @cached_property
+    def _within(self) -> dict[TokenGrid, MergePlan]:
+        return {}
+
+    def _made_within(self, grid: TokenGrid) -> MergePlan:
+        prefix, kept, position = grid.prefix, self.kept, self.position
+        index = torch.arange(grid.sequence_tokens, device=kept.device).expand(len(kept), -1)
+        if prefix:
+            kept, position = kept + prefix, position + prefix
+        image, shortened = prefix + grid.tokens, prefix + self.query_tokens
+        suffix = index[:, shortened : shortened + grid.suffix]
+        position = torch.cat((index[:, :prefix], position, suffix), dim=1)
+        kept = torch.cat((index[:, :prefix], kept, index[:, image:]), dim=1)
+        return replace(self, position=position, kept=kept)
 
 
 def key_mask(plan: Plan, dtype: torch.dtype) -> Tensor | None:

@@ -21,8 +21,9 @@ def downsample_tokens(
 
     alpha * nearest + (1 - alpha) * average. alpha = 1 is nearest-exact sampling (ToDo), alpha = 0
     the average over windows of H // h by W // w tokens without overlap (remainders dropped), alpha
-    > 1 extrapolates away from the average. Factor 1 returns x itself. `indices` keeps those of the
-    nearest tokens by device, for calls with the same grid and factor.
+    > 1 extrapolates away from the average. Factor 1 returns x itself. `indices`, rows and columns
+    by device, take the place of those of the nearest tokens, and keep them for calls with the same
+    grid and factor.
 
     Raises ValueError unless factor >= 1 and N matches the grid.
     """
@@ -37,11 +38,16 @@ def downsample_tokens(
     image = x.unflatten(1, (grid.height, grid.width))
     if alpha == 0:
         return _average(image, pooled).flatten(1, 2)
-    if grid.height % pooled.height or grid.width % pooled.width:
-        indices = {} if indices is None else indices
+    indices = {} if indices is None else indices
+    if x.device in indices or grid.height % pooled.height or grid.width % pooled.width:
         if x.device not in indices:
             indices[x.device] = _nearest(grid, pooled, x.device)
-        nearest = x.index_select(1, indices[x.device]).unflatten(1, (pooled.height, -1))
+        rows, columns = indices[x.device]
+        if x.device.type == "cpu":  # where two indices are several times slower
+            places = torch.add(columns, rows, alpha=grid.width).flatten()
+            nearest = x.index_select(1, places).unflatten(1, (pooled.height, -1))
+        else:
+            nearest = image[:, rows, columns]
     else:  # a view
         down, right = grid.height // pooled.height, grid.width // pooled.width
         nearest = image[:, down // 2 :: down, right // 2 :: right]
@@ -50,8 +56,8 @@ def downsample_tokens(
     return nearest.flatten(1, 2)
 
 
-def _nearest(grid: TokenGrid, pooled: TokenGrid, device: torch.device) -> Tensor:
-    """(h * w,): index of the token nearest to the middle of each pooled one.
+def _nearest(grid: TokenGrid, pooled: TokenGrid, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows (h, 1) and columns (w,) of the tokens nearest to the middles of pooled ones.
 
     Of rows and columns the floor((i + 1/2) * size / pooled)-th, in exact integer arithmetic.
     """
@@ -60,8 +66,7 @@ def _nearest(grid: TokenGrid, pooled: TokenGrid, device: torch.device) -> Tensor
         twice = torch.arange(size, 2 * size * pooled, 2 * size, device=device)
         return twice // (2 * pooled)
 
-    rows, columns = along(grid.height, pooled.height), along(grid.width, pooled.width)
-    return torch.add(columns, rows[:, None], alpha=grid.width).flatten()
+    return along(grid.height, pooled.height)[:, None], along(grid.width, pooled.width)
 
 
 def _average(image: Tensor, pooled: TokenGrid) -> Tensor:

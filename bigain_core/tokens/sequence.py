@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import log
 
 import torch
 from torch import Tensor
 
 from .grid import TokenGrid
-from .plans import Plan
+from .plans import MergePlan, Plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,20 +40,40 @@ class JointPlan:
         """Whether `queries` and `restore` change nothing."""
         return self.plan.query_tokens == self.grid.frame.tokens
 
+    @cached_property
+    def _whole(self) -> tuple[MergePlan, MergePlan] | None:
+        """`plan` and `positions` for the sequence, whose text then needs no copies of its own.
+
+        None where frames or queries are apart from the rest.
+        """
+        apart = self.grid.frames > 1 or self.image_queries or not self.grid.text_tokens
+        if apart or not isinstance(self.plan, MergePlan):
+            return None
+        plan = self.plan.within(self.grid)
+        return plan, plan if self.positions is self.plan else plan.unblended()
+
     def queries(self, q: Tensor) -> Tensor:
         """(B, N, C) -> (B, Nq, C)"""
+        if self._whole:
+            return self._whole[1].queries(q)
         return _around(q, self._of_queries, self.grid.frame.tokens, self.positions.queries)
 
     def keys(self, k: Tensor) -> Tensor:
         """(B, N, C) -> (B, Nk, C)"""
+        if self._whole:
+            return self._whole[1].context(k)
         return self._shorten(k, self.positions.context)
 
     def values(self, v: Tensor) -> Tensor:
         """(B, N, C) -> (B, Nk, C)"""
+        if self._whole:
+            return self._whole[0].context(v)
         return self._shorten(v, self.plan.context)
 
     def restore(self, y: Tensor) -> Tensor:
         """(B, Nq, C) -> (B, N, C)"""
+        if self._whole:
+            return self._whole[0].restore(y)
         return _around(y, self._of_queries, self.plan.query_tokens, self.plan.restore)
 
     def _shorten(self, x: Tensor, step: Callable[[Tensor], Tensor]) -> Tensor:
@@ -72,21 +93,21 @@ class JointPlan:
         prefix, image, suffix = mask.split((grid.prefix, grid.tokens, grid.suffix), dim)
         return torch.cat((prefix, image.narrow(dim, 0, grid.frames * per_frame), suffix), dim)
 
-    def key_bias(self, k: Tensor) -> Tensor | None:
+    def key_bias(self, k: Tensor, dtype: torch.dtype = torch.float32) -> Tensor | None:
         """(B, Nk) for shortened keys k (B, Nk, C): log of the tokens that each stands for.
 
         None where keys are to weigh alike, and for a pool of keys that are all of one kind.
         """
+        if self._whole and self.plan.proportional:
+            return self._whole[0].key_bias.to(dtype)
         bias = self.plan.key_bias  # (B * frames, per frame)
         if bias is None:
             if not (self.proportional and self.grid.text_tokens):
                 return None
             shrinking = self.grid.frame.tokens / self.plan.context_tokens
             frames = k.shape[0] * self.grid.frames
-            bias = k.new_full(
-                (frames, self.plan.context_tokens), log(shrinking), dtype=torch.float32
-            )
-        image = bias.unflatten(0, (-1, self.grid.frames)).flatten(1, 2)
+            bias = k.new_full((frames, self.plan.context_tokens), log(shrinking), dtype=dtype)
+        image = bias.to(dtype).unflatten(0, (-1, self.grid.frames)).flatten(1, 2)
         return torch.nn.functional.pad(image, (self.grid.prefix, self.grid.suffix))
 
 

@@ -11,15 +11,9 @@ settings.register_profile("bigain", database=None, deadline=None, derandomize=Tr
 settings.load_profile("bigain")
 
 TINY = {
-    "input_size": 8,
-    "patch_size": 2,
-    "in_channels": 4,
-    "hidden_size": 128,
-    "depth": 3,
-    "num_heads": 2,
-    "num_classes": 5,
-    "learn_sigma": False,
-}
+    "input_size": 8, "patch_size": 2, "in_channels": 4, "hidden_size": 128, "depth": 3,
+    "num_heads": 2, "num_classes": 5, "learn_sigma": False,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -38,17 +38,17 @@ def test_no_share_of_nothing(found):
 def test_the_table_has_a_row_for_each_setting(found):
     rows = {row["setting"]: row for row in csv_rows(found.table())}
     assert list(rows) == list(found.measured)
-    assert rows[OFF]["ms"] == "2000.00" and rows[OFF]["peak MB"] == "3"
+    assert rows[OFF]["ms"] == "2000" and rows[OFF]["peak MB"] == "3"
     assert rows["half"] == {
         "setting": "half",
-        "ms": "1000.00",
-        "ms low": "750.00",
-        "ms high": "1250.00",
-        "times as fast": "2.000",
-        "low": "2.000",
-        "high": "2.000",
+        "ms": "1000",
+        "ms low": "750",
+        "ms high": "1250",
+        "times as fast": "2.00",
+        "low": "2.00",
+        "high": "2.00",
         "TFLOP": "1",
-        "ceiling": "4.000",
+        "ceiling": "4.00",
         "share of ceiling": "67%",
         "deviation": "0.2500",
         "peak MB": "2",
@@ -68,3 +68,16 @@ def test_the_summary_says_where_nothing_is_gained(found):
     without = {name: found.measured[name] for name in (OFF, "same")}
     text = Benchmark(without, "a processor", (1, 4, 8, 8)).summary()
     assert text.endswith("NOTHING here is faster than off.")
+
+
+def test_long_and_short_times_have_the_digits_that_mean_something():
+    one = {OFF: measured(12.3456), "half": measured(0.0123456)}
+    rows = csv_rows(Benchmark(one, "a processor", (1,)).table())
+    assert [row["ms"] for row in rows] == ["12346", "12.3"]
+
+
+def test_the_summary_says_so_where_rounds_do_not_compare():
+    """Half the time in most rounds, and nearly the same median."""
+    found = {OFF: measured(1.0, 2.0, 3.0, 8.0, 9.0), "half": measured(2.5, 1.0, 1.5, 4.0, 4.5)}
+    text = Benchmark(found, "a processor", (1,)).summary()
+    assert text.endswith("take more rounds on an idle machine.") and "2.00x as fast" in text

@@ -145,6 +145,17 @@ def test_a_wrong_number_of_class_names_is_refused(saved):
         read_checkpoint(path)
 
 
+@pytest.mark.parametrize(("metadata", "expected"), [({}, "eps"), ({"predicts": "v"}, "v")])
+def test_what_is_predicted_stands_in_the_metadata(saved, metadata, expected):
+    assert read_checkpoint(saved(metadata=metadata)).config.predicts == expected
+
+
+def test_an_unknown_prediction_is_refused(saved):
+    path = saved("flow.safetensors", metadata={"predicts": "flow"})
+    with pytest.raises(ValueError, match="one of eps, v, got 'flow' in .*flow.safetensors"):
+        read_checkpoint(path)
+
+
 def test_another_kind_of_model_is_refused(tmp_path):
     path = tmp_path / "unet.safetensors"
     save_file({"model.diffusion_model.out.0.weight": torch.zeros(1)}, path)

@@ -1,5 +1,7 @@
 """Rules, the log of a network call and replaced forwards."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
@@ -27,6 +29,14 @@ from tests.core.calls import MIDDLE, network_call, planned
 ENCODER, DECODER = LayerId(0, "encoder"), LayerId(1, "decoder")
 GRID = TokenGrid(8, 8)
 MERGING, POOLING = TokenMerging(0.5), KVDownsampling(2)
+
+
+class Slow(int):
+    """Another thread gets its turn while this is added to a number."""
+
+    def __radd__(self, other):
+        time.sleep(1e-3)
+        return int(other) + int(self)
 
 
 @dataclass(frozen=True)
@@ -127,6 +137,21 @@ def test_the_log_adds_up_the_calls_of_a_run(randn):
     assert log.flops_saved == 3 * 4 * 64 * (64 - 16) * 16
     log.clear()
     assert log == RunLog()
+
+
+def test_no_call_is_lost_where_devices_write_at_once():
+    log, devices, calls = RunLog(), 4, 5
+
+    def run(device):
+        for _ in range(calls):
+            log.add_skipped(ENCODER, 64, 16, lambda *_: Slow(10), "no grid")
+            log.add_call((4, 8, 8), 100)
+
+    with ThreadPoolExecutor(devices) as pool:
+        list(pool.map(run, range(devices)))
+    count = devices * calls
+    assert log.layers[ENCODER].calls == log.network_calls == log.skipped["no grid"] == count
+    assert log.flops_before == log.flops_fixed == 10 * count and log.network_flops == 100 * count
 
 
 def test_an_unexpected_token_count_does_not_matter_where_no_rule_acts(randn):

@@ -1,8 +1,10 @@
 """The demo through the built-in runner, with a small random model in the bundled model's place."""
 
+import base64
 import contextlib
 import csv
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +23,15 @@ from benchmarks.demo_images import demo_images
 from benchmarks.dit_runner import DiTRunner
 from benchmarks.methods import BUNDLED_PLACEMENT, methods
 from bigain_core.classification import TrialPlan, classify
+from bigain_core.measure.similarity import ssim
+from bigain_core.models.checkpoint import SAMPLES
 from tests.core.classifying import Calls
 
 SIZE = 16
 METHODS = methods(BUNDLED_PLACEMENT)
 PROMPTS = ("checkered disc", "digit 2", "plain cross")
 CLASSES = [CLASS_NAMES.index(prompt) for prompt in PROMPTS]
-IMAGE = demo.IMAGES / "checkered-disc.png"
+IMAGE = SAMPLES / "checkered disc.png"
 STEPS, SEED = 2, 3
 OWN_MODEL = ("--host", "ComfyUI", "--checkpoint", "missing.safetensors")
 
@@ -79,9 +83,34 @@ def ignore(number):
 def test_every_file_is_written_and_named(finished):
     assert finished.code == 0
     names = {path.name for path in finished.folder.iterdir()}
-    assert names == {"images.png", "ranking.png", "ranking.csv", "summary.md"}
+    assert names == {"images.png", "ranking.png", "ranking.csv", "summary.md", "demo.html"}
     for name in names:
         assert str(finished.folder / name) in finished.printed
+
+
+def test_the_page_holds_its_images_and_tables_and_needs_no_other_file(finished):
+    page = (finished.folder / "demo.html").read_text(encoding="utf-8")
+    sources = re.findall(r'<img src="([^"]+)"', page)
+    images = [base64.b64decode(source.removeprefix("data:image/png;base64,")) for source in sources]
+    names = "images.png", "ranking.png"
+    assert images == [(finished.folder / name).read_bytes() for name in names]
+    assert page.count("<table>") == page.count("</table>") >= 4
+    assert "L-GTM 0.7" in page and "http" not in page
+
+
+def test_images_are_compared_with_the_plain_ones(finished, backend):
+    plain, merged = (
+        backend.samples(METHODS[name], PROMPTS, STEPS, SEED, ignore) for name in list(METHODS)[:2]
+    )
+    text = (finished.folder / "summary.md").read_text(encoding="utf-8")
+    found = re.search(r"\| L-GTM 0.7 +\| +([\d.-]+) \| +([\d.]+) \|\n", text)
+    squares = (merged - plain).square().flatten(1).mean(1)
+    assert float(found[2]) == pytest.approx(-10 * squares.log10().median().item(), abs=0.06)
+    assert float(found[1]) == pytest.approx(ssim(merged, plain).median().item(), abs=6e-4)
+
+
+def test_without_a_host_the_large_network_is_left_out_in_words(finished):
+    assert "Not measured: the network's class comes with ComfyUI" in finished.printed
 
 
 def test_samples_are_those_of_the_runner(finished, dit):
@@ -126,8 +155,9 @@ def test_chart_has_a_card_per_image(finished):
 
 def test_summary_puts_the_ceiling_beside_the_times(finished, backend):
     text = (finished.folder / "summary.md").read_text(encoding="utf-8")
+    times = text.partition("## Times")[2]
     for setting, compression in METHODS.items():
-        line = next(line for line in text.splitlines() if line.startswith(f"| {setting} "))
+        line = next(line for line in times.splitlines() if line.startswith(f"| {setting} "))
         ceiling = backend.flops(compression).ceiling
         assert line.split("|")[-2].strip() == f"{ceiling:.2f}x"
         assert line in finished.printed
@@ -214,7 +244,7 @@ def test_images_are_cut_to_centre_squares_and_scaled():
 
 
 def test_own_images_are_ranked_among_their_kind():
-    images = {path: demo.read_image(path) for path in sorted(demo.IMAGES.glob("*.png"))}
+    images = {path: demo.read_image(path) for path in sorted(SAMPLES.glob("*.png"))}
     shapes, digits = demo.own_questions(images, CLASS_NAMES, SIZE)
     assert (len(shapes.prompts), len(digits.prompts)) == (30, 10)
     assert set(shapes.names) < set(shapes.prompts)
@@ -224,6 +254,6 @@ def test_own_images_are_ranked_among_their_kind():
 
 def test_own_images_are_those_that_the_command_writes():
     for name, image in demo_images().items():
-        with Image.open(demo.IMAGES / name) as kept:
+        with Image.open(SAMPLES / name) as kept:
             difference = np.abs(np.asarray(kept).astype(int) - np.asarray(image))
             assert difference.max() <= 1, "run python -m benchmarks.demo_images"

@@ -5,6 +5,7 @@ import io
 import os
 import sys
 import threading
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -406,29 +407,45 @@ class TestRunning:
     ):
         assert dev.run_tests(hosts, ["-x"], "") == 0
         new, old = (str(host.path) for host in hosts)
+        half = "--ignore-glob=*/test_[{}]*.py"
         expected = [
-            ("host tests with ComfyUI 0.33.0", "host and not server", new),
-            ("host tests with ComfyUI 0.8.0", "host and not server and not once", old),
-            ("server and browser tests with ComfyUI 0.33.0", "server", new),
-            ("server and browser tests with ComfyUI 0.8.0", "server and not once", old),
-            ("tests that need no ComfyUI", "not host", None),
+            ("host tests with ComfyUI 0.33.0", f"tests/host {half.format('!a-l')}", new),
+            ("host tests with ComfyUI 0.33.0", f"tests/host {half.format('!m-z')}", new),
+            ("host tests with ComfyUI 0.8.0", "tests/host -m not_once", old),
+            ("server and browser tests with ComfyUI 0.33.0", "tests/server tests/ui", new),
+            (
+                "server and browser tests with ComfyUI 0.8.0",
+                "tests/server tests/ui -m not_once",
+                old,
+            ),
+            ("tests that need no ComfyUI", "tests/core", None),
         ]
-        wanted = [(["pytest", "-m", marks, "-x"], path) for _, marks, path in expected]
-        assert sorted(runs, key=str) == sorted(wanted, key=str)
+        wanted = [("pytest " + arguments + " -x", path) for _, arguments, path in expected]
+        found = [(" ".join(a.replace(" ", "_") for a in given), path) for given, path in runs]
+        assert sorted(found, key=str) == sorted(wanted, key=str)
         said = capsys.readouterr().out.splitlines()[1:]
         assert {heading.split(" (")[0][3:] for heading in said[::3]} == {e[0] for e in expected}
-        assert said[1::3] == ["first"] * 5 and said[2::3] == ["last"] * 5
+        assert said[1::3] == ["first"] * 6 and said[2::3] == ["last"] * 6
+
+    def test_every_file_of_host_tests_is_in_one_half(self, dev, hosts):
+        """Of about as many as the other, by what pytest matches names with."""
+        first, second, *_ = (arguments for *_, arguments in dev.planned_runs(hosts, []))
+        globs = [option.partition("=")[2] for _, option in (first, second)]
+        files = [str(path) for path in (REPO / "tests" / "host").glob("test_*.py")]
+        halves = [[f for f in files if not fnmatch(f, str(REPO / glob))] for glob in globs]
+        assert sorted(sum(halves, [])) == sorted(files)
+        assert min(map(len, halves)) > len(files) / 3
 
     def test_two_runs_at_a_time_in_the_order_of_the_queue(self, dev, hosts, monkeypatch):
         """The first is in the way until all others, one after the other, have ended."""
-        first, *others = (marks for _, _, marks in dev.planned_runs(hosts))
+        first, *others = (arguments for *_, arguments in dev.planned_runs(hosts, []))
         begun, others_ended = [], threading.Semaphore(0)
 
         def run(command, **_):
-            if command[4] == first:
+            if command[3:] == first:
                 assert all(others_ended.acquire(timeout=30) for _ in others)
             else:
-                begun.append(command[4])
+                begun.append(command[3:])
                 others_ended.release()
             return dev.subprocess.CompletedProcess(command, 0, stdout="")
 
@@ -436,9 +453,43 @@ class TestRunning:
         assert dev.run_tests(hosts, [], "") == 0
         assert begun == others
 
+    @pytest.mark.parametrize(
+        ("given", "expected"),
+        [
+            ("tests/host/test_a.py", {"tests/host/test_a.py": ["/new", "/old"]}),
+            ("tests/ui", {"tests/ui": ["/new", "/old"]}),
+            ("./tests/core/test_a.py::test_b[c]", {"./tests/core/test_a.py::test_b[c]": [None]}),
+            (
+                "tests",
+                {
+                    "tests/host": ["/new", "/old"],
+                    "tests/server tests/ui": ["/new", "/old"],
+                    "tests/core": [None],
+                },
+            ),
+            (
+                "tests/core tests/host/a.py tests/host/b.py",
+                {"tests/core": [None], "tests/host/a.py tests/host/b.py": ["/new", "/old"]},
+            ),
+        ],
+    )
+    def test_a_path_goes_to_the_runs_of_its_folder_alone(self, dev, runs, hosts, given, expected):
+        assert dev.run_tests(hosts, ["-k", "x", *given.split()], "") == 0
+        found = {}
+        for (_, *arguments), path in runs:
+            marks = ["-m", "not once"] if path == "/old" else []
+            number = len(arguments) - len(marks) - 2
+            assert arguments[number:] == [*marks, "-k", "x"]
+            found.setdefault(" ".join(arguments[:number]), []).append(path)
+        assert {key: sorted(paths, key=str) for key, paths in found.items()} == expected
+
+    def test_a_path_that_needs_a_host_where_there_is_none_is_nothing_run(self, dev, runs, capsys):
+        assert dev.run_tests([], ["tests/host/test_a.py"], "LEFT OUT: much.") == 5
+        assert runs == [] and "LEFT OUT: much." in capsys.readouterr().out
+
     def test_tests_without_host_end_with_what_was_left_out(self, dev, runs, capsys):
         assert dev.run_tests([], [], "LEFT OUT: much.") == 0
-        assert runs == [(["pytest"], None)]
+        assert runs == [(["pytest", "tests/core"], None)]
         assert capsys.readouterr().out.splitlines()[-1] == "LEFT OUT: much."
 
     @pytest.mark.parametrize(
@@ -449,7 +500,7 @@ class TestRunning:
         self.code = code
         self.codes |= codes
         assert dev.run_tests(hosts, [], "") == expected
-        assert len(runs) == 5
+        assert len(runs) == 6
 
     def test_demo_gets_host_and_arguments(self, dev, runs, hosts):
         extra = ["--prompts", "a cat", "a dog"]

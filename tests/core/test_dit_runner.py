@@ -54,6 +54,18 @@ def test_noise_is_that_of_the_model(model, randn):
     assert torch.equal(noise, model(x, torch.tensor([700] * 3), labels))
 
 
+def test_noise_follows_from_a_predicted_velocity(make_dit, randn):
+    """v = sqrt(a) noise - sqrt(1 - a) clean and x = sqrt(a) clean + sqrt(1 - a) noise."""
+    network, x, labels = make_dit(predicts="v"), randn(2, 4, 8, 8), torch.tensor([0, 3])
+    for timestep in (5, 700):
+        signal = math.sqrt(signal_level(timestep))
+        spread = math.sqrt(1 - signal_level(timestep))
+        noise = DiTRunner(network).predict_noise(x, timestep, labels)
+        clean = (x - spread * noise) / signal
+        velocity = network(x, torch.full((2,), timestep), labels)
+        torch.testing.assert_close(signal * noise - spread * clean, velocity, atol=1e-4, rtol=1e-4)
+
+
 def test_rules_act_in_their_range_alone(model, randn):
     x, labels = randn(1, 4, 8, 8), torch.tensor([0])
     early = Compression((Rule(KVDownsampling(), active=ActiveRange(0.0, 0.5)),))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bigain_core.methods import (
     BlockMerging,
     KeyMerging,
+    KeyPairs,
     KVCellSelection,
     KVDownsampling,
     KVSelection,
@@ -40,10 +41,12 @@ METHODS = [
     SimilarityPruning(1.0, noise=0.0, cell=3),
     KVDownsampling(2, AlphaSchedule(0.8, 1.2)),
     KVDownsampling(4, AlphaCurve(((999, 0.0), (300, 1.0), (0, 1.2)))),
+    KVDownsampling(3, random_places=True),
     *(KVSelection(choice) for choice in SELECTION_MODES),
     *(KVCellSelection(choice) for choice in CELL_MODES),
     KVCellSelection("high", 3, 1.0),
     *(KeyMerging(ratio, window, cell) for ratio, window, cell in ((0.75, 4, 2), (0.5, 16, 3))),
+    *(KeyPairs(ratio) for ratio in (0.4, 0.75, 0.9375)),
 ]
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 

@@ -1,19 +1,20 @@
 """What the yardstick computes: against scipy, slow loops and worked examples."""
 
-import numpy as np
 import pytest
 import torch
-from scipy.ndimage import uniform_filter
 from scipy.stats import spearmanr
 
 from benchmarks.fidelity.drawing import chart, line_step
 from benchmarks.fidelity.intervals import RESAMPLES, Figure, mean, relative, resamples
-from benchmarks.fidelity.measuring import compared, images_compared, rank_correlation, ssim
+from benchmarks.fidelity.measuring import compared, flip, images_compared, rank_correlation
 from benchmarks.fidelity.page import Fidelity, Kind, of_model, verdict
+from benchmarks.fidelity.photos import PHOTOS, read_photo
 from benchmarks.fidelity.settings import (
+    CANDIDATE,
     COLOURS,
     LINES,
     METHODS,
+    RIVAL,
     SEEDS,
     sd_layer_gflop,
     settings,
@@ -26,7 +27,11 @@ def test_every_method_is_a_setting_and_those_that_draw_have_seeds():
         found.setdefault(setting.name, []).append(setting.method)
     assert found.keys() == METHODS.keys() and COLOURS.keys() == LINES.keys()
     drawing = {name for name, methods in found.items() if len(methods) == len(SEEDS)}
-    expected = {name for name in METHODS if name.startswith(("ToMe", "SiTo", "key merging"))}
+    expected = {
+        name
+        for name in METHODS
+        if name.startswith(("ToMe", "SiTo", "key merging")) or name.endswith("random places")
+    }
     assert drawing == expected
     assert all(len(set(methods)) == len(methods) for methods in found.values())
 
@@ -36,6 +41,7 @@ def test_operations_of_a_layer_are_those_known_for_stable_diffusion():
     assert found["L-GTM 0.7"] == pytest.approx(4.98, abs=0.005)
     assert found["IE-KVD 2"] == pytest.approx(7.47, abs=0.005)
     assert found["key merging 2"] == pytest.approx(7.59, abs=0.005)
+    assert found["IE-KVD 2"] < found["key pairs 2"] < 1.06 * found["IE-KVD 2"]
 
 
 def test_ranks_correlate_as_in_scipy(randn):
@@ -45,33 +51,14 @@ def test_ranks_correlate_as_in_scipy(randn):
     assert found.tolist() == pytest.approx(expected)
 
 
-def test_structural_similarity_equals_that_of_whole_windows():
-    one = np.random.default_rng(0).random((12, 14, 3))
-    other = np.clip(one + 0.2 * np.random.default_rng(1).random(one.shape), 0, 1)
-    values = []
-    for channel in range(3):
-        x, y = one[..., channel], other[..., channel]
-        mx, my = uniform_filter(x, 7), uniform_filter(y, 7)
-        unbiased = 49 / 48
-        vx, vy, vxy = (
-            unbiased * (uniform_filter(a * b, 7) - uniform_filter(a, 7) * uniform_filter(b, 7))
-            for a, b in ((x, x), (y, y), (x, y))
-        )
-        c1, c2 = 0.01**2, 0.03**2
-        whole = (2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-        values.append(whole[3:-3, 3:-3].mean())
-    found = ssim(*(torch.from_numpy(x)[None] for x in (one, other)))
-    assert found.item() == pytest.approx(np.mean(values))
-    assert ssim(*[torch.from_numpy(one)[None]] * 2).item() == pytest.approx(1)
-
-
 def test_images_are_compared_one_by_one():
     plain = torch.rand(2, 8, 8, 3, generator=torch.Generator().manual_seed(0))
     found = plain.clone()
     found[1] += 0.1
     same, apart = images_compared(plain, found)
-    assert same == {"square": 0, "ssim": pytest.approx(1)}
+    assert same == {"square": 0, "ssim": pytest.approx(1), "flip": 0}
     assert apart["square"] == pytest.approx(0.01) and apart["ssim"] < 1
+    assert 0 < apart["flip"] < flip(plain[1], 1 - plain[1])
 
 
 def test_a_prediction_beside_the_plain_one(randn):
@@ -130,20 +117,26 @@ def made_up(error, square):
         }
         for n in range(3)
     }  # fmt: skip
-    generation = {n: {"image": n, "square": square, "ssim": 0.9} for n in range(3)}
+    generation = {n: {"image": n, "square": square, "ssim": 0.9, "flip": 0.05} for n in range(3)}
     return predictions, generation
+
+
+def with_every_method(records):
+    return Fidelity(*(Kind({name: [records[k]] for name in METHODS}) for k in (0, 1)))
 
 
 def test_the_page_takes_images_that_all_have_and_pairs_them():
     strong, weak = made_up(0.01, 0.01), made_up(0.04, 0.01)
     del weak[0][2]
-    records = {"IE-KVD 2": weak, "key merging 2": strong}
+    records = {RIVAL: weak, CANDIDATE: strong}
     found = Fidelity(*(Kind({n: [r[k]] for n, r in records.items()}) for k in (0, 1)))
     assert found.predictions.images == [0, 1] and found.generation.images == [0, 1, 2]
     text = of_model(found)
     assert "2 images, 3 generated. The plain model: 2 GFLOP a call, 2 of 2 right." in text
     assert "0.5 (0.5 to 0.5), wins" in text and "1 (1 to 1), ties" in text
-    assert chart(found).width > chart(found).height
+    few, dozens = chart(found), chart(with_every_method(strong))
+    assert few.width > few.height
+    assert few.width == dozens.width and few.height < dozens.height, "the legend has room"
 
 
 def test_weighing_is_held_against_the_same_method_without():
@@ -151,6 +144,29 @@ def test_weighing_is_held_against_the_same_method_without():
     found = Fidelity(*(Kind({n: [r[k]] for n, r in names.items()}) for k in (0, 1)))
     text = of_model(found)
     assert text.count("0.5 (0.5 to 0.5), wins") == 3 and "without:" in text
+    alone = Fidelity(*(Kind({"ToMe 0.7, weighed": [made_up(0.01, 0.01)[k]]}) for k in (0, 1)))
+    assert "without:" not in of_model(alone)
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_photographs_are_squares_in_colour(name):
+    photo = read_photo(name, 64)
+    assert photo.shape == (1, 64, 64, 3) and 0 <= photo.min() < photo.max() <= 1
+    assert photo.std() > 0.03
+
+
+def test_the_page_holds_the_candidate_against_all_on_photographs():
+    rows = {n: {"file": n, "error": [0.01, 0.03], "size": [1.0, 3.0]} for n in "abc"}
+    kinds = {
+        CANDIDATE: {n: {**row, "attention": 0.01} for n, row in rows.items()},
+        RIVAL: {n: {**row, "attention": 0.04} for n, row in rows.items()},
+    }
+    empty = Kind({})
+    found = Fidelity(empty, empty, {64: Kind({n: [rows] for n, rows in kinds.items()})})
+    text = of_model(found)
+    assert "3 photographs, 64 tokens" in text
+    shares = "1 (1 to 1), ties | 0.5 (0.5 to 0.5), wins"
+    assert f"| {RIVAL} | 0.1 (0.1 to 0.1) | 0.2 (0.2 to 0.2) | {shares} |" in " ".join(text.split())
 
 
 @pytest.mark.parametrize(("most", "step"), [(0.021, 0.005), (0.4, 0.1), (0.36, 0.05), (9, 2)])

@@ -1,10 +1,17 @@
 """The command for a machine with a GPU, tried on one without."""
 
+from itertools import count
+from time import monotonic
+
 import pytest
 import torch
 
 from benchmarks import gpu
+from benchmarks.joint_layer import JointLayer
 from benchmarks.speed_blocks import CACHED, METHODS, OFF, Layer
+from benchmarks.timing import clock_of
+from bigain_core.measure.timing import by_clock
+from bigain_core.methods import TokenMerging
 
 CPU = torch.device("cpu")
 
@@ -23,21 +30,29 @@ def cells(part):
 def test_a_quick_report_names_the_machine_and_every_setting(parts):
     name, results, launches, _, speed = parts
     assert torch.__version__ in name
-    assert [row[0] for row in cells(results)] == list(METHODS)
+    assert [row[0] for row in cells(results)] == [f"{name}, float32" for name in METHODS]
     assert [row[0] for row in cells(launches)] == list(METHODS)
-    assert {OFF, CACHED, *METHODS, "tomesd 0.7"} <= {row[1] for row in cells(speed)}
+    of_sizes = {size: {r[1] for r in cells(speed) if r[0] == size} for size, *_ in cells(speed)}
+    assert list(of_sizes) == [*gpu.QUICK, *gpu.QUICK_JOINT]
+    alone, with_text = of_sizes.values()
+    assert {OFF, CACHED, *METHODS, "tomesd 0.7"} <= alone
+    assert {OFF, *METHODS} == with_text and "key merging 0.75" in METHODS
 
 
-def test_the_cpu_differs_from_itself_in_nothing(parts):
-    assert all(float(row[1]) == 0 and row[2] in ("", "100.00%") for row in cells(parts[1]))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_cpu_differs_from_itself_in_nothing(dtype):
+    rows = list(gpu.result_rows(CPU, dtype, monotonic() + 600))
+    assert all(float(row[1]) == float(row[3]) == 0 for row in rows)
+    assert all(row[2] in ("", "100.00%") for row in rows)
 
 
 def test_a_device_that_computes_otherwise_is_told(monkeypatch):
     monkeypatch.setattr(Layer, "random", differing := _Differing(Layer.random))
-    rows = list(gpu.result_rows(torch.device("cpu", 0)))
-    assert differing.made == 2
-    assert all(float(row[1].removesuffix(" TOO FAR")) > 0.1 for row in rows)
-    assert all(row[1].endswith("TOO FAR") for row in rows)
+    rows = list(gpu.result_rows(torch.device("cpu", 0), torch.float32, monotonic() + 600))
+    assert differing.made == 4
+    for row in rows:
+        assert row[1].endswith("TOO FAR") and row[3].endswith("TOO FAR")
+        assert all(float(row[n].removesuffix(" TOO FAR")) > 0.1 for n in (1, 3))
 
 
 class _Differing:
@@ -61,8 +76,80 @@ def test_layers_beyond_the_time_are_named(parts):
 
 def test_break_even_stops_where_the_time_is_up(monkeypatch):
     monkeypatch.setattr(gpu, "points", lambda *given: iter([None]))
-    rows = list(gpu.break_even_rows(CPU, torch.float32, 1, until=0))
-    assert len(rows) == 1 and "the time is up" in rows[0][0]
+    rows = gpu.break_even_rows(CPU, torch.float32, 1, until=0)
+    assert list(gpu.until_time_is_up(rows, 2)) == [[gpu.TIME_UP, ""]]
+
+
+def test_a_table_ends_with_what_there_was_time_for(monkeypatch):
+    layer = Layer.random(256, 320, 1, CPU, torch.float32)
+    for rows, columns in (
+        (gpu.result_rows(CPU, torch.float32, until=2), 4),
+        (gpu.launch_rows(CPU, layer, until=2), 4),
+    ):
+        monkeypatch.setattr(gpu, "monotonic", count(1).__next__)
+        first, *_, last = gpu.until_time_is_up(rows, columns)
+        assert next(iter(METHODS)) in first[0] and last == [gpu.TIME_UP, "", "", ""]
+
+
+def test_a_layer_in_which_the_time_ends_is_left_out(monkeypatch):
+    """After eight calls of a slow card, the first of which is before the layer."""
+    monkeypatch.setattr(gpu, "monotonic", count(1).__next__)
+    rows = list(gpu.speed_rows(CPU, torch.float32, gpu.QUICK | gpu.QUICK_JOINT, 1, until=8))
+    assert [row[:2] for row in rows] == [[n, gpu.TIME_UP] for n in (*gpu.QUICK, *gpu.QUICK_JOINT)]
+    assert next(gpu.monotonic.__self__) == 11, "nothing is begun after the eighth"
+
+
+class Event:
+    """A CUDA event on a clock that only works move."""
+
+    now = 0
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+        self.at, self.waited = None, False
+
+    def record(self):
+        self.at = Event.now
+
+    def synchronize(self):
+        self.waited = True
+
+    def elapsed_time(self, end):
+        assert end.waited
+        return end.at - self.at
+
+
+def test_a_cuda_device_tells_the_time_itself(monkeypatch):
+    def work():
+        Event.now += 250  # milliseconds
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    assert clock_of(torch.device("cuda"))(work) == 0.25
+    assert clock_of(CPU) is by_clock
+
+
+@pytest.fixture(scope="module")
+def joint():
+    return JointLayer.random(7, 64, 320, 2, CPU, torch.float32)
+
+
+def test_text_and_image_attend_to_each_other_as_in_torch(joint):
+    *inputs, out = joint.layer.projections
+    normed = joint.layer.norm(joint.layer.x).transpose(0, 1)
+    expected, _ = torch.nn.functional.multi_head_attention_forward(
+        *(normed, normed, normed, 320, 8, torch.cat(inputs), None, None, None, False, 0.0),
+        *(out, None),
+    )
+    torch.testing.assert_close(joint.run(None), expected.transpose(0, 1), atol=1e-5, rtol=1e-4)
+
+
+def test_with_text_a_method_gives_the_plain_layer_or_another(joint):
+    plain = joint.run(None)
+    for name, method in METHODS.items():
+        assert joint.run(method).shape == plain.shape
+        assert not torch.allclose(joint.run(method), plain, atol=1e-3), name
+    same = joint.run(TokenMerging(0.001))
+    torch.testing.assert_close(same, plain, atol=1e-5, rtol=1e-4)
 
 
 def test_a_result_that_is_too_far_ends_the_command_with_an_error(monkeypatch, capsys):

@@ -8,6 +8,7 @@ from bigain_core.compression.rules import Rule
 from bigain_core.methods import (
     BlockMerging,
     KeyMerging,
+    KeyPairs,
     KVCellSelection,
     KVDownsampling,
     KVSelection,
@@ -110,6 +111,17 @@ def slow_key_merging():
 )
 def test_a_decision_equals_the_count_of_torch(method, slow):
     assert method.decision_flops(WIDTH, TokenGrid(64, 64)) == counted(slow)
+
+
+def test_key_pairs_count_the_products_of_tokens_with_directions_and_the_sketch():
+    """Three products of every token with a vector: in 9 halvings of 128 channels, and once of all.
+
+    The sketch is a product that torch counts itself.
+    """
+    vectors = 3 * 2 * TOKENS * (9 * 128 + WIDTH)
+    sketch = counted(lambda: KeyPairs().plan(tokens(TOKENS), TokenGrid(64, 64), MIDDLE, 0))
+    assert sketch == 2 * TOKENS * WIDTH * 128
+    assert KeyPairs().decision_flops(WIDTH, TokenGrid(64, 64)) == vectors + sketch
 
 
 @pytest.mark.parametrize(

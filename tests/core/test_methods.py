@@ -115,13 +115,9 @@ def test_downsampling_follows_its_schedule(randn, schedule, alphas):
 
 
 IDENTITIES = [
-    *(TokenMerging(0, rule) for rule in DESTINATION_RULES),
-    KVDownsampling(1),
-    BlockMerging(0),
-    SimilarityPruning(0),
-    KVSelection(ratio=0),
-    KVCellSelection(factor=1),
-]
+    *(TokenMerging(0, rule) for rule in DESTINATION_RULES), KVDownsampling(1), BlockMerging(0),
+    SimilarityPruning(0), KVSelection(ratio=0), KVCellSelection(factor=1),
+]  # fmt: skip
 SLIGHT = [
     method(ratio=0.1) for method in (TokenMerging, BlockMerging, SimilarityPruning, KVSelection)
 ]
@@ -141,11 +137,9 @@ def test_methods_that_change_nothing_say_so(randn, method):
 
 METRIC = {"padding": "replicate"}, {"scorer": "variance"}
 OPTIONS = {
-    TokenMerging(1.0): METRIC,
-    BlockMerging(0.4): (*METRIC, {"cell": 3}, {"aggregate": "std"}),
-    KVSelection("high"): METRIC,
-    KVCellSelection("high", 2, 1.0): METRIC,
-}
+    TokenMerging(1.0): METRIC, BlockMerging(0.4): (*METRIC, {"cell": 3}, {"aggregate": "std"}),
+    KVSelection("high"): METRIC, KVCellSelection("high", 2, 1.0): METRIC,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(

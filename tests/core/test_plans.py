@@ -144,7 +144,7 @@ def test_metal_is_given_no_bag():
     with FakeTensorMode(), NoBags(), torch.no_grad():
         x = torch.empty(2, 64, 8, device="mps", dtype=torch.float16)
         place = torch.empty(2, 64, device="mps", dtype=torch.long)
-        plan = MergePlan(place, place, torch.empty(2, 20, device="mps", dtype=torch.long))
+        plan = MergePlan(place, torch.empty(2, 20, device="mps", dtype=torch.long))
         merged = plan.queries(x)
         assert (merged.shape, merged.dtype) == ((2, 20, 8), x.dtype)
     with NoBags(), pytest.raises(AssertionError):

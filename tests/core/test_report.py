@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from bigain_core.compression.report import NOT_CALLED, report, report_data, summary
+from bigain_core.compression.report import NOT_CALLED, headline_data, report, report_data, summary
 from bigain_core.compression.run_log import LayerRecord, RunLog
 from bigain_core.placement import LayerId
 
@@ -79,6 +79,36 @@ def test_layers_that_were_replaced_are_told_from_those_that_were_not_called(log)
     assert replaced == expected
 
 
+def test_the_headline_is_the_gain_in_operations_of_the_whole_network(log):
+    log.networks[4, 64, 64] = (int(2e9), 10)  # 20 GFLOP in the run, of which 9 are saved
+    assert headline_data(log) == {
+        "headline": f"{20 / 11:.2f}x fewer operations", "badge": "2 of 3 layers", "note": "",
+        "verdict": "good",
+    }  # fmt: skip
+
+
+def test_without_the_whole_network_the_headline_says_what_it_counts(log):
+    assert headline_data(log)["headline"] == f"{14 / 5:.2f}x fewer operations in self-attention"
+
+
+def test_the_headline_is_poor_where_no_speed_is_gained(log):
+    log.networks[4, 64, 64] = (int(30e9), 10)
+    assert headline_data(log)["verdict"] == "poor"
+    assert headline_data(log)["note"] == "Expect no gain in speed at this size."
+    log.networks[4, 64, 64] = (int(2e9), 10)
+    log.slower = {LayerId(0, "encoder"): "too small", LayerId(2, "decoder"): ""}
+    assert headline_data(log)["verdict"] == "poor"
+    assert headline_data(log)["note"].startswith("1 of these layers")
+
+
+def test_the_headline_of_a_run_in_vain_has_the_reason():
+    log = RunLog(skipped=Counter({"a mask": 3}), layers={LayerId(0, "encoder"): LayerRecord()})
+    assert headline_data(log) == {
+        "headline": "nothing changed", "badge": "0 of 1 layers", "note": "Reason: a mask.",
+        "verdict": "none",
+    }  # fmt: skip
+
+
 def test_a_run_that_never_called_the_network_says_what_to_do():
     assert "no network call was seen" in report(RunLog())
     assert "Connect `after` to an output of the sampler" in report(RunLog())
@@ -101,6 +131,7 @@ def test_the_data_of_the_report_say_what_its_text_says(log):
     log.expect(LayerId(3, "decoder"), covered=True, found=True)  # never reached
     data = report_data(log)
     assert data["summary"] == summary(log)
+    assert data.items() >= headline_data(log).items()
     first, second = data["layers"]
     assert first == {
         "layer": 0, "stage": "encoder", "level": 1, "method": "L-GTM 0.7", "tokens": 4096,

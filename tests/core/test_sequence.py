@@ -15,7 +15,8 @@ TEXT_FIRST = TokenGrid(4, 6, prefix=5)
 IMAGE_FIRST = TokenGrid(4, 6, suffix=7)
 VIDEO = TokenGrid(4, 6, frames=3)
 ALL = TokenGrid(4, 6, frames=2, prefix=5, suffix=7)
-GRIDS = [TEXT_FIRST, IMAGE_FIRST, VIDEO, ALL]
+BETWEEN = TokenGrid(4, 6, prefix=5, suffix=7)
+GRIDS = [TEXT_FIRST, IMAGE_FIRST, BETWEEN, VIDEO, ALL]
 METHODS = [
     TokenMerging(0.5),
     TokenMerging(0.5, mode="mlerp"),
@@ -62,6 +63,18 @@ def test_each_frame_is_shortened_as_if_it_were_alone(randn, method, grid):
         kind = "queries" if name == "queries" else "context"
         expected = [getattr(p, kind)(frame) for p, frame in zip(alone, inputs, strict=True)]
         torch.testing.assert_close(short, torch.cat([prefix, *expected, suffix], 1))
+
+
+@each_method
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_text_stays_as_it_is(randn, method, grid, dtype):
+    x = randn(2, grid.sequence_tokens, 8).to(dtype)
+    plan = joint(method, x, grid)
+    first, _, last = parts(x, grid, 24)
+    for short in (plan.queries(x), plan.keys(x), plan.values(x), plan.restore(plan.queries(x))):
+        assert torch.equal(short[:, : grid.prefix], first)
+        assert torch.equal(short[:, short.shape[1] - grid.suffix :], last)
 
 
 @each_method

@@ -18,7 +18,7 @@ SHIPPED = {
     "label sets": r"bigain_core/classification/datasets/imagenet_\w+\.txt",
     "bundled model": r"bigain_core/models/shapes_and_digits\.safetensors",
     "workflows and thumbnails": r"example_workflows/bigain_\w+\.(json|jpg)",
-    "images that workflows load": r"example_workflows/bigain_\w+_input(/\w+)?\.png",
+    "sample images": r"bigain_core/models/samples/[\w -]+\.png",
     "help": r"web/docs/([\w-]+/)*[\w-]+\.(md|png)",
     "browser": r"web/(\w+/)*\w+\.js",
     "translations": r"locales/[a-z]{2}(-[A-Z]{2})?/\w+\.json",

@@ -16,6 +16,7 @@ from bigain_core.compression.token_map import (
 from bigain_core.methods import (
     BlockMerging,
     KeyMerging,
+    KeyPairs,
     KVCellSelection,
     KVDownsampling,
     KVSelection,
@@ -43,7 +44,7 @@ def made(stand_in, grid=GRID, merges=True, scores=None):
     return TokenMap(LAYER, "by hand", grid, torch.tensor(stand_in), merges, scores)
 
 
-@pytest.mark.parametrize("method", [TokenMerging(0.5), KeyMerging(0.5)])
+@pytest.mark.parametrize("method", [TokenMerging(0.5), KeyMerging(0.5), KeyPairs(0.5)])
 def test_a_merged_token_is_stood_for_by_the_one_it_merged_into(randn, method):
     plan = method.plan(randn(2, 24, 8), GRID, MIDDLE, 0)
     assert torch.equal(stand_ins(plan, GRID, 2), plan.target)

@@ -67,7 +67,6 @@ def arguments(folder, batch=4):
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(training, "WARMUP", 2)
-    monkeypatch.setattr(training, "SAVE_EVERY", 3)
 
 
 def test_a_run_that_was_killed_ends_as_one_that_was_not(quick, tmp_path):
@@ -84,12 +83,12 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(quick, tmp_path):
     whole, broken = arguments(tmp_path / "whole"), arguments(tmp_path / "broken")
     for args in (whole, broken):
         args.state.parent.mkdir(parents=True)
-    training.train(Recipe(Toy, "linear", (FIRST, SECOND), export), whole)
+    training.train(Recipe(Toy, "linear", (FIRST, SECOND), export, 3), whole)
     for step in (2, 5, 4):  # before the first save, in the second stage, and once more
         with pytest.raises(KeyboardInterrupt):
-            recipe = Recipe(lambda step=step: dies_at(step), "linear", (FIRST, SECOND), export)
+            recipe = Recipe(lambda step=step: dies_at(step), "linear", (FIRST, SECOND), export, 3)
             training.train(recipe, broken)
-    training.train(Recipe(Toy, "linear", (FIRST, SECOND), export), broken)
+    training.train(Recipe(Toy, "linear", (FIRST, SECOND), export, 3), broken)
     expected, found = load_file(whole.out), load_file(broken.out)
     assert all(torch.equal(found[key], expected[key]) for key in expected)
     fresh = Toy().state_dict()
@@ -143,7 +142,7 @@ def test_steps_and_seeds_draw_their_own_batches(tmp_path):
 
 
 def test_stages_follow_each_other_each_with_its_own_rate(quick):
-    recipe = Recipe(Toy, "linear", (FIRST, SECOND), export)
+    recipe = Recipe(Toy, "linear", (FIRST, SECOND), export, 3)
     assert recipe.steps == 9
     assert [recipe.stage_at(step) for step in (0, 4, 5, 8)] == [
         (FIRST, 0), (FIRST, 4), (SECOND, 0), (SECOND, 3),

@@ -12,11 +12,21 @@ def with_defaults(node, model, **changes):
     fresh = {}
     for item in node.define_schema().inputs:
         if isinstance(item, io.DynamicCombo.Input):
-            name = changes.pop(item.id)
-            inputs = next(option.inputs for option in item.options if option.key == name)
-            fresh[item.id] = {item.id: name, **defaults(inputs)}
-            fresh[item.id] |= {own.id: changes.pop(own.id) for own in inputs if own.id in changes}
+            fresh[item.id] = choice(item, changes)
     return node.execute(model, **(defaults(node.define_schema().inputs) | fresh | changes)).args[0]
+
+
+def choice(item, changes):
+    """The value of a choice with inputs of its own, as the host hands it over; takes `changes`."""
+    name = changes.pop(item.id, item.options[0].key)
+    inputs = next(option.inputs for option in item.options if option.key == name)
+    given = {item.id: name, **defaults(inputs)}
+    for own in inputs:
+        if isinstance(own, io.DynamicCombo.Input):
+            given[own.id] = choice(own, changes)
+        elif own.id in changes:
+            given[own.id] = changes.pop(own.id)
+    return given
 
 
 def defaults(inputs):

@@ -14,10 +14,19 @@ from safetensors.torch import save_file
 from benchmarks.data import CLASS_NAMES, held_out_shapes
 from tests.host.drawn import LABELS
 from tests.host.families import NAMED
-from tests.host.families.case import guided
+from tests.host.families.case import Case, guided
 from tests.host.families.models import fill
 from tests.host.families.unets import SD15
 from tests.host.side_by_side import Run
+
+
+@pytest.fixture(autouse=True)
+def recorded(request, record_property):
+    """What docs/compatibility.md calls the case of a test."""
+    case = getattr(request.node, "callspec", None) and request.node.callspec.params.get("case")
+    if isinstance(case, Case):
+        record_property("case", case.name)
+        record_property("title", case.title)
 
 
 @pytest.fixture(scope="session")

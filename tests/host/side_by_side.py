@@ -104,10 +104,14 @@ def with_kernel(kernel: Callable) -> Callable[[Run], Run]:
 
 @dataclass(frozen=True)
 class Ours:
-    """One of our nodes, on all layers of a UNet, and what it does to the tokens of one layer."""
+    """One of our nodes, on all layers of a UNet, and what it does to the tokens of one layer.
+
+    Of two in a chain `in_decoder` is what the second does, in the decoder.
+    """
 
     node: Callable[..., ModelPatcher]
     shorten: Callable[[Tensor, TokenGrid], tuple[Callable, Callable, Callable]]
+    in_decoder: Callable[[Tensor, TokenGrid], tuple[Callable, Callable, Callable]] | None = None
 
     def on(self, model: ModelPatcher) -> ModelPatcher:
         return self.node(model, levels=2)
@@ -147,6 +151,14 @@ OURS = {
     "merging": Ours(lambda model, **where: merge(model, 0.5, **where), merging),
     "pooling": Ours(pool, pooling),
 }
+
+
+def chained(model: ModelPatcher, **where) -> ModelPatcher:
+    """Of the seven layers of a small UNet the last four are in the decoder."""
+    return pool(merge(model, 0.5, blocks="0-2", **where), blocks="3-6", **where)
+
+
+BOTH = Ours(chained, merging, pooling)
 
 
 def nowhere(options: Options) -> bool:
@@ -206,7 +218,9 @@ def through_the_hosts_patches(scenario: Scenario, base: Run, ours: Ours) -> Tens
             grid = TokenGrid(*options["activations_shape"][-2:])
             if scenario.taken(options) or noted["latest"].shape[1] != grid.tokens:
                 return n, context, value
-            queries, keys, options["restore"] = ours.shorten(noted["latest"], grid)
+            in_decoder = options["block"][0] == "output" and ours.in_decoder
+            act = in_decoder or ours.shorten
+            queries, keys, options["restore"] = act(noted["latest"], grid)
             return queries(n), keys(context), keys(value)
 
         def restore(n, options):
@@ -254,20 +268,14 @@ def in_both_orders(
 
 
 @cache
-def with_theirs(scenario: Scenario, base: Run) -> tuple[Run, Tensor]:
-    """The run with the scenario, and its image without ours."""
-    run = scenario.add(base)
-    return run, run.image()
-
-
-@cache
-def ours_alone(base: Run, ours: Ours) -> Tensor:
-    return base.with_model(ours.on).image()
+def chain_alone(base: Run) -> Tensor:
+    return base.with_model(BOTH.on).image()
 
 
 def check_ours(scenario: Scenario, base: Run, ours: Ours, tolerance: float = 1e-4) -> Tensor:
     """The image with the scenario and ours behind it, which acts as it should."""
-    theirs, theirs_alone = with_theirs(scenario, base)
+    theirs = scenario.add(base)
+    theirs_alone = theirs.image()
     run = theirs.with_model(ours.on)
     image = run.image()
     assert image.isfinite().all()
@@ -281,12 +289,12 @@ def check_ours(scenario: Scenario, base: Run, ours: Ours, tolerance: float = 1e-
     return image
 
 
-def check(scenario: Scenario, start: Run, ours: Ours) -> None:
-    """Both act as they should, in either order, and with ours off the other acts as without it."""
+def check(scenario: Scenario, start: Run) -> None:
+    """Ours and theirs act in either order, and with ours off the other acts as without it."""
     base = scenario.base(start)
-    image = check_ours(scenario, base, ours)
-    assert_differs(image, ours_alone(base, ours), "theirs did nothing")
-    first = base.with_model(ours.on)
+    image = check_ours(scenario, base, BOTH)
+    assert_differs(image, chain_alone(base), "theirs did nothing")
+    first = base.with_model(BOTH.on)
     before = scenario.add(first)
     if before.model is not first.model:
         assert torch.equal(before.image(), image), "the order of the nodes matters"

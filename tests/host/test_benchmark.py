@@ -72,7 +72,7 @@ def test_a_compressed_model_is_compared_with_itself_without_compression():
     sample(case, model)
     log = compression_state(model).log
     gain = log.network_flops / (log.network_flops - log.flops_saved)
-    assert float(found[THIS]["ceiling"]) == pytest.approx(gain, abs=1e-3)
+    assert float(found[THIS]["ceiling"]) == pytest.approx(gain, abs=5e-3)
     assert int(found[THIS]["layers"]) == log.layers_compressed
 
 

@@ -5,15 +5,18 @@ from itertools import combinations
 import pytest
 import torch
 from bigain.bigain_core.classification import Classification
+from bigain.bigain_core.classification.datasets.held_out_comparison import ModelComparison
 from bigain.bigain_core.comfyui.classifying import fonts
 from bigain.bigain_core.comfyui.classifying.chart import (
     ALIVE,
     BEST,
+    DROPPED,
     EDGE,
     FAINT,
     NAMES,
     ROW,
     bar_chart,
+    comparison_chart,
 )
 from bigain.bigain_core.comfyui.classifying.fonts import font_with
 
@@ -54,6 +57,20 @@ def test_the_chart_says_how_many_are_left_out():
         last = pixels(chart[-46:-16, :200], FAINT).any()
         assert last == (count > 20)
     assert heights[0] + 30 == heights[1] == heights[2]
+
+
+def test_the_chart_of_models_puts_dots_where_their_differences_are():
+    means = torch.tensor([0.0, 0.1, 0.4])
+    spread = torch.linspace(-1, 1, 8)
+    errors = 1 + means[:, None] + 0.02 * torch.stack([spread, spread.flip(0), spread.roll(3)])
+    found = ModelComparison(("a", "b", "c"), errors.double(), (0, 1))
+    chart = comparison_chart(found)
+    assert chart.shape[0] == 1 and chart.shape[-1] == 3
+    middles = []
+    for row, colour in enumerate((BEST, ALIVE, DROPPED)):
+        line = chart[0, EDGE + ROW * (row + 1) + ROW // 2 + 4, NAMES:]
+        middles.append(pixels(line[None], colour)[0].nonzero().double().mean().item())
+    assert (middles[1] - middles[0]) / (middles[2] - middles[0]) == pytest.approx(0.25, abs=0.01)
 
 
 SCRIPTS = {

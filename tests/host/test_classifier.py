@@ -294,3 +294,21 @@ def test_the_gate_asks_for_the_input_that_it_passes_on(value, name):
     given = {"sure": None, "unsure": None, name: "this"}
     assert BiGainGate.check_lazy_status(value, threshold, **given) == []
     assert BiGainGate.execute(value, threshold, **given).args == ("this", name == "sure")
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        ("image", "got image. Connect the VAE of the model"),
+        ("vae", "got vae. Connect an image"),
+        ("", "got neither. Connect an image and the VAE"),
+        ("image latent", "got image and latent. Disconnect"),
+        ("image vae latent", "got image and vae and latent. Disconnect"),
+    ],
+)
+def test_a_missing_input_is_named(sd15, wanted, given, advice):
+    inputs = dict.fromkeys(given.split(), object())
+    with pytest.raises(ValueError, match=advice):
+        BiGainDiffusionClassifier.execute(
+            sd15, wanted, preset={"preset": "fast"}, loss="l2", trial_seed=0, **inputs
+        )

@@ -7,14 +7,18 @@ import comfyui_version
 import pytest
 
 from tests.host import (
+    test_image_queries,
+    test_newer_attention,
     test_with_conditioning,
     test_with_guidance,
     test_with_patches,
     test_with_samplers,
+    test_with_sparse_attention,
     test_with_weights,
 )
 from tests.host.families import CASES
 from tests.host.test_families import COVERED
+from tests.host.test_newer_attention import OF_THE_HOST
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
 SCENARIOS = (
@@ -24,6 +28,7 @@ SCENARIOS = (
     test_with_samplers.SCENARIOS,
     test_with_weights.SCENARIOS,
 )
+EMULATIONS = (test_image_queries, test_newer_attention, test_with_sparse_attention)
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +54,21 @@ def test_every_model_that_this_host_has_is_said_to_work(tables):
     for case in COVERED:
         cells = {rows[case.title][column] for column in columns}
         assert cells == ({""} if case.missing else {"yes"}), case.title
+
+
+def test_what_newer_hosts_do_was_emulated_for_every_model(tables):
+    """With the newest host, whose models are all there."""
+    if any(case.missing for case in OF_THE_HOST):
+        pytest.skip("an older ComfyUI")
+    for case in OF_THE_HOST:
+        assert tables["model"][case.title]["call of 0.40"] == "yes", case.title
+
+
+@pytest.mark.parametrize("module", EMULATIONS, ids=lambda module: module.__name__)
+def test_every_test_with_a_stand_in_has_a_row(tables, module):
+    names = {name.removeprefix("test_") for name in vars(module) if name.startswith("test_")}
+    rows = {name for rows in tables.values() for name in rows}
+    assert names and {name.replace("_", " ") for name in names} <= rows
 
 
 def test_every_scenario_has_a_row(tables):

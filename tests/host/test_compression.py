@@ -104,6 +104,11 @@ def test_a_placement_without_layers_is_refused(models):
         pool(models["dit"], placement="encoder")
 
 
+def test_layers_that_the_model_does_not_have_are_answered_with_those_it_has(models):
+    with pytest.raises(ValueError, match="layers from 0 to 6 of .*, got 99. Change `blocks`"):
+        merge(models["sd15"], blocks="99")
+
+
 def test_a_family_that_is_not_covered_is_named(models):
     class Strange(torch.nn.Module):
         pass

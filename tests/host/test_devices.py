@@ -1,15 +1,19 @@
 """Every family on a device that is not the CPU, beside the plain model there."""
 
+from functools import cache
+from unittest.mock import patch
+
 import comfy.model_management
-import pytest
 import torch
+from bigain.bigain_core.comfyui.patching.attach import compression_state
+from comfy.ldm.qwen_image import model as qwen_image
 from comfy.patcher_extension import WrappersMP
 from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
 from tests.devices import DEVICE, StandIn, moved
 from tests.host.compressing import merge, pool
-from tests.host.families import NAMED, for_cases
+from tests.host.families import NAMED, for_cases, parametrized
 from tests.host.families.case import sample
 
 WAYS = {
@@ -20,10 +24,16 @@ WAYS = {
 }
 
 
-FAMILIES = (  # whose attention has no mask, which would have to be looked at
+# Each family merges, each way to attention takes every method, and each mask is pooled, too.
+REACH = ("sd15", "pixart_alpha", "flux", "wan")
+MASKED = ("hunyuan_video_padded", "ideogram4", "lens", "qwen_image_padded")
+PRECISION = {"lens": (torch.bfloat16,)}  # in fp32 all layers get one mask
+FAMILIES = (
     "sd15", "sdxl", "dit", "pixart_alpha", "hunyuan_dit", "wan", "flux", "chroma",
-    "hunyuan_video", "sd3", "auraflow", "qwen_image", "lumina2", "z_image",
+    "hunyuan_video", "sd3", "auraflow", "qwen_image", "lumina2", "z_image", *MASKED,
 )  # fmt: skip
+CHOSEN = [("L-GTM", name) for name in FAMILIES] + [("IE-KVD", name) for name in MASKED]
+CHOSEN += [(way, name) for way in WAYS if way != "L-GTM" for name in REACH]
 
 
 def attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **kwargs):
@@ -65,17 +75,49 @@ def on_device(call, model, network):
     return prediction, stand_in
 
 
-@for_cases(NAMED[name] for name in FAMILIES)
-@pytest.mark.parametrize("way", WAYS)
-def test_a_network_call_waits_once_for_its_noise_level(case, way, monkeypatch):
+@cache
+def plain_call(case):
+    """What the network is given, the network on the device, and what it does without us."""
+    call = first_call(case)
+    with StandIn(refuses_doubles=False):
+        network = moved(case.build(*PRECISION.get(case.name, ())).model)
+        return call, network, *on_device(call, case.model, network)
+
+
+@parametrized("case, way", {f"{way}-{name}": (NAMED[name], way) for way, name in CHOSEN})
+def test_a_network_call_waits_for_its_noise_level_and_once_for_its_mask(case, way, monkeypatch):
     """The host itself may wait as it likes, and make 64-bit floats where it knows the device."""
     monkeypatch.setattr(functional, "scaled_dot_product_attention", attention)
     monkeypatch.setattr(comfy.model_management, "get_free_memory", plenty)
-    call = first_call(case)
+    call, network, plain, without = plain_call(case)
     with StandIn(refuses_doubles=False):
-        network = moved(case.build().model)
-        plain, without = on_device(call, case.model, network)
         compressed, found = on_device(call, WAYS[way](case.model), network)
         assert not torch.equal(plain, compressed)
-    assert len(found.waits) == len(without.waits) + 1
+    ours = len(found.waits) - len(without.waits)
+    assert ours == 1 or (ours == 2 and case.name in MASKED)  # older hosts leave out some masks
     assert found.doubles == without.doubles
+
+
+@for_cases([NAMED["qwen_image_padded"]])
+def test_a_layer_of_another_pack_whose_mask_is_uneven_is_skipped(case):
+    """Whose mask it makes of the same prompt as the host's layer in front of it."""
+    model, whole = case.build(), qwen_image.optimized_attention_masked
+
+    def half(q, k, v, heads, mask, **kwargs):
+        tokens = k.shape[2]
+        hidden = q.new_zeros(len(q), 1, tokens) if mask is None else mask.clone()  # older hosts
+        hidden[..., -tokens // 2 :] = -1e9
+        return whole(q, k, v, heads, hidden, **kwargs)
+
+    layer, name = model.model.diffusion_model.transformer_blocks[1].attn, "transformer_blocks.1"
+
+    def replaced(*args, **kwargs):
+        with patch.object(qwen_image, "optimized_attention_masked", half):
+            return type(layer).forward(layer, *args, **kwargs)
+
+    model.add_object_patch(f"diffusion_model.{name}.attn.forward", replaced)
+    compressed = pool(model)
+    sample(case, compressed, steps=1)
+    log = compression_state(compressed).log
+    assert [record.compressed for record in log.layers.values()] == [1, 0]
+    assert dict(log.skipped) == {"an attention mask differs between image tokens": 1}

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 from dataclasses import replace
 from hashlib import sha256
@@ -19,10 +20,13 @@ from bigain.bigain_core.classification.datasets.result_files import read_results
 from bigain.bigain_core.comfyui.classifying import folder_evaluation
 from bigain.bigain_core.comfyui.classifying.identity import settings, weights_digests
 from bigain.bigain_core.comfyui.classifying.prompts import Prompts
+from bigain.bigain_core.comfyui.dit_model import load_dit_model
 from bigain.bigain_core.models.checkpoint import BUNDLED_MODEL, read_checkpoint
 from bigain.nodes.dit_nodes import BiGainDiTLabels
 from bigain.nodes.evaluation_node import BiGainEvaluate
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from benchmarks.data import CLASS_NAMES
 from benchmarks.dit_runner import DiTRunner, load_dit
@@ -45,11 +49,22 @@ def folders(tmp_path, monkeypatch, drawings):
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def shallow(tmp_path_factory):
+    """The bundled model cut to its first block, where any results will do."""
+    with safe_open(BUNDLED_MODEL, "pt") as file:
+        kept = [key for key in file.keys() if not re.match(r"blocks\.[1-9]", key)]
+        weights, metadata = {key: file.get_tensor(key) for key in kept}, file.metadata()
+    path = tmp_path_factory.mktemp("shallow") / "model.safetensors"
+    save_file(weights, path, metadata)
+    return load_dit_model(path)
+
+
 @pytest.fixture
-def run(bundled, drawn_prompts, vae, folders):
+def run(shallow, drawn_prompts, vae, folders):
     def execute(**changes):
         inputs = {
-            "model": bundled, "prompts": drawn_prompts, "vae": vae, "folder": "drawn", "csv": "",
+            "model": shallow, "prompts": drawn_prompts, "vae": vae, "folder": "drawn", "csv": "",
             "output": "runs/first", "preset": PRESET, "size": 32, "limit": 0, "shard": 1,
             "shards": 1, "compare_with": "",
         }  # fmt: skip
@@ -81,8 +96,8 @@ def expected(drawings):
     return found
 
 
-def test_results_are_those_of_the_classifier_without_a_host(run, folders, expected):
-    summary, accuracy, table = run()
+def test_results_are_those_of_the_classifier_without_a_host(run, folders, bundled, expected):
+    summary, accuracy, table = run(model=bundled)
     records = [json.loads(line) for line in lines(folders)[1:]]
     assert [(r["labels"][0], r["best"]) for r in records] == expected
     right = sum(label == best for label, best in expected)
@@ -100,14 +115,14 @@ WNIDS = {"n01440764": "tench", "n01443537": "goldfish", "n01514859": "hen"}
 
 
 def test_folders_named_by_wordnet_ids_are_counted_under_their_labels(
-    run, folders, drawn_prompts, expected
+    run, folders, bundled, drawn_prompts, expected
 ):
     shown = dict(zip(sorted(LABELS), WNIDS.values(), strict=True))
     for label, wnid in zip(sorted(LABELS), WNIDS, strict=True):
         (folders / "input" / "drawn" / label).rename(folders / "input" / "drawn" / wnid)
     classes = tuple(shown[label] for label in LABELS)
     named = Prompts(drawn_prompts.labels, drawn_prompts.conditionings, classes)
-    summary, _, table = run(prompts=named)
+    summary, _, table = run(model=bundled, prompts=named)
     records = [json.loads(line) for line in lines(folders)[1:]]
     assert [(r["labels"][0], r["best"]) for r in records] == [
         (shown[label], shown[best]) for label, best in expected
@@ -170,18 +185,19 @@ def test_an_interruption_by_the_user_stops_it(run, folders):
     assert len(lines(folders)) == 1
 
 
-def test_other_settings_need_another_name(run, bundled, vae, drawn_prompts):
+def test_other_settings_need_another_name(run, shallow, drawn_prompts):
     run(limit=1)
     others = {
-        "plan": {"preset": "balanced"},
         "size": {"size": 64},
-        "prompts": {"prompts": BiGainDiTLabels.execute(bundled, "\n".join(LABELS[::-1])).args[2]},
+        "prompts": {"prompts": BiGainDiTLabels.execute(shallow, "\n".join(LABELS[::-1])).args[2]},
         "classes": {"prompts": replace(drawn_prompts, classes=LABELS[:2] + LABELS[:1])},
-        "compression": {"model": merge(bundled)},
+        "compression": {"model": merge(shallow)},
     }
     for name, change in others.items():
         with pytest.raises(ValueError, match=f"results of the same {name}"):
             run(**change)
+    with pytest.raises(ValueError, match="got preset: fast -> balanced. Choose another name"):
+        run(preset="balanced")
     assert "1 of" in run(limit=1)[0] or "0 of" in run(limit=1)[0]
 
 
@@ -195,8 +211,7 @@ def test_a_larger_limit_goes_on(run, folders):
     assert f"of {COUNT};" in summary
 
 
-@pytest.mark.parametrize("shards", [1, 3])
-@pytest.mark.parametrize("tagged", [False, True])
+@pytest.mark.parametrize(("shards", "tagged"), [(1, False), (3, True)])
 def test_a_folder_that_has_grown_is_done_where_it_has_grown(
     run, folders, monkeypatch, shards, tagged
 ):
@@ -388,3 +403,32 @@ def test_links_in_place_of_files_are_refused(run, secret):
     with pytest.raises(ValueError, match="expected a name below input"):
         run(csv="../../secret/labels.csv")
     assert sorted(secret.rglob("*")) == before
+
+
+def test_the_size_is_that_of_the_model_unless_it_is_given(run, folders):
+    run(size=0, limit=1)
+    assert json.loads(lines(folders)[0])["settings"]["size"] == 32
+
+
+def test_the_node_shows_what_it_found_and_where_it_is(shallow, drawn_prompts, vae, folders, run):
+    run(limit=3, output="runs/some")
+    shown = BiGainEvaluate.execute(
+        shallow, drawn_prompts, vae, "drawn", "", "runs/some", PRESET, 32, 3, 1, 1, ""
+    ).ui["bigain_evaluation"][0]
+    records = [json.loads(line) for line in lines(folders, "runs/some.jsonl")[1:]]
+    right = sum(record["right"] for record in records)
+    assert shown["headline"] == f"{right} of 3 right"
+    assert shown["file"] == "runs/some.csv" and shown["complete"] and shown["images"] == 3
+    assert (folders / "output" / shown["file"]).is_file()
+    doubtful = sorted(records, key=lambda record: record["confidence"])
+    assert [row["file"] for row in shown["rows"]] == [record["file"] for record in doubtful]
+    for row in shown["rows"]:
+        assert (folders / "input" / row["subfolder"] / row["filename"]).is_file()
+    assert shown["unsure"] == sum(record["confidence"] < 0.9 for record in records)
+
+
+def test_numbers_in_the_table_are_rounded(run, folders):
+    run()
+    for row in csv.DictReader((folders / "output" / "runs" / "first.csv").open("r", newline="")):
+        for name in ("margin", "confidence"):
+            assert len(row[name].lstrip("-0.").replace(".", "").split("e")[0]) <= 4

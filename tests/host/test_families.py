@@ -29,6 +29,7 @@ from tests.host.compressing import merge, pool, preset, report
 from tests.host.families import CASES, NAMED, for_cases, for_cases_and_sizes
 from tests.host.families.case import sample
 from tests.host.families.models import fill
+from tests.host.families.wan import OUT_OF_REACH
 from tests.host.recording import OVERRIDE, Recorder, grid, layer_of
 from tests.host.side_by_side import instance_forwards
 
@@ -44,18 +45,18 @@ def family_of(case):
 
 COVERED = [case for case in CASES if case.name not in UNCOVERED]
 covered_case = for_cases(COVERED)
+# Where another has its network and its layers, a case differs in its conditioning alone.
+one_of_each_network = for_cases(
+    {
+        case.name
+        if case.missing
+        else (family_of(case).name, *(layer.modules for layer in case.layers)): case
+        for case in reversed(COVERED)
+    }.values()
+)
 joint_case = for_cases(
     case for case in COVERED if case.missing or isinstance(family_of(case).adapter, JointAttention)
 )
-
-
-@pytest.fixture(autouse=True)
-def recorded(request, record_property):
-    """What docs/compatibility.md calls the case."""
-    if "case" in request.fixturenames:
-        case = request.getfixturevalue("case")
-        record_property("case", case.name)
-        record_property("title", case.title)
 
 
 class Reference(Recorder):
@@ -227,11 +228,12 @@ def test_a_node_outside_its_range_is_bit_identical_and_says_so(case):
     assert "CHANGED NOTHING" in report(model)
 
 
-@covered_case
+@one_of_each_network
 def test_the_model_is_as_it_was_after_a_run(case):
     plain = plain_image(case)
     weights = {key: value.clone() for key, value in case.model.model.state_dict().items()}
-    for ours in (merge, pool, partial(pool, method="key merging")):
+    keys = (partial(pool, method=method) for method in ("key merging", "key pairs"))
+    for ours in (merge, pool, *keys):
         compressed, again = (sample(case, ours(case.model), steps=1) for _ in range(2))
         assert compressed.isfinite().all() and not torch.equal(compressed, plain)
         assert torch.equal(again, compressed), "same seed, same image"
@@ -242,7 +244,7 @@ def test_the_model_is_as_it_was_after_a_run(case):
 
 
 @pytest.mark.parametrize("node", [pool, partial(preset, name="auto")], ids=["pool", "auto"])
-@for_cases(case for case in CASES if case.name in UNCOVERED)
+@for_cases([*(case for case in CASES if case.name in UNCOVERED), *OUT_OF_REACH])
 def test_a_family_outside_the_table_is_named(case, node):
     kind = type(case.model.model).__name__
     with pytest.raises(ValueError, match=f"got a {kind} model whose network is .*, which is not"):

@@ -1,28 +1,49 @@
 """The yardstick on a few images, in this process."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
+from benchmarks.data import CLASS_NAMES
+from benchmarks.fidelity import photos, work
 from benchmarks.fidelity import settings as compared_methods
-from benchmarks.fidelity import work
 from benchmarks.fidelity.__main__ import main
-from benchmarks.fidelity.measuring import result_files
+from benchmarks.fidelity.measuring import compressed, predictions, result_files
 from benchmarks.fidelity.settings import METHODS
+from benchmarks.paper.data import small_contest
+from benchmarks.paper.models import LOADERS, UNGUIDED, Files
 from bigain_core.methods import TokenMerging
 
 FEW = ("IE-KVD 2", "key merging 2")
 
 
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("fidelity")
+
+
+def of_three(label):
+    """A contest of the label and two others of its contest."""
+    contest = small_contest(label)
+    others = [name for name in contest.labels if name != label]
+    return replace(contest, labels=(label, *others[:2]))
+
+
 @pytest.fixture
-def few(monkeypatch, tmp_path):
-    """Two methods of the table, and one that changes nothing."""
+def few(monkeypatch, out):
+    """Two methods of the table and one that changes nothing; few labels, timesteps and steps."""
     methods = {name: METHODS[name] for name in FEW}
     measured = methods | {"off": TokenMerging(0.0)}
     monkeypatch.setattr(compared_methods, "METHODS", measured)
     monkeypatch.setattr("benchmarks.fidelity.page.METHODS", methods)
-    return lambda model, images=2: work.Work(model, None, tmp_path, images, 2, 1)
+    for module in ("measuring", "page"):
+        monkeypatch.setattr(f"benchmarks.fidelity.{module}.TIMESTEPS", (100, 600))
+    monkeypatch.setattr("benchmarks.fidelity.measuring.small_contest", of_three)
+    fewer = replace(UNGUIDED, timesteps=UNGUIDED.timesteps[::10])
+    monkeypatch.setattr("benchmarks.paper.models.UNGUIDED", fewer)
+    return lambda model, images=2: work.Work(model, None, out, images, 2, 1)
 
 
 def records(work, kind):
@@ -56,6 +77,57 @@ def test_a_tiny_run_goes_on_and_is_reported(few, model, monkeypatch, capsys):
     text = capsys.readouterr().out
     assert "2 images, 2 generated" in text and text.count("| key merging 2") == 2
     assert (both.folder / "curves.png").exists()
+
+
+@pytest.mark.parametrize("model", ["small-dit", "small-unet"])
+def test_photographs_on_a_small_grid_go_on_and_are_reported(few, model, monkeypatch, capsys):
+    monkeypatch.setattr(photos, "TIMESTEPS", (300, 900))
+    monkeypatch.setitem(photos.SIDES, model, {256: 32})
+    one = replace(few(model, 0), samples=0, photos=1, tokens=256)
+    one.measure()
+    before = {path: path.read_text("ascii") for path in one.folder.rglob("photos-256/*.jsonl")}
+    replace(one, photos=2).measure()
+    assert len(before) == 3
+    for path, text in before.items():
+        assert path.read_text("ascii").startswith(text), "what is finished is not done again"
+    found = records(one, "photos-256")
+    assert all(len(rows) == 2 for rows in found.values())
+    for row in found["off-seed-0"]:
+        assert not any(row["error"]) and row["attention"] == 0
+    assert all(row["attention"] > 0 for row in found["ie-kvd-2-seed-0"])
+    main(["--report", "--models", model, "--out", str(one.out)])
+    assert "2 photographs, 256 tokens" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("model", ["small-dit", "small-unet"])
+def test_a_replayed_layer_gets_what_it_gets_in_a_plain_run(model):
+    """The first compressed layer does so anyway; where nothing is compressed all are plain."""
+    loaded = LOADERS[model](Files())
+    layers = photos.Layers.of(loaded.loaded.patcher.model.diffusion_model)
+    latents = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    ours = compressed(loaded, compared_methods.Setting("IE-KVD 2", METHODS["IE-KVD 2"]))
+
+    def run(patcher):
+        predictions(loaded, patcher, latents, CLASS_NAMES[:1], 0, (300,))
+
+    with layers.noted():
+        run(loaded.loaded.patcher)
+    with layers.replayed() as plain:
+        run(loaded.loaded.patcher)
+    assert not any(error for ((error, _),) in plain)
+    with layers.replayed() as errors:
+        run(ours)
+    expected = [output for (output,) in layers.outputs]
+    with layers.noted():
+        run(ours)
+    first = next(n for n, ((error, _),) in enumerate(errors) if error)
+    unforced = (layers.outputs[first][0] - expected[first]).double().square().sum().item()
+    assert errors[first][0][0] == pytest.approx(unforced, rel=1e-4)
+    after = [n for n, ((error, _),) in enumerate(errors) if error][1:]
+    assert after, "more than one layer is compressed"
+    for n in after:
+        drifted = (layers.outputs[n][0] - expected[n]).double().square().sum().item()
+        assert errors[n][0][0] != pytest.approx(drifted, rel=1e-4)
 
 
 def test_results_of_another_setting_are_not_mixed(few, tmp_path):

@@ -25,6 +25,14 @@ def tensors():
     return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
 
 
+@pytest.fixture(autouse=True)
+def nothing_older():
+    """Only what is made in the test is counted, and searched through."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 # Each way to attention and each method once; the compression is one object everywhere.
 varied = pytest.mark.parametrize(
     ("name", "ours"), [("sd15", merge), ("pixart_sigma", cached), ("flux", by_schedule)]

@@ -18,6 +18,7 @@ from bigain.bigain_core.schedules import AlphaSchedule, DenoisingProgress
 from bigain.bigain_core.tokens.grid import TokenGrid
 from torch.nn.functional import scaled_dot_product_attention
 
+from tests.host.newer_attention import ChosenAttention
 from tests.host.recording import OVERRIDE
 
 TEXT, REFERENCE, ROWS, COLUMNS, WIDTH = 5, 6, 4, 6, 8
@@ -45,17 +46,19 @@ class Attention(torch.nn.Module):
 
 
 class Block(torch.nn.Module):
-    def __init__(self):
+    def __init__(self, chosen):
         super().__init__()
         self.attn = Attention()
+        if chosen:
+            self.attn.comfy_attention = ChosenAttention(chosen)
 
 
 class QwenImage21Transformer2DModel(torch.nn.Module):
     patch_size = 2  # of the latent before it was packed
 
-    def __init__(self):
+    def __init__(self, chosen=None):
         super().__init__()
-        self.transformer_blocks = torch.nn.ModuleList([Block()])
+        self.transformer_blocks = torch.nn.ModuleList([Block(chosen)])
 
     def forward(self, x, options, cached):
         return self.transformer_blocks[0].attn(x, options, cached)
@@ -64,8 +67,8 @@ class QwenImage21Transformer2DModel(torch.nn.Module):
 QwenImage21Transformer2DModel.__module__ = "comfy.ldm.qwen_image21.model"
 
 
-def compressed(method, x, cached, image=(ROWS, COLUMNS)):
-    network = QwenImage21Transformer2DModel()
+def compressed(method, x, cached, image=(ROWS, COLUMNS), chosen=None):
+    network = QwenImage21Transformer2DModel(chosen)
     adapter, log = find_family(network).adapter, RunLog()
     call = NetworkCall(
         Compression((Rule(method),)), DenoisingProgress(0.5), log, adapter.layer_flops
@@ -122,6 +125,19 @@ def test_the_image_is_merged_and_restored(x, cached):
     short_out = kernel(image, torch.cat((x[:, :BEFORE], image), 1), short, 1)
     expected = short_out[:, [kept.index(goal) for goal in target]]
     torch.testing.assert_close(out[:, -IMAGE:], expected)
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["whole", "cached prefix"])
+def test_the_attention_that_a_checkpoint_has_chosen_runs_for_every_segment(x, cached):
+    lengths = []
+
+    def chosen(q, k, v, heads, **kwargs):
+        lengths.append((q.shape[1], k.shape[1]))
+        return kernel(q, k, v, heads, **kwargs)
+
+    compressed(KVDownsampling(2), x, cached, chosen=chosen)
+    before = [] if cached else [(TEXT, TEXT), (REFERENCE, BEFORE)]
+    assert lengths == [*before, (IMAGE, BEFORE + IMAGE // 4)]
 
 
 def test_an_image_of_another_size_is_left_alone_and_said(x):

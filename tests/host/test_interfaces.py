@@ -11,32 +11,25 @@ NODE = {
     "inputs": [
         {"name": "model", "type": "MODEL", "optional": False},
         {
-            "name": "ratio",
-            "type": "FLOAT",
-            "optional": False,
-            "default": 0.5,
-            "min": 0.0,
+            "name": "ratio", "type": "FLOAT", "optional": False, "default": 0.5, "min": 0.0,
             "max": 1.0,
         },
         {"name": "mode", "type": "COMBO", "optional": True, "default": "a", "options": ["a", "b"]},
     ],
     "outputs": [{"name": "MODEL", "type": "MODEL"}, {"name": "report", "type": "STRING"}],
-}
+}  # fmt: skip
 SEED = {"name": "seed", "type": "INT", "optional": True, "default": 0, "min": 0, "max": 9}
 
 
 BRANCHING_NODE = {
     "inputs": [
         {
-            "name": "method",
-            "type": BRANCHING,
-            "optional": False,
-            "default": "a",
+            "name": "method", "type": BRANCHING, "optional": False, "default": "a",
             "options": {"a": [], "b": copy.deepcopy(NODE["inputs"][1:2])},
-        }
+        },
     ],
     "outputs": [],
-}
+}  # fmt: skip
 
 
 def changed(change, node=NODE):

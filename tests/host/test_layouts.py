@@ -16,8 +16,7 @@ from comfy.utils import unpack_latents
 
 from tests.host.compressing import merge, pool, report
 from tests.host.families import NAMED
-from tests.host.families.case import POOLED, WIDTH, Case, Layer, image, padded_prompt, prompt
-from tests.host.families.self_attention import WAN
+from tests.host.families.case import POOLED, WIDTH, Case, image, padded_prompt, prompt
 from tests.host.recording import OVERRIDE
 from tests.host.test_families import (
     ALPHA,
@@ -69,17 +68,8 @@ def test_guide_frames_of_ltxv_stay_whole():
     assert "120 tokens + 60 of text or references -> 120 queries, 30 keys" in text
 
 
-VACE = replace(
-    NAMED["wan"],
-    name="wan_vace",
-    title="Wan 2.1 VACE",
-    build=WAN.but("WAN21_Vace", vace_layers=1, vace_in_dim=96),
-    layers=(Layer(r"blocks\.\d+\.self_attn"),),
-)
-
-
 def test_control_blocks_of_vace_stay_whole_and_are_counted():
-    text = assert_pooled_as_declared(VACE)
+    text = assert_pooled_as_declared(NAMED["wan_vace"])
     assert "2 of 3 self-attention layers compressed" in text
     assert "skipped 1 calls: control blocks stay whole" in text
 

@@ -31,7 +31,7 @@ class WordCounter:
 def test_prompts_fill_the_template_with_plain_text():
     clip = WordCounter()
     node = BiGainPrompts.execute(clip, "\ncat (animal)\n  dog: big\n", "a photo of a {}")
-    assert clip.seen == ["a photo of a cat (animal)", "a photo of a dog: big"]
+    assert clip.seen == ["a photo of a cat (animal)", "a photo of a dog: big", ""]
     assert node.args[0].labels == ("cat (animal)", "dog: big")
 
 
@@ -92,7 +92,7 @@ def test_csv_gives_whole_prompts_and_their_classes():
     clip = WordCounter()
     text = 'prompt,class\n"a cat, black",cat\na kitten,cat\na dog,dog'
     (prompts,) = BiGainPrompts.execute(clip, text, "a photo of a {}").args
-    assert clip.seen == ["a cat, black", "a kitten", "a dog"]
+    assert clip.seen == ["a cat, black", "a kitten", "a dog", ""]
     assert prompts.classes == ("cat", "cat", "dog")
 
 
@@ -107,8 +107,8 @@ def test_a_label_set_replaces_the_labels():
 def test_classes_of_imagenet_become_prompts(name, count):
     clip = WordCounter()
     (prompts,) = BiGainPrompts.execute(clip, "x", "a photo of a {}", name).args
-    assert len(prompts.labels) == len(set(clip.seen)) == count
-    assert clip.seen[-1] == f"a photo of a {prompts.labels[-1]}"
+    assert len(prompts.labels) == len(set(clip.seen[:-1])) == count
+    assert clip.seen[-2] == f"a photo of a {prompts.labels[-1]}"
     assert BiGainPrompts.define_schema().inputs[3].options[-2:] == ["ImageNet-1K", "ImageNet-100"]
 
 
@@ -128,4 +128,4 @@ def test_encoding_prompts_moves_the_bar(monkeypatch):
         lambda value, total, *rest, **more: seen.append((value, total)),
     )
     encode_prompts(WordCounter(), ["ant", "bee", "cat"], "{}")
-    assert seen[0] == (1, 3) and seen[-1] == (3, 3), "hosts may leave out some between"
+    assert seen[0] == (1, 4) and seen[-1] == (4, 4), "hosts may leave out some between"

@@ -1,6 +1,7 @@
 """What the browser is told of a classification: seldom, briefly, in valid JSON."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -120,7 +121,24 @@ def test_the_end_is_that_of_the_result(screened):
     assert [race["image"] for race in races] == [0, 1]
     for race, ranking in zip(races, result.rankings, strict=True):
         assert [row["label"] for row in race["rows"]] == [LABELS[k] for k in range(MAX_ROWS)]
-        assert race["rows"][0] == {"label": LABELS[0], "behind": 0, "dropped": False}
+        assert race["rows"][0] == {
+            "label": LABELS[0], "behind": 0, "dropped": False, "chance": ranking.confidence,
+        }  # fmt: skip
+        assert race["rows"][1]["chance"] == pytest.approx(ranking.best_lead.worse)
+        assert (race["alone"], race["none"]) == (False, False)
         assert race["rows"][1]["behind"] == pytest.approx(ranking.margin)
         assert race["alive"] == (4 if screened else 5)
         assert (race["used"], race["saved"]) == (ranking.spent, ranking.saved)
+
+
+def test_bars_come_in_order_behind_the_winner():
+    """Errors of prompts that were dropped are over other trials, and may come in any order."""
+    images = torch.zeros(1, 1, 4, 4)
+    result = classify(Off(), images, LABELS, PLAN)
+    ranking = result.rankings[0]
+    errors = ranking.table.errors.clone()
+    errors[6] -= 0.004  # as if it was lucky before it was dropped
+    swapped = replace(ranking, table=replace(ranking.table, errors=errors))
+    race = settled(replace(result, rankings=(swapped,)), result)[0]
+    _, *others = ((row["dropped"], row["behind"]) for row in race["rows"])
+    assert others == sorted(others)

@@ -107,7 +107,7 @@ def test_no_prompt_is_what_dropped_prompts_were(random_unet, tmp_path):
 
 def test_training_lowers_the_loss_of_a_toy():
     torch.manual_seed(0)
-    model, args = fresh_model(TOY), argparse.Namespace(seed=0, batch=8, device="cpu", bf16=False)
+    model, args = fresh_model(TOY), argparse.Namespace(seed=0, batch=4, device="cpu", bf16=False)
     optimiser = torch.optim.AdamW(model.parameters(), 2e-3)
     signal = alphas_cumprod(RECIPE.schedule)
 
@@ -126,15 +126,15 @@ def test_training_lowers_the_loss_of_a_toy():
 
 
 def every_third(images, first):
-    """Ten images of ten classes that share shapes and textures."""
+    """Seven images of seven classes that share shapes and textures."""
     labels = images.labels.tolist()
-    chosen = torch.tensor([labels.index(first + 3 * k) for k in range(10)])
+    chosen = torch.tensor([labels.index(first + 3 * k) for k in range(7)])
     return Images(images.pixels[chosen], images.labels[chosen])
 
 
 def digits():
     images = held_out_digits()
-    chosen = torch.tensor([images.labels.tolist().index(SHAPE_CLASSES + k) for k in range(10)])
+    chosen = torch.tensor([images.labels.tolist().index(SHAPE_CLASSES + k) for k in range(7)])
     return Images(images.pixels[chosen], images.labels[chosen])
 
 
@@ -146,11 +146,11 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_recognises_held_out_images(small, kind):
-    """Ten images among ten names: guessing gets seven or more right once in 100 000 times."""
+    """Seven images among seven names: guessing gets six right once in 19 000 times."""
     model, encode = small
     images = KINDS[kind]()
     names = tuple(CLASS_NAMES[label] for label in images.labels.tolist())
     prompts = Prompts(names, tuple(encode(names)))
     plan = TrialPlan((2,), (1,))
     found = classify_latents(model, images.pixels, prompts, plan)
-    assert sum(best == k for k, best in enumerate(found.best)) >= 8
+    assert sum(best == k for k, best in enumerate(found.best)) >= 6

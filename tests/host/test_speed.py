@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from benchmarks import networks
+from benchmarks.demo_whole import whole_call
 from benchmarks.dry_run import dry_run
 from benchmarks.speed import settings
 from bigain_core.measure.flops import matching_flops, projections_shortened
 from bigain_core.tokens.grid import TokenGrid
+from tests.core.classifying import Calls
 
 WIDTH = 64
 DIT = replace(networks.DIT_XL_2, input_size=24, hidden_size=WIDTH, depth=3, num_heads=2)
@@ -42,3 +44,13 @@ def test_a_dry_run_of_a_transformer_saves_what_its_layers_save(
         for left in ((GRID.tokens, GRID.tokens), (queries, context))
     )
     assert plain - found == DIT.depth * (before - after - deciding)
+
+
+def test_the_call_of_the_demo_is_timed_off_and_on(monkeypatch):
+    """On a network of the same kind that is smaller."""
+    monkeypatch.setitem(networks.SD15, "model_channels", 32)
+    calls = Calls()
+    found = whole_call(pixels=384, rounds=1, listener=calls)
+    assert list(found.measured) == ["off", "BiGain (Auto)"] and sum(calls.counts) == 4
+    assert found.measured["BiGain (Auto)"].layers > 0 and found.ceiling("BiGain (Auto)") > 1
+    assert found.gain("BiGain (Auto)").median > 0

@@ -3,6 +3,7 @@
 The stand-ins behave as such packs do: they count conditions as 0 (positive) and 1 (negative).
 """
 
+import comfy.model_management
 import comfy_extras.nodes_easycache as core
 import pytest
 import torch
@@ -108,6 +109,36 @@ def test_a_cache_is_refused_by_name(sd15, prompts, kind, pack):
         errors(model, prompts)
     with pytest.raises(ValueError, match=f"got {pack}"):
         BiGainBenchmark.execute(model, {"samples": LATENT}, ALL, 1, 0.5)
+
+
+def whole_calls(model):
+    """Answers itself from the second call on."""
+    return wrapped(model, caching(), "SomePack.nodes")
+
+
+def blocks_of_a_call(model):
+    """Calls the network each time, whose middle answers from what it gave before."""
+    middle = model.model.diffusion_model.middle_block[1]
+    kept = []
+
+    def again(*args, **kwargs):
+        kept.append(kept[0] if kept else type(middle).forward(middle, *args, **kwargs))
+        return kept[0]
+
+    again.__module__ = PACK + "SomePack.nodes"
+    model = model.clone()
+    model.add_object_patch("diffusion_model.middle_block.1.forward", again)
+    return model
+
+
+@pytest.mark.parametrize("kind", [whole_calls, blocks_of_a_call])
+def test_a_cache_of_any_name_is_refused_by_what_it_does(sd15, prompts, kind):
+    with pytest.raises(ValueError, match="every evaluation to run the same layers.* got one in wh"):
+        errors(kind(sd15), prompts)
+    network = sd15.model.diffusion_model
+    assert not any(module._forward_pre_hooks for module in network.modules())
+    comfy.model_management.unload_all_models()  # takes the patch off, but leaves a forward
+    vars(network.middle_block[1]).pop("forward", None)
 
 
 @pytest.mark.parametrize("node", [core.EasyCacheNode, core.LazyCacheNode])

@@ -22,7 +22,7 @@ from tests.host.conftest import LORA
 from tests.host.families import NAMED
 from tests.host.families.models import CPU, fill, patcher
 from tests.host.families.unets import NARROW_HEADS, SD2, UNET
-from tests.host.side_by_side import OURS, Scenario, check, on_model, outputs
+from tests.host.side_by_side import Scenario, check, on_model, outputs
 
 pytestmark = [  # of the host's unCLIP
     pytest.mark.filterwarnings("ignore:To copy construct"),
@@ -306,10 +306,9 @@ SCENARIOS = {
 
 
 @pytest.mark.usefixtures("lora_file")
-@pytest.mark.parametrize("ours", OURS)
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_both_act(start, scenario, ours):
-    check(SCENARIOS[scenario], start(), OURS[ours])
+def test_both_act(start, scenario):
+    check(SCENARIOS[scenario], start())
 
 
 REGIONAL = (
@@ -322,4 +321,4 @@ REGIONAL = (
 
 @pytest.mark.parametrize("scenario", REGIONAL)
 def test_both_act_on_sdxl(start, scenario):
-    check(SCENARIOS[scenario], start("sdxl"), OURS["pooling"])
+    check(SCENARIOS[scenario], start("sdxl"))

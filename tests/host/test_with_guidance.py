@@ -84,15 +84,14 @@ if find_spec("comfy_extras.nodes_nag"):  # not in older hosts
     )
 
 
-@pytest.mark.parametrize("ours", OURS)
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_both_act(start, scenario, ours):
-    check(SCENARIOS[scenario], start(), OURS[ours])
+def test_both_act(start, scenario):
+    check(SCENARIOS[scenario], start())
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_both_act_on_sdxl(start, scenario):
-    check(SCENARIOS[scenario], start("sdxl"), OURS["pooling"])
+    check(SCENARIOS[scenario], start("sdxl"))
 
 
 def replace_all(model):

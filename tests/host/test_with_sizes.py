@@ -1,11 +1,14 @@
-"""Images of any size: small latents whose sides are as odd, level by level, as real ones."""
+"""Images of any size: small latents whose sides are as odd, level by level, as real ones.
+
+The encoder merges and the decoder pools, each at every level.
+"""
 
 import pytest
 import torch
 
 from tests.host.compressing import report, skipped
 from tests.host.side_by_side import (
-    OURS,
+    BOTH,
     Scenario,
     assert_same_image,
     through_the_hosts_patches,
@@ -28,26 +31,24 @@ SCRAPS = {"banner": (3, 64), "strip": (1, 64), "column": (64, 1), "stamp": (2, 2
 AS_IT_IS = Scenario(lambda run: run)
 
 
-@pytest.mark.parametrize("ours", OURS)
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])
 @pytest.mark.parametrize("size", IMAGES)
-def test_any_size(start, size, name, ours):
+def test_any_size(start, size, name):
     base = start(name, size=IMAGES[size]).but(steps=1)
-    run = base.with_model(OURS[ours].on)
+    run = base.with_model(BOTH.on)
     image = run.image()
     assert image.shape[-2:] == IMAGES[size]
-    assert_same_image(image, through_the_hosts_patches(AS_IT_IS, base, OURS[ours]))
+    assert_same_image(image, through_the_hosts_patches(AS_IT_IS, base, BOTH))
     assert "7 of 7 self-attention layers compressed" in report(run.model)
     assert not skipped(run.model)
 
 
-@pytest.mark.parametrize("ours", OURS)
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])
 @pytest.mark.parametrize("size", SCRAPS)
-def test_what_is_too_small_is_skipped(start, size, name, ours):
+def test_what_is_too_small_is_skipped(start, size, name):
     base = start(name, size=SCRAPS[size])
-    run = base.with_model(OURS[ours].on)
+    run = base.with_model(BOTH.on)
     image = run.image()
-    assert_same_image(image, through_the_hosts_patches(AS_IT_IS, base, OURS[ours]))
+    assert_same_image(image, through_the_hosts_patches(AS_IT_IS, base, BOTH))
     nothing_done = "CHANGED NOTHING" in report(run.model)
     assert torch.equal(image, base.image()) == nothing_done

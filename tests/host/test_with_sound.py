@@ -4,10 +4,13 @@ import itertools
 
 import pytest
 import torch
+from bigain.bigain_core.classification import SpreadGrid, TrialPlan, trial_noise
+from bigain.bigain_core.comfyui.classifying.latent_classifier import classify_latents
 from bigain.bigain_core.comfyui.patching.adapter import Inputs
 from bigain.bigain_core.comfyui.patching.attach import compression_state
 from bigain.bigain_core.comfyui.patching.joint_attention import minimax_h3
 from bigain.bigain_core.compression.automatic import STRENGTHS
+from bigain.nodes.classification_nodes import BiGainDiffusionClassifier
 from comfy.nested_tensor import NestedTensor
 from comfy.utils import pack_latents
 
@@ -15,11 +18,13 @@ from tests.host.compressing import merge, pool, preset
 from tests.host.families import NAMED, parametrized
 from tests.host.families.case import Case, prompt
 from tests.host.families.with_sound import FILM, IMAGE, KEYFRAMES, SILENT, VOICE
+from tests.host.ranking import some_prompts
 from tests.host.recording import OVERRIDE
 from tests.host.test_families import one_step
 from tests.host.test_layouts import assert_pooled_as_declared
 
 with_sound = parametrized("case", {name: (NAMED[name],) for name in ("ltxav", "minimax_h3_both")})
+with_ltx = parametrized("case", {"ltxav": (NAMED["ltxav"],)})
 with_h3 = parametrized("case", {"minimax_h3": (NAMED["minimax_h3"],)})
 
 
@@ -129,3 +134,70 @@ def test_auto_leaves_the_ends_of_the_process_alone_for_h3(case, strength):
     assert (rule.active.start, rule.active.end) == (0.2, 0.9)
     (other,) = compression_state(preset(NAMED["flux"].model, strength)).compression.rules
     assert (other.active.start, other.active.end) == (0.0, 1.0)
+
+
+CUSTOM = {"preset": "custom", "trials": "2", "keep": "1"}
+PLAN = TrialPlan((1, 3), (3, 1), sampler=SpreadGrid())
+
+
+@with_ltx
+def test_prompts_are_ranked_for_a_video_by_calls_without_sound(case):
+    """Against the network itself, which is given the noisy video alone."""
+    model, prompts = case.model, some_prompts(case)
+    video = case.noise(batch=2).unbind()[0]
+    result = classify_latents(model, video, prompts, PLAN)
+    for number, ranking in enumerate(result.rankings):
+        clean = model.model.process_latent_in(video[number : number + 1])
+        for trial, spec in enumerate(ranking.table.specs):
+            noise = trial_noise(tuple(video.shape[1:]), PLAN.seed, number, spec.noise)[None]
+            level = (spec.timestep + 0.5) / 1000
+            noisy = (1 - level) * clean + level * noise
+            expected = []
+            for [[tokens, entries]] in prompts.conditionings:
+                conds = model.model.extra_conds(
+                    cross_attn=tokens, noise=noisy, device=noisy.device, **entries
+                )
+                values = {key: value.cond for key, value in conds.items()}
+                context = values.pop("c_crossattn")
+                found = model.model.diffusion_model(
+                    [noisy], torch.tensor([level]), context, transformer_options={}, **values
+                )
+                expected.append((found - (noise - clean)).double().square().mean().item())
+            assert ranking.table.errors[:, trial].tolist() == pytest.approx(expected, rel=1e-6)
+            assert len({f"{error:.5g}" for error in expected}) == 3, "prompts make a difference"
+
+
+@with_ltx
+def test_of_a_video_with_sound_the_video_is_ranked_and_the_summary_says_so(case):
+    """As if there were no sound, with the noise mask of the video."""
+    both, prompts = case.noise(), some_prompts(case)
+    masks = tuple(torch.zeros(1, 1, *stream.shape[2:]) for stream in both.unbind())
+    masks[0][..., :4] = 1
+
+    def classify(samples, mask):
+        latent = {"samples": samples, "noise_mask": mask}
+        done = BiGainDiffusionClassifier.execute(
+            case.model, prompts, CUSTOM, loss="l2", trial_seed=0, latent=latent
+        )
+        return done.args[3], done.ui["text"][0]
+
+    table, text = classify(both, NestedTensor(masks))
+    assert "Prompts are ranked for the video; its sound is left out." in text
+    alone, silent = classify(both.unbind()[0], masks[0])
+    assert table == alone and "sound" not in silent
+    assert classify(both, None)[0] == classify(both.unbind()[0], None)[0] != table
+
+
+@with_h3
+def test_a_model_that_cannot_do_without_sound_is_refused_in_the_classifier(case):
+    both = case.noise()
+    for samples in (both, both.unbind()[0]):
+        with pytest.raises(ValueError, match="without sound, got MiniMaxH3, whose network takes"):
+            BiGainDiffusionClassifier.execute(
+                case.model,
+                some_prompts(case),
+                {"preset": "fast"},
+                loss="l2",
+                trial_seed=0,
+                latent={"samples": samples},
+            )

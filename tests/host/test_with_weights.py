@@ -16,6 +16,7 @@ from tests.host.conftest import LORA
 from tests.host.families.models import fill
 from tests.host.families.unets import SD15
 from tests.host.side_by_side import (
+    BOTH,
     OURS,
     Scenario,
     assert_same_image,
@@ -46,10 +47,9 @@ SCENARIOS = {
 
 
 @pytest.mark.usefixtures("lora_file")
-@pytest.mark.parametrize("ours", OURS)
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_both_act(start, scenario, ours):
-    check(SCENARIOS[scenario], start(), OURS[ours])
+def test_both_act(start, scenario):
+    check(SCENARIOS[scenario], start())
 
 
 class Int8Linear(torch.nn.Module):
@@ -97,14 +97,13 @@ def stored():
     return cache(lambda name: WEIGHTS[name][0]())
 
 
-@pytest.mark.parametrize("ours", OURS)
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_ours_acts(start, stored, name, ours):
+def test_ours_acts(start, stored, name):
     run = start(model=stored(name))
     as_it_is = Scenario(lambda run: run)
-    image = check_ours(as_it_is, run, OURS[ours], tolerance=WEIGHTS[name][1])
+    image = check_ours(as_it_is, run, BOTH, tolerance=WEIGHTS[name][1])
     assert image.dtype == torch.float32, "as the host hands it on"
-    assert not torch.equal(image, start().with_model(OURS[ours].on).image())
+    assert not torch.equal(image, start().with_model(BOTH.on).image())
 
 
 @pytest.mark.parametrize("ours", OURS)

@@ -17,7 +17,7 @@ from comfy.patcher_extension import WrappersMP
 from tests.host.compressing import merge, pool, report
 from tests.host.families import NAMED
 from tests.host.families.case import sample
-from tests.host.test_families import covered_case
+from tests.host.test_families import one_of_each_network
 
 NETWORK = "diffusion_model"
 
@@ -99,7 +99,7 @@ def assert_same(found, expected):
     assert found[1] == expected[1]
 
 
-@covered_case
+@one_of_each_network
 def test_wrapped_blocks_are_compressed_as_bare_ones(case):
     """In both orders of the nodes, and with the other one switched on and off between runs."""
     names = blocks_of(case)
@@ -107,7 +107,7 @@ def test_wrapped_blocks_are_compressed_as_bare_ones(case):
     expected = in_one_step(case, ours)
     assert "BiGain on " in expected[1]
     for wrap in (partial(with_modules, Wrapper), exchanged_in_calls):
-        for model in (wrap(names, ours), ours, pool(wrap(names, case.model)), ours):
+        for model in (wrap(names, ours), ours, pool(wrap(names, case.model))):
             assert_same(in_one_step(case, model), expected)
 
 

@@ -24,9 +24,10 @@ from torch import Tensor
 PACK = Path(__file__).resolve().parents[2]
 EXAMPLES = PACK / "example_workflows"
 FAMILY_NODES = Path(__file__).parent / "family_nodes"
+FOLDER = "BiGain-main"  # of the pack, which the owner of a clone may call as they like
 BYPASSED = 4  # the mode of a node that the user switched off
 OPTIONS = ["--cpu", "--disable-api-nodes", "--disable-all-custom-nodes"]
-OPTIONS += ["--whitelist-custom-nodes", "bigain", FAMILY_NODES.name]
+OPTIONS += ["--whitelist-custom-nodes", FOLDER, FAMILY_NODES.name]
 OPTIONS += ["--database-url", "sqlite:///:memory:"]
 OPTIONS += ["--cache-classic"]  # what is kept must not depend on how much memory is free
 SECONDS_TO_BOOT = 240
@@ -145,12 +146,11 @@ def local() -> requests.Session:
 def make_base(folder: Path, files: list[Path]) -> Path:
     """A base directory with a copy of what this pack ships, and the nodes for its tests."""
     for file in files:
-        target = folder / "custom_nodes" / "bigain" / file.relative_to(PACK)
+        target = folder / "custom_nodes" / FOLDER / file.relative_to(PACK)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
     shutil.copytree(FAMILY_NODES, folder / "custom_nodes" / FAMILY_NODES.name)
-    workflows = shutil.ignore_patterns("*.json", "*.jpg")
-    shutil.copytree(EXAMPLES, folder / "input", ignore=workflows)  # what they load
+    (folder / "input").mkdir()
     return folder
 
 
@@ -161,16 +161,16 @@ def environment() -> dict[str, str]:
     tests beside them.
     """
     environ = {**os.environ, "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}
-    return environ | {"BIGAIN_REPOSITORY": str(PACK)}
+    return environ | {"BIGAIN_REPOSITORY": str(PACK), "BIGAIN_FOLDER": FOLDER}
 
 
 @contextmanager
-def booted(comfyui: Path, folder: Path, *options: str):
+def booted(comfyui: Path, folder: Path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "main.py", "--listen", "127.0.0.1", "--port", str(port)]
-    command += ["--base-directory", str(folder), *OPTIONS, *options]
+    command += ["--base-directory", str(folder), *OPTIONS]
     log_file = folder / "server.log"
     with log_file.open("wb") as log:
         process = subprocess.Popen(

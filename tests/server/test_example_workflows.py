@@ -30,12 +30,15 @@ NEEDED = {
     DIT: {DIT_FILE, VAE_FILE},
 }
 FAMILIES = {HIRES: "sdxl", PHOTO: "sd15"}
-STEPS = 2
+STEPS = 1
 SMALLER = {
     HIRES: {"EmptyLatentImage": {"width": 384, "height": 384}, "KSampler": {"steps": STEPS}},
     PHOTO: {"ImageScale": {"width": 128, "height": 128}},
     SEEDS: {"KSampler": {"steps": 4}, "BiGainRankImages": {"trials": 4}},
-    TAGS: {"BiGainDiTLabels": {"labels": "\n".join(CLASSES)}},
+    TAGS: {
+        "BiGainDiTLabels": {"labels": "\n".join(CLASSES)},
+        "BiGainEvaluate": {"preset": "fast"},
+    },
 }
 
 
@@ -147,7 +150,7 @@ def hires(run):
 
 
 def test_the_second_pass_is_compressed_and_the_first_is_not(hires, shown):
-    """96 x 96 latents; attention begins at half of that."""
+    """96 x 96 latents; attention begins at half of that, just enough tokens to be faster."""
     first, *layers = shown(hires, "BiGainReport").splitlines()
     assert first.startswith(
         "BiGain on Stable Diffusion UNet (1.x, 2.x, XL, SVD): 3 of 7 self-attention layers "
@@ -206,8 +209,8 @@ def tagged(run):
 
 def test_every_image_of_the_folder_gets_a_tag(server, tagged, shown):
     written = rows((server.folder / "output" / "bigain" / "tags.csv").read_text("utf-8"))
-    assert [row["file"] for row in written] == [f"{number}.png" for number in range(1, 7)]
+    assert [row["file"] for row in written] == [f"{name}.png" for name in sorted(CLASSES)]
     assert rows(shown(tagged, "PreviewAny", "Tags")) == written
-    right = sum(row["best"] == name for row, name in zip(written, CLASSES, strict=True))
+    right = sum(row["best"] == Path(row["file"]).stem for row in written)
     assert right >= 4
     assert shown(tagged, "PreviewAny", "Summary").startswith("6 tagged: ")

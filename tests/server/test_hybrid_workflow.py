@@ -46,7 +46,7 @@ def test_the_preset_acts_everywhere(as_shipped):
 def test_an_option_that_does_not_exist_is_an_error_in_our_words(server, example, converted):
     """A prompt without the choice is one that the host takes as well."""
     for method in ("another", None):
-        prompt = converted(example(NAME), BiGainTokenMerging={"method": method})
+        prompt = converted(example(NAME), **FEW_STEPS, BiGainTokenMerging={"method": method})
         message = server.run(prompt).message("execution_error")["exception_message"]
         assert message.startswith("BiGain: expected one of L-GTM, ToMe, ")
 
@@ -54,14 +54,26 @@ def test_an_option_that_does_not_exist_is_an_error_in_our_words(server, example,
 def test_inputs_by_their_names_of_before_are_refused_by_the_host(server, example, converted):
     """They would be left out, and the defaults taken in their place."""
     flat = {"method": "L-GTM", "scorer": "variance", "padding": "zeros", "metric": "normed"}
-    prompt = converted(example(NAME), BiGainTokenMerging=flat)
+    prompt = converted(example(NAME), **FEW_STEPS, BiGainTokenMerging=flat)
     refused = local().post(f"{server.url}/prompt", json={"prompt": prompt}).json()["node_errors"]
     missing = [e["details"] for node in refused.values() for e in node["errors"]]
-    assert any(name.endswith("merge_mode") for name in missing)
+    assert any(name.endswith("metric") for name in missing)
 
 
 def test_the_preset_off_is_the_plain_model(reports):
     assert reports(BiGainAuto={"preset": "off"})[1] == ["BiGain: no compression on this model."]
+
+
+def test_a_reused_model_is_reported_on_afresh(server, example, converted, node_ids):
+    """Only the samplers run again, with the patched models of the run before."""
+    server.run(converted(example(NAME), **FEW_STEPS))
+    prompt = converted(example(NAME), KSampler={"steps": 3})
+    done = server.run(prompt)
+    patched = node_ids(prompt, "BiGainKVDownsampling") + node_ids(prompt, "BiGainAuto")
+    assert set(patched) <= set(done.message("execution_cached")["nodes"])
+    for number in node_ids(prompt, "BiGainReport"):
+        lines = done.text(number).splitlines()[1:]
+        assert lines and all(line.endswith(" in 3 of 3 calls") for line in lines)
 
 
 def test_a_bad_curve_is_an_error_in_our_words(server, example, converted):

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.server.conftest import EXAMPLES, PACK
+from tests.server.conftest import EXAMPLES, FOLDER, PACK
 
 PRIMARY = {  # what a bypassed node passes on, or what it is about
     "BiGainTokenMerging": "model",
@@ -22,6 +22,9 @@ PRIMARY = {  # what a bypassed node passes on, or what it is about
     "BiGainRankImages": "model",
     "BiGainTokenMap": "model",
     "BiGainBenchmark": "model",
+    "BiGainCompare": "models",
+    "BiGainSampleImages": "images",
+    "BiGainCompareModels": "model",
 }
 
 
@@ -30,7 +33,7 @@ def ours(object_info):
     return {
         name: info
         for name, info in object_info.items()
-        if info["python_module"] == "custom_nodes.bigain"
+        if info["python_module"] == f"custom_nodes.{FOLDER}"
     }
 
 
@@ -41,14 +44,15 @@ def inputs(info):
 
 
 def test_the_server_starts_without_a_complaint(server):
-    assert "custom_nodes/bigain" in server.boot_log.replace("\\", "/")
+    assert f"custom_nodes/{FOLDER}" in server.boot_log.replace("\\", "/")
     for complaint in ("Traceback", "IMPORT FAILED", "Cannot import"):
         assert complaint not in server.boot_log
 
 
 def test_exactly_our_nodes_are_there(ours):
     assert set(ours) == set(PRIMARY)
-    assert {info["category"] for info in ours.values()} == {"BiGain"}
+    menus = {info["category"] for info in ours.values()}
+    assert menus == {f"BiGain/{part}" for part in ("Speed", "Recognise", "Measure")}
 
 
 @pytest.mark.parametrize("node", PRIMARY)
@@ -65,16 +69,16 @@ def test_everything_is_explained(ours, node):
 
 
 def test_every_template_is_offered(server):
-    offered = server.get("/workflow_templates").json()["bigain"]
+    offered = server.get("/workflow_templates").json()[FOLDER]
     assert set(offered) == {path.stem for path in EXAMPLES.glob("*.json")}
 
 
 @pytest.mark.parametrize("node", PRIMARY)
 def test_help_is_served_with_its_images(server, node):
-    page = server.get(f"/extensions/bigain/docs/{node}.md").text
+    page = server.get(f"/extensions/{FOLDER}/docs/{node}.md").text
     assert page.startswith("# ")
     for image in re.findall(r"!\[.*\]\((.*)\)", page):  # the host looks for it beside the page
-        answer = server.get(f"/extensions/bigain/docs/{image}")
+        answer = server.get(f"/extensions/{FOLDER}/docs/{image}")
         assert answer.headers["content-type"] == "image/png"
         assert answer.content == (PACK / "web" / "docs" / image).read_bytes()
 

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from tests.conftest import HOST
-from tests.server.conftest import Server
+from tests.server.conftest import FOLDER, Server
 from tests.ui.browser import launched
 
 PACKAGE = "comfyui-frontend-package"
@@ -23,6 +23,8 @@ READY = (
     "() => window.app?.extensionManager && window.LiteGraph?.registered_node_types?.BiGainReport"
 )
 WITH_NODES_2 = (1, 41)
+WITHOUT_ANIMATIONS = "*, *::before, *::after { animation: none !important }"
+OURS = f"/{FOLDER}/"  # in addresses
 ROUNDING = 1  # pixel
 MILLISECONDS = 15_000
 MILLISECONDS_TO_OPEN = 90_000
@@ -104,6 +106,21 @@ SHOWN = [
 ]
 
 
+def in_each(pairs: list[tuple[str, str]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("front_end", pairs, ids=" ".join, scope="session", indirect=True)
+
+
+# Where the renderer makes no difference each front end is shown once, where the front end makes
+# none either only the newest.
+one_renderer = in_each(list({pair[0]: pair for pair in SHOWN}.values()))
+one_front_end = in_each(SHOWN[-1:])
+# Older ones give a subgraph's node no widget for a text that is linked to its input, and fold no
+# inputs.
+TODAY = [pair for pair in SHOWN if in_order(pair[0]) >= WITH_NODES_2]
+one_renderer_that_promotes = in_each(list({pair[0]: pair for pair in TODAY}.values()))
+classic_that_folds = in_each([pair for pair in TODAY if pair[1] == "classic"])
+
+
 @dataclass
 class FrontEnd:
     """A page that shows the host, and what went wrong in it."""
@@ -120,6 +137,7 @@ class FrontEnd:
         self.page.wait_for_function(READY, timeout=MILLISECONDS_TO_OPEN)
         self.page.wait_for_function("() => app.graph?.nodes.length && !app.configuringGraph")
         self.page.wait_for_timeout(MILLISECONDS_TO_RESTORE)
+        self.page.add_style_tag(content=WITHOUT_ANIMATIONS)
 
     def load(self, workflow: dict) -> None:
         self.page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
@@ -239,7 +257,7 @@ def front_end(request, opened):
 def open_page(browser, server: Server, static: Path | None = None) -> FrontEnd:
     """A page on a server, whose static files are those of a folder if one is given."""
     server.post("/settings", SETTINGS)
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page = browser.new_page(viewport={"width": 1400, "height": 1000}, reduced_motion="reduce")
     page.set_default_timeout(MILLISECONDS)
     if static:
         page.route("**/*", lambda route: answer(route, static))
@@ -261,7 +279,7 @@ def answer(route, static: Path) -> None:
 
 
 def note(shown: FrontEnd, message) -> None:
-    ours = "bigain" in message.text.lower() or "/bigain/" in message.location.get("url", "")
+    ours = "bigain" in message.text.lower() or OURS in message.location.get("url", "")
     severe = message.type == "error" and not message.text.startswith(OF_THE_HOST)
     if severe or (ours and message.type == "warning"):
         shown.complaints.append(f"{message.type}: {message.text} ({message.location})")
@@ -269,12 +287,12 @@ def note(shown: FrontEnd, message) -> None:
 
 def note_error(shown: FrontEnd, error) -> None:
     """The oldest front end at times fails on its own when a page is loaded again."""
-    if "/bigain/" in (error.stack or ""):
+    if OURS in (error.stack or ""):
         shown.complaints.append(str(error))
 
 
 def note_answer(shown: FrontEnd, response) -> None:
-    ours = "/bigain/" in response.url and not TRANSLATED_HELP.search(response.url)
+    ours = OURS in response.url and not TRANSLATED_HELP.search(response.url)
     if response.status >= 400 and ours:
         shown.complaints.append(f"{response.status} for {response.url}")
 

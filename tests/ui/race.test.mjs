@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { barLengths, duration, headline, secondsLeft } from "../../web/race.js";
+import { barLengths, duration, outcome, percent, progress, secondsLeft } from "../../web/race.js";
 
 const rows = (...behind) => behind.map((distance) => ({ label: "x", behind: distance, dropped: false }));
 
@@ -41,12 +41,28 @@ test("durations are in the unit that says enough", () => {
 
 test("the line says who is left, what was used and how long it takes", () => {
   const running = { image: 0, images: 1, alive: 3, prompts: 40, used: 120, left: 60, timed: 60, seconds: 6 };
-  assert.equal(headline(running), "3 of 40 prompts left, 120 evaluations, at most 6 s to go");
-  assert.match(headline({ ...running, images: 4, image: 2 }), /^image 3 of 4, /);
+  assert.equal(progress(running), "3 of 40 prompts left, 120 evaluations, at most 6 s to go");
+  assert.match(progress({ ...running, images: 4, image: 2 }), /^image 3 of 4, /);
 });
 
 test("at the end it says what was saved", () => {
   const ended = { image: 0, images: 1, alive: 5, prompts: 40, used: 275, saved: 525 };
-  assert.equal(headline(ended), "5 of 40 prompts left, 275 evaluations, 525 saved (66 %)");
-  assert.match(headline({ ...ended, saved: 0 }), /0 saved \(0 %\)$/);
+  assert.equal(progress(ended), "5 of 40 prompts left, 275 evaluations, 525 saved (66 %)");
+  assert.match(progress({ ...ended, saved: 0 }), /0 saved \(0 %\)$/);
+});
+
+test("percentages are rounded, but never to all or nothing", () => {
+  assert.equal(percent(0.97849), "97.8 %");
+  assert.equal(percent(0.99996), "> 99.9 %");
+  assert.equal(percent(0.0001), "< 0.1 %");
+  assert.equal(percent(1), "100.0 %");
+  assert.equal(percent(0), "0.0 %");
+});
+
+test("the outcome is amber below a limit, for one label alone and where none may fit", () => {
+  const ended = (chance, more) => outcome({ rows: [{ label: "cat", chance }], none: false, alone: false, ...more });
+  assert.deepEqual(ended(0.978), ["cat, 97.8 % sure", "sure", "good"]);
+  assert.deepEqual(ended(0.398), ["cat, 39.8 % sure", "not sure", "poor"]);
+  assert.deepEqual(ended(0.978, { none: true }), ["cat, 97.8 % sure", "perhaps none of these", "poor"]);
+  assert.deepEqual(ended(1, { alone: true }), ["cat, the only label", "not sure", "poor"]);
 });

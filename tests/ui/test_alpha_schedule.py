@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.ui.conftest import one_front_end, one_renderer_that_promotes
+
 KIND = "BiGainAlphaSchedule"
 
 
@@ -39,11 +41,14 @@ def drag(page, handle, right, down):
     page.mouse.up()
 
 
-def test_it_shows_the_curve_of_the_text(editor):
+def test_it_shows_the_curve_of_the_text_and_is_no_part_of_what_is_saved(editor, front_end):
     places = [p.get_attribute("aria-valuetext") for p in editor.get_by_role("slider").all()]
     assert places == ["timestep 999, alpha 0.8", "timestep 0, alpha 1.2"]
     for text in ("extrapolation", "interpolation", "nearest", "average"):
         assert editor.get_by_text(text).is_visible()
+    (node,) = front_end.saved()["nodes"]
+    assert node["widgets_values"] == ["999: 0.8\n0: 1.2"]
+    assert [slot["name"] for slot in node["inputs"]] == ["curve"]
 
 
 def test_typing_moves_the_points(editor, front_end):
@@ -54,6 +59,7 @@ def test_typing_moves_the_points(editor, front_end):
     )
 
 
+@one_front_end
 def test_text_that_is_no_curve_stays_as_it_is(editor, front_end):
     write(front_end, "999: x")
     editor.get_by_text("This text is no curve").wait_for()
@@ -73,11 +79,13 @@ def test_dragging_a_point_changes_the_text_and_not_the_node(editor, front_end, c
     assert front_end.saved()["nodes"][0]["pos"] == before
 
 
+@one_front_end
 def test_a_point_cannot_pass_its_neighbour(editor, front_end, curve):
     drag(front_end.page, editor.get_by_role("slider").first, 1000, 0)
     assert min(curve()) == 0 and max(curve()) == 1
 
 
+@one_front_end
 def test_points_are_added_on_the_line_and_removed(editor, front_end, curve):
     editor.get_by_role("button", name="Add point").click()
     assert curve() == {999: 0.8, 500: 1.0, 0: 1.2}
@@ -86,6 +94,7 @@ def test_points_are_added_on_the_line_and_removed(editor, front_end, curve):
     assert len(front_end.saved()["nodes"]) == 1
 
 
+@one_front_end
 def test_the_keyboard_moves_a_point_and_keeps_it(editor, front_end, curve):
     handle = editor.get_by_role("slider").first
     handle.focus()
@@ -107,7 +116,55 @@ def test_a_linked_curve_cannot_be_edited(editor, front_end):
     assert editor.get_by_role("slider").count() == 0
 
 
-def test_the_panel_is_no_part_of_what_is_saved(editor, front_end):
-    (node,) = front_end.saved()["nodes"]
-    assert node["widgets_values"] == ["999: 0.8\n0: 1.2"]
-    assert [slot["name"] for slot in node["inputs"]] == ["curve"]
+PROMOTE = """async (panel) => {
+    const {subgraph, node} = app.graph.convertToSubgraph(new Set(app.graph.nodes));
+    const [inner] = subgraph.nodes;
+    node.properties.proxyWidgets = ["curve", ...panel].map((name) => [String(inner.id), name]);
+    await app.loadGraphData(JSON.parse(JSON.stringify(app.graph.serialize())));
+    const [around] = app.graph.nodes;
+    around.widgets.find(({name}) => name === "curve").value = "999: 0.5\\n0: 1";
+}"""
+OPEN = """() => {
+    const [around] = app.graph.nodes;
+    app.canvas.openSubgraph(around.subgraph, around);
+}"""
+QUEUED = """async () =>
+    Object.values((await app.graphToPrompt()).output).map(({inputs}) => inputs.curve)"""
+
+
+@pytest.fixture(params=[[], ["alpha_editor"]], ids=["", "panel"])
+def promoted(front_end, request):
+    """The editor in a subgraph whose node has the text; a panel is asked for there in vain."""
+    front_end.show(KIND)
+    front_end.page.evaluate(PROMOTE, request.param)
+    front_end.page.evaluate(OPEN)
+    editor = front_end.panel("alpha_editor")
+    editor.get_by_role("slider").first.wait_for()
+    return editor
+
+
+@one_renderer_that_promotes
+def test_a_promoted_curve_is_the_current_one_and_edited_where_it_is_kept(promoted, front_end):
+    places = [p.get_attribute("aria-valuetext") for p in promoted.get_by_role("slider").all()]
+    assert places == ["timestep 999, alpha 0.5", "timestep 0, alpha 1"]
+    assert promoted.get_by_role("status").text_content() == ""
+    assert front_end.page.evaluate(QUEUED) == ["999: 0.5\n0: 1"]
+    promoted.get_by_role("combobox").select_option("0.2 to 0.8")
+    promoted.get_by_role("button", name="Add point").click()
+    assert promoted.get_by_role("slider").count() == 3
+    assert front_end.page.evaluate(QUEUED) == ["999: 0.2\n500: 0.5\n0: 0.8"]
+
+
+@one_renderer_that_promotes
+def test_of_a_subgraph_that_is_there_twice_no_curve_is_the_current_one(promoted, front_end):
+    front_end.page.evaluate(
+        """() => {
+            const root = app.canvas.graph.rootGraph;
+            app.canvas.setGraph(root);
+            root.add(LiteGraph.createNode(root.nodes[0].type));
+        }"""
+    )
+    promoted.wait_for(state="hidden")
+    front_end.page.evaluate(OPEN)
+    promoted.get_by_text("comes from another node").wait_for()
+    assert promoted.get_by_role("slider").count() == 0

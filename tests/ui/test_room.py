@@ -18,7 +18,7 @@ OUTSIDE = """async ([classic, frames]) => {
         const {ds: {scale, offset}, canvas} = app.canvas;
         const top = (node.pos[1] + offset[1]) * scale + canvas.getBoundingClientRect().top;
         box = {top, bottom: top + node.size[1] * scale};
-        for (const widget of node.widgets)
+        for (const widget of node.widgets.filter((one) => node.isWidgetVisible?.(one) ?? true))
             parts.push([widget.name, top + widget.y * scale,
                 top + (widget.y + (widget.computedHeight ?? 20)) * scale]);
     }
@@ -30,7 +30,8 @@ OUTSIDE = """async ([classic, frames]) => {
     return parts.filter(([, top, bottom]) =>
         top < box.top - 1 || bottom > box.bottom + 1 || bottom < top + 1);
 }"""
-UNFOLD = """() => document.querySelector('[data-testid="advanced-inputs-button"]')?.click()"""
+UNFOLD = """classic => classic ? app.graph.nodes[0].toggleAdvanced?.()
+    : document.querySelector('[data-testid="advanced-inputs-button"]')?.click()"""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -38,5 +39,5 @@ def test_nothing_is_cut_off(front_end, kind):
     front_end.show(kind, size=[200, 40])
     given = [front_end.renderer == "classic", FRAMES]
     assert front_end.page.evaluate(OUTSIDE, given) == []
-    front_end.page.evaluate(UNFOLD)
+    front_end.page.evaluate(UNFOLD, given[0])
     assert front_end.page.evaluate(OUTSIDE, given) == []

@@ -6,7 +6,7 @@ PROMPT = {
     "1": {"class_type": "BiGainDiTLoader", "inputs": {"model_name": "bundled: shapes and digits"}},
     "2": {"class_type": "BiGainTokenMerging", "inputs": {"model": ["1", 0]}},
     "3": {"class_type": "BiGainDiTLabels", "inputs": {"model": ["1", 0], "labels": "digit 7"}},
-    "4": {"class_type": "LoadImage", "inputs": {"image": "bigain_classify_image_input.png"}},
+    "4": {"class_type": "BiGainSampleImages", "inputs": {"images": "digit 5"}},
     "5": {"class_type": "VAELoader", "inputs": {"vae_name": "pixel_space"}},
     "6": {
         "class_type": KIND,

@@ -299,12 +299,17 @@ class Summary:
         rows = (
             [
                 places[r["file"]],
-                *("; ".join(r[c]) if c == "labels" else r[c] for c in columns[1:]),
-                *(r["precision"][kind] for kind in kinds),
+                *("; ".join(r[c]) if c == "labels" else _cell(r[c]) for c in columns[1:]),
+                *(_cell(r["precision"][kind]) for kind in kinds),
             ]
             for r in self.finished
         )
         return csv_table((*columns, *(f"precision_{kind}" for kind in kinds)), rows)
+
+
+def _cell(value):
+    """Fractions with as many digits as mean anything; the result files have all of them."""
+    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def comparison(ours: Mapping[str, dict], theirs: Mapping[str, dict]) -> str:

@@ -243,6 +243,11 @@ def _text(table: Path) -> str:
         data = table.read_bytes()
         utf_16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
         return data.decode("utf-16" if utf_16 else "utf-8-sig")
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"BiGain: expected a CSV file in {table.parent.name}, got {table.name}, which is not "
+            "there. Put it into the folder of the images, or leave `csv` empty."
+        ) from error
     except OSError as error:
         raise ValueError(
             f"BiGain: expected a CSV file, got {table.name}: {error.strerror}. Put it into the "

@@ -34,12 +34,14 @@ class Ranking:
 
     `stage` (P,) counts the elimination steps that a prompt survived. Prompts that a screening
     ruled out have no trials in `table`. `planned` is how many trials there could have been.
+    `over_no_prompt` is how far the best is ahead of the model without a prompt, where that was run.
     """
 
     table: TrialTable
     stage: Tensor
     planned: int = 0
     provenance: Provenance = Provenance()
+    over_no_prompt: Lead | None = None
 
     @property
     def screening(self) -> Ranking | None:
@@ -128,7 +130,10 @@ class Ranking:
     @property
     def spent(self) -> float:
         """All evaluations, those of the cheaper model at their cost."""
-        return self.calls + (self.provenance.cost * self.screening.calls if self.screening else 0.0)
+        others = self.over_no_prompt.trials if self.over_no_prompt else 0
+        if self.screening:
+            others += self.provenance.cost * self.screening.calls
+        return self.calls + others
 
     @property
     def saved(self) -> float:

@@ -1,4 +1,4 @@
-"""Images of a ranking and of a benchmark."""
+"""Images of a ranking, of a benchmark and of compared models."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ...classification import Classification, Ranking
+from ...classification.datasets.held_out_comparison import ModelComparison
 from ...measure.benchmark import OFF, Benchmark
 from .fonts import SIZE, font_with
 
@@ -20,6 +21,7 @@ MAX_ROWS = 20
 PAPER, INK, FAINT = (250, 250, 250), (30, 30, 30), (150, 150, 150)
 BEST, ALIVE, DROPPED = (34, 139, 84), (70, 110, 180), (185, 195, 210)
 SLOWER = (196, 96, 60)
+DOT = 5  # pixels from the middle of a dot to its edge
 
 
 def bar_chart(result: Classification) -> Tensor:
@@ -48,7 +50,7 @@ def benchmark_chart(found: Benchmark) -> Tensor:
         end = left + spread.median * scale
         gain = found.gain(name).median
         colour = DROPPED if name == OFF else BEST if gain > 1 else SLOWER
-        draw.text((EDGE, middle), _shortened(name, draw, font), INK, font, anchor="lm")
+        draw.text((EDGE, middle), shortened(name, draw, font, NAMES - EDGE), INK, font, anchor="lm")
         draw.rectangle((left, middle - ROW // 3, end, middle + ROW // 3), colour)
         draw.line((left + spread.low * scale, middle, left + spread.high * scale, middle), INK, 2)
         beyond = left + spread.high * scale
@@ -60,6 +62,42 @@ def benchmark_chart(found: Benchmark) -> Tensor:
         digits = ".0f" if milliseconds >= 1000 else ".4g"
         numbers = f"{milliseconds:{digits}}  {gain:.2f}x"
         draw.text((beyond + EDGE // 2, middle), numbers, INK, font, anchor="lm")
+    return _pixels(image)[None]
+
+
+def comparison_chart(found: ModelComparison) -> Tensor:
+    """(1, H, W, 3): by how much the error of every model is above the best one's, in their order.
+
+    Dots with 95 % intervals, joined by a line, so that epochs show where training went too far.
+    Pale ones were dropped and had fewer images.
+    """
+    image, draw, font = _paper(len(found.names) + 1)
+    left, right = EDGE + NAMES, WIDTH - EDGE - NUMBERS
+    ends = [end for _, low, high in found.behind for end in (low, high) if isfinite(end)]
+    least, most = min([0.0, *ends]), max([0.0, *ends])
+    scale = (right - left) / (most - least) if most > least else 0.0
+    title = f"error above the best one's, 95 % intervals; {int(found.images[found.best])} images"
+    draw.text((EDGE, EDGE), title, FAINT, font)
+    middles = [EDGE + ROW * (row + 1) + ROW // 2 for row in range(len(found.names))]
+    places = [left + (mean - least) * scale for mean, _, _ in found.behind]
+    zero = left - least * scale
+    draw.line((zero, middles[0] - ROW // 2, zero, middles[-1] + ROW // 2), FAINT, 1)
+    draw.line(list(zip(places, middles, strict=True)), DROPPED, 2)
+    for model, (middle, place) in enumerate(zip(middles, places, strict=True)):
+        mean, low, high = found.behind[model]
+        colour = BEST if model == found.best else ALIVE if model in found.alive else DROPPED
+        own = font_with(found.names[model])
+        name = f"model {model + 1}"
+        if own:
+            name = shortened(found.names[model], draw, own, NAMES - EDGE)
+        draw.text((EDGE, middle), name, BEST if model == found.best else INK, own or font, "lm")
+        beyond = place
+        if isfinite(high):
+            beyond = left + (high - least) * scale
+            draw.line((left + (low - least) * scale, middle, beyond, middle), colour, 3)
+        draw.ellipse((place - DOT, middle - DOT, place + DOT, middle + DOT), colour)
+        words = "best" if model == found.best else f"{mean:+.3g}"
+        draw.text((beyond + EDGE // 2, middle), words, INK, font, anchor="lm")
     return _pixels(image)[None]
 
 
@@ -88,7 +126,7 @@ def _draw(ranking: Ranking, labels: tuple[str, ...]) -> Image.Image:
     for row, prompt in enumerate(order):
         middle = EDGE + ROW * (row + 1) + ROW // 2
         own = font_with(labels[prompt])
-        name = _shortened(labels[prompt], draw, own) if own else f"rank {row + 1}"
+        name = shortened(labels[prompt], draw, own, NAMES - EDGE) if own else f"rank {row + 1}"
         draw.text((EDGE, middle), name, BEST if row == 0 else INK, own or font, anchor="lm")
         if row == 0:
             draw.line((zero, middle - ROW // 3, zero, middle + ROW // 3), BEST, 4)
@@ -105,8 +143,9 @@ def _draw(ranking: Ranking, labels: tuple[str, ...]) -> Image.Image:
     return image
 
 
-def _shortened(text: str, draw: ImageDraw.ImageDraw, font) -> str:
+def shortened(text: str, draw: ImageDraw.ImageDraw, font, width: int) -> str:
+    """Cut so that it takes at most so many pixels."""
     short = text
-    while draw.textlength(short, font) > NAMES - EDGE:
+    while draw.textlength(short, font) > width:
         short = short.removesuffix("...")[:-1] + "..."
     return short

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from pathlib import PureWindowsPath
 from typing import TypeVar
 
 import comfy.sample
@@ -20,12 +19,19 @@ from torch import Tensor
 
 from ...classification import NoiseSchedule, Trial, TrialPlan
 from ...listener import Listener
+from ..dit_model import DiTModel
+from ..interruption import interruptible
+from ..patching.adapter import patch_name
 from .noise_levels import host_levels
 from .prompts import Prompts, check_prompts
+from .same_layers import same_layers
 
-# The host makes them fewer where memory is short; on the CPU it sees all RAM as free, and there
-# larger batches are slower (benchmarks.throughput).
+# On each device. The host makes them fewer where memory is short; on the CPU it sees all RAM as
+# free, and there larger batches are slower (benchmarks.throughput) and cannot be interrupted within
+# a layer.
 PROMPTS_PER_CALL, PROMPTS_PER_CALL_ON_CPU = 32, 8
+PLACES_PER_CALL_ON_CPU = 8 * 32 * 32  # of latents
+LARGEST = 4  # times the side that a DiT was made for
 PREPARED_PROMPTS = 128  # of some models they lie on the device
 TIMESTEP_CACHES = (  # the host's answer from earlier timesteps: scores would silently be wrong
     ("outer_sample", "easycache"),
@@ -34,6 +40,7 @@ TIMESTEP_CACHES = (  # the host's answer from earlier timesteps: scores would si
     ("outer_sample", "lazycache"),
     ("predict_noise", "lazycache"),
 )
+NEVER_SILENT = {"MiniMaxH3"}  # the host's names of models
 
 Found = TypeVar("Found")
 
@@ -57,14 +64,16 @@ def with_denoiser(
     check_prompts(prompts)
     levels = host_levels(model)
     check_latents(model, latents)
+    _check_size(model, latents)
     guider = _Guider(uncached(model))
 
     def denoising(guider, options: dict, x: Tensor) -> Found:
-        return work(HostDenoiser(guider, options, levels, prompts, listener), x)
+        with same_layers(guider.inner_model.diffusion_model, options) as check:
+            return work(HostDenoiser(guider, options, levels, prompts, listener, check), x)
 
     timesteps = sorted(set(plan.timesteps), reverse=True)
     sigmas = torch.cat([levels[0][timesteps], torch.zeros(1)])  # every level once, then zero
-    return while_sampling(guider, latents, prompts.conditionings, sigmas, denoising)
+    return while_sampling(guider, latents, prompts.encoded, sigmas, denoising)
 
 
 def while_sampling(
@@ -89,8 +98,8 @@ def while_sampling(
 def uncached(model: ModelPatcher) -> ModelPatcher:
     """A clone without what would answer from earlier timesteps.
 
-    The host's own caches are taken off. Raises ValueError for those of packs, which are known by
-    their names: they may be wired up in any way.
+    The host's own caches are taken off. Raises ValueError for those of packs that are known by
+    their names; of others the classifier sees what they do (`same_layers`).
     """
     model = model.clone()
     for kind, key in TIMESTEP_CACHES:
@@ -105,13 +114,10 @@ def uncached(model: ModelPatcher) -> ModelPatcher:
 
 
 def _patching(model: ModelPatcher) -> Iterator[str]:
-    """Where the code is that patches a model's calls: folder of the pack, module and name."""
+    """The names of all that patches a model's calls."""
     wrappers = (some for by_key in model.wrappers.values() for some in by_key.values())
     function = model.model_options.get("model_function_wrapper")
-    for patch in (*chain(*wrappers), function, *model.object_patches.values()):
-        named = patch if hasattr(patch, "__qualname__") else type(patch)
-        module = PureWindowsPath(named.__module__ or "").name  # a path without its parents
-        yield f"{module}.{named.__qualname__}"
+    return map(patch_name, (*chain(*wrappers), function, *model.object_patches.values()))
 
 
 def _all_positive(options: dict) -> dict:
@@ -151,6 +157,13 @@ class _Guider(comfy.samplers.CFGGuider):
             self.conds = given  # the host looks here for what is to be cleaned up
 
 
+def _prompts_per_call(latent: Tensor) -> int:
+    if latent.device.type != "cpu":
+        return PROMPTS_PER_CALL
+    fitting = PLACES_PER_CALL_ON_CPU // latent[0, 0].numel()
+    return min(max(fitting, 1), PROMPTS_PER_CALL_ON_CPU)
+
+
 class CallbackSampler(comfy.samplers.Sampler):
     """A sampler that leaves the latent as it is."""
 
@@ -161,7 +174,8 @@ class CallbackSampler(comfy.samplers.Sampler):
         self, model_wrap, sigmas, extra_args, callback, noise,
         latent_image=None, denoise_mask=None, disable_pbar=False,
     ):  # fmt: skip
-        with torch.no_grad():
+        network = model_wrap.inner_model.diffusion_model
+        with torch.no_grad(), interruptible(network, latent_image.device):
             self.found = self.work(model_wrap, extra_args["model_options"], latent_image)
         return latent_image
 
@@ -171,10 +185,10 @@ class HostDenoiser:
 
     def __init__(
         self, guider: _Guider, options: dict, levels: tuple[Tensor, NoiseSchedule],
-        prompts: Prompts, listener: Listener,
+        prompts: Prompts, listener: Listener, check: Callable[[], None],
     ):  # fmt: skip
         self.guider, self.options = guider, _all_positive(options)
-        self.prompts, self.listener = prompts, listener
+        self.prompts, self.listener, self.check = prompts, listener, check
         self.sigmas, self.schedule = levels
         self._image: Tensor | None = None
         self._prepared: dict[int, list] = {}
@@ -187,11 +201,13 @@ class HostDenoiser:
         sigma = self.sigmas[trial.level.timestep].to(latent.device)[None]
         noisy = model.model_sampling.noise_scaling(sigma, trial.noise[None].clone(), latent)
         clean = {}
-        on_cpu = latent.device.type == "cpu"
-        for chunk in self._chunks(prompts, PROMPTS_PER_CALL_ON_CPU if on_cpu else PROMPTS_PER_CALL):
+        size = _prompts_per_call(latent)
+        size *= len(self.options.get("multigpu_clones", ())) or 1  # the host deals prompts out
+        for chunk in self._chunks(prompts, size):
             throw_exception_if_processing_interrupted()
             conds = self._conditions(latent, chunk)
             predicted = comfy.samplers.calc_cond_batch(model, conds, noisy, sigma, self.options)
+            self.check()
             clean.update(zip(chunk, predicted, strict=True))
             self.listener.on_calls(len(chunk))
         return torch.cat([clean[k] for k in prompts])
@@ -203,7 +219,7 @@ class HostDenoiser:
         """
         lengths: dict[tuple[int, ...], list[int]] = {}
         for k in prompts:
-            tokens = self.prompts.conditionings[k][0][0]
+            tokens = self.prompts.encoded[k][0][0]
             lengths.setdefault(tuple(tokens.shape), []).append(k)
         return [
             same[start : start + size]
@@ -219,13 +235,34 @@ class HostDenoiser:
         if missing:
             given = {name: self.guider.pending[name] for name in missing.values()}
             made = comfy.samplers.process_conds(
-                self.guider.inner_model, torch.zeros_like(latent), given, latent.device, latent
-            )
+                self.guider.inner_model, torch.zeros_like(latent), given, latent.device, latent,
+                latent_shapes=[latent.shape],  # models of several streams look for it
+            )  # fmt: skip
             self._prepared |= {k: made[name] for k, name in missing.items()}
         return [self._prepared[k] for k in prompts]
 
 
+def _check_size(model: ModelPatcher, latents: Tensor) -> None:
+    """A layer over far more tokens than a DiT was made for could not even be interrupted."""
+    if not isinstance(model.model, DiTModel):
+        return
+    side, (height, width) = model.model.diffusion_model.config.input_size, latents.shape[-2:]
+    if height * width > (LARGEST * side) ** 2:
+        raise ValueError(
+            f"BiGain: expected a latent of about {side} x {side}, which this DiT was made for, got "
+            f"{width} x {height}. Connect the image and the VAE instead, to have it fitted, or "
+            "resize the image."
+        )
+
+
 def check_latents(model: ModelPatcher, latents: Tensor) -> None:
+    kind = type(model.model).__name__
+    if kind in NEVER_SILENT and not latents.is_nested:
+        raise ValueError(
+            f"BiGain: expected a model that can be called without sound, got {kind}, whose network "
+            "takes video and sound together only. BiGain Benchmark takes its empty latent of both; "
+            "to rank prompts or images use another model, such as LTX-2."
+        )
     form = model.get_model_object("latent_format")
     wanted, dims = form.latent_channels, form.latent_dimensions
     fits = not latents.is_nested and latents.ndim in (4, dims + 2) and latents.shape[1] == wanted
@@ -237,7 +274,7 @@ def check_latents(model: ModelPatcher, latents: Tensor) -> None:
             advice = "There is no image in it, or one that is too small for the VAE."
         raise ValueError(
             f"BiGain: expected a latent of shape (batch, {wanted}, {sides}) for "
-            f"{type(model.model).__name__}, got {shape}. {advice}"
+            f"{kind}, got {shape}. {advice}"
         )
     if not latents.isfinite().all():
         raise ValueError(

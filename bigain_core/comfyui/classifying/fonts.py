@@ -35,17 +35,17 @@ SYSTEM_FONTS = (
 UNASSIGNED = "\U0010ffff"  # no font has it, so what is drawn stands for any missing letter
 
 
-def font_with(text: str) -> ImageFont.FreeTypeFont | None:
+def font_with(text: str, size: int = SIZE) -> ImageFont.FreeTypeFont | None:
     """The first font that has every letter of the text, None if there is none."""
-    fonts = map(_system_font, ("", *SYSTEM_FONTS))
+    fonts = (_system_font(name, size) for name in ("", *SYSTEM_FONTS))
     return next((font for font in fonts if font and _has_all(font, text)), None)
 
 
 @lru_cache
-def _system_font(name: str) -> ImageFont.FreeTypeFont | None:
+def _system_font(name: str, size: int) -> ImageFont.FreeTypeFont | None:
     """None if the system lacks it; Pillow's own has no name."""
     try:
-        return ImageFont.truetype(name, SIZE) if name else ImageFont.load_default(SIZE)
+        return ImageFont.truetype(name, size) if name else ImageFont.load_default(size)
     except OSError:
         return None
 

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import comfy.sampler_helpers
 import torch
+from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...classification import Classification, Denoiser, Screening, TrialPlan, classify
+from ...classification import (
+    Classification,
+    Denoiser,
+    ErrorSource,
+    Screening,
+    TrialPlan,
+    classify,
+)
+from ...classification.evidence.baseline import BASELINE_TRIALS, lead_over_no_prompt
 from ...listener import SILENT, Listener
+from ..dit_model import native_side
+from ..image_files import middle_squares
 from ..patching.attach import compression_state
 from .denoiser import with_denoiser
 from .identity import settings
@@ -34,6 +45,15 @@ def encode_images(vae, images: Tensor) -> Tensor:
 
     Channels beyond the third are left out. Raises ValueError for what is no batch of images.
     """
+    check_images(vae, images)
+    latents = []
+    for image in images:
+        throw_exception_if_processing_interrupted()
+        latents.append(vae.encode(image[None, ..., :3]))
+    return torch.cat(latents)
+
+
+def check_images(vae, images: Tensor) -> None:
     if vae is None:
         raise ValueError(
             "BiGain: expected a VAE to encode the image, got none. The checkpoint may have none; "
@@ -45,15 +65,45 @@ def encode_images(vae, images: Tensor) -> Tensor:
             f"{tuple(images.shape)}. Connect at least one image of three channels (RGB); the node "
             "in front of this one may have passed on none, or a mask."
         )
-    return torch.cat([vae.encode(image[None, ..., :3]) for image in images])
 
 
-def max_calls(plan: TrialPlan, prompts: int, screener: Screener | None) -> int:
+def encode_fitted(model: ModelPatcher, vae, images: Tensor) -> tuple[Tensor, Tensor, str]:
+    """Latents as of `encode_images`, the images (B, H, W, 3) that they show, and what was done.
+
+    Where the size that a model was made for is known, images of another one are cut to squares and
+    resized to it; otherwise they stay, and nothing is said. Raises ValueError as `encode_images`.
+    """
+    check_images(vae, images)
+    side, (height, width) = native_side(model), images.shape[1:3]
+    images = images[..., :3]
+    if side is None or height == width == side:
+        return encode_images(vae, images), images, ""
+    latents = encode_images(vae, middle_squares(images, side))
+    done = f"{width} x {height} pixels were fitted to {side} x {side}, which this model is made for"
+    return latents, middle_squares(images, min(height, width)), f"{done}."
+
+
+def ranked_latents(latent: dict) -> tuple[Tensor, Tensor | None, list[str]]:
+    """Of a latent of the host: what is ranked, its noise mask or None, and what is left out.
+
+    Of a video with sound that is the video.
+    """
+    streams, mask = latent["samples"], latent.get("noise_mask")
+    if not streams.is_nested:
+        return streams, mask, []
+    mask = mask.unbind()[0] if mask is not None and mask.is_nested else mask
+    return streams.unbind()[0], mask, ["Prompts are ranked for the video; its sound is left out."]
+
+
+def max_calls(plan: TrialPlan, prompts: Prompts, screener: Screener | None = None) -> int:
     """Network evaluations for one image at most, those of the screening model included."""
-    calls = plan.calls(prompts)
-    if screener is not None and screener.keep < prompts:
-        calls = screener.trials * prompts + min(calls, plan.elimination_steps[-1] * screener.keep)
-    return min(calls, max(plan.budget.calls or calls, prompts))
+    count = len(prompts.labels)
+    calls = plan.calls(count)
+    if screener is not None and screener.keep < count:
+        calls = screener.trials * count + min(calls, plan.elimination_steps[-1] * screener.keep)
+    if prompts.empty is not None:
+        calls += min(BASELINE_TRIALS, plan.elimination_steps[-1])
+    return min(calls, max(plan.budget.calls or calls, count))
 
 
 def warnings_about(model: ModelPatcher) -> list[str]:
@@ -107,10 +157,11 @@ def classify_latents(
             if mask is not None:
                 # Not the sampler's denoise_mask: some models take what it leaves out for clean.
                 masks = comfy.sampler_helpers.prepare_mask(mask.float(), x.shape, x.device)
-            return classify(
+            found = classify(
                 denoiser, x, prompts.labels, plan, classes=prompts.classes, masks=masks,
                 model=name, listener=listener, **options,
             )  # fmt: skip
+            return _beside_no_prompt(found, denoiser, x, masks, prompts)
 
         return with_denoiser(model, latents, prompts, plan, listener, work)
 
@@ -123,6 +174,21 @@ def classify_latents(
         seconds = (time.monotonic() - start) / len(latents)
         screening = Screening(found, screener.keep, _cost(screener.model, model), seconds)
     return run(model, plan, screening=screening, previous=previous)
+
+
+def _beside_no_prompt(
+    found: Classification, denoiser: Denoiser, x: Tensor, masks: Tensor | None, prompts: Prompts
+) -> Classification:
+    """The same where each best prompt is compared with none, if it is known how that is encoded."""
+    if prompts.empty is None:
+        return found
+    labels, rankings = (*prompts.labels, "(no prompt)"), []
+    for number, ranking in enumerate(found.rankings):
+        mask = None if masks is None else masks[number]
+        source = ErrorSource(denoiser, x[number], labels, found.plan, number, mask)
+        lead = lead_over_no_prompt(source, ranking, len(prompts.labels))
+        rankings.append(replace(ranking, over_no_prompt=lead))
+    return replace(found, rankings=tuple(rankings))
 
 
 def _cost(screening: ModelPatcher, deciding: ModelPatcher) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.utils import ProgressBar
 
 from ...classification import check_labels
@@ -17,16 +18,22 @@ class Prompts:
     """Labels to rank, with one conditioning (in the host's format) each.
 
     `classes` are what the labels stand for, where several stand for the same; otherwise the labels
-    themselves.
+    themselves. `empty` is the conditioning of no prompt at all, where it is known.
     """
 
     labels: tuple[str, ...]
     conditionings: tuple[list, ...]
     classes: tuple[str, ...] = ()
+    empty: list | None = None
 
     def __post_init__(self):
         if not self.classes:
             object.__setattr__(self, "classes", self.labels)
+
+    @property
+    def encoded(self) -> tuple[list, ...]:
+        """All conditionings, the empty one last if there is one."""
+        return self.conditionings + (() if self.empty is None else (self.empty,))
 
 
 def encode_prompts(
@@ -49,12 +56,15 @@ def encode_prompts(
             f"BiGain: expected a template with {{}} where the label goes, got {template!r}. "
             "For example: a photo of a {}"
         )
-    bar, encoded = ProgressBar(len(labels)), []
-    for label in labels:
-        tokens = clip.tokenize(template.replace("{}", label), disable_weights=True)
+    texts = [*(template.replace("{}", label) for label in labels), ""]
+    bar, encoded = ProgressBar(len(texts)), []
+    for text in texts:
+        throw_exception_if_processing_interrupted()
+        tokens = clip.tokenize(text, disable_weights=True)
         encoded.append(clip.encode_from_tokens_scheduled(tokens))
         bar.update(1)
-    return Prompts(tuple(labels), tuple(encoded), tuple(classes))
+    *conditionings, empty = encoded
+    return Prompts(tuple(labels), tuple(conditionings), tuple(classes), empty)
 
 
 def check_prompts(prompts: Prompts) -> None:

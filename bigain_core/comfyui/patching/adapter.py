@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import PureWindowsPath
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -45,6 +46,13 @@ class Inputs:
     def placed(self, prefix: int, suffix: int = 0) -> TokenGrid:
         """The image with so many other tokens in front of it and behind it."""
         return replace(self.image, prefix=prefix, suffix=suffix)
+
+
+def patch_name(patch: Callable | None) -> str:
+    """Where the code of another node's patch is: module, which names its pack, and name."""
+    named = patch if hasattr(patch, "__qualname__") else type(patch)
+    module = PureWindowsPath(named.__module__ or "").name  # a path without its parents
+    return f"{module}.{named.__qualname__}"
 
 
 @dataclass(frozen=True)

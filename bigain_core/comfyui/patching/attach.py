@@ -27,10 +27,11 @@ from ...compression.report import summary
 from ...compression.rules import Compression, Rule
 from ...compression.run_log import RunLog
 from ...measure.counting import counted_layers
-from ...placement import LayerId, unwrapped
+from ...placement import LayerId, block_ranges, unwrapped
 from .adapter import WHOLE, Inputs
 from .compiled import DisabledCallables, may_compile, needs_one_graph
 from .families import FAMILIES, Family, find_family
+from .fused_layers import counted_past_forwards
 from .progress import progress_at_sigma
 
 KEY = "bigain"
@@ -54,12 +55,16 @@ class PatchedNetwork:
 
 @dataclass
 class CompressionState:
-    """What the nodes request and what happened in the last sampling run."""
+    """What the nodes request and what happened in the last sampling run.
+
+    `on_end` hears of the log after each sampling run, also of nodes behind the one that asked.
+    """
 
     family: Family
     compression: Compression
     log: RunLog
     on_decision: Callable[[Decision], object] | None = None
+    on_end: Callable[[RunLog], object] | None = None
     networks: WeakKeyDictionary[nn.Module, PatchedNetwork] = field(
         default_factory=WeakKeyDictionary
     )
@@ -90,6 +95,7 @@ def attach(model: ModelPatcher, rule: Rule) -> ModelPatcher:
     before = compression_state(model)
     compression = before.compression if before else Compression()
     state, clone = build_state(model, compression.followed_by(rule)), model.clone()
+    state.on_end = before.on_end if before else None
     if rule.method.is_identity and not compression.rules:
         return clone
     clone.model_options["transformer_options"][KEY] = state
@@ -104,7 +110,7 @@ def attach(model: ModelPatcher, rule: Rule) -> ModelPatcher:
 def observed(model: ModelPatcher, on_decision: Callable[[Decision], object]) -> ModelPatcher:
     """A clone of a compressed model that tells its decisions and writes a log of its own."""
     clone, state = model.clone(), compression_state(model)
-    changes = {"on_decision": on_decision, "log": RunLog(state.family.name)}
+    changes = {"on_decision": on_decision, "log": RunLog(state.family.name), "on_end": None}
     clone.model_options["transformer_options"][KEY] = replace(state, **changes)
     return clone
 
@@ -118,6 +124,14 @@ def build_state(model: ModelPatcher, compression: Compression) -> CompressionSta
     present = [layer_id for layer_id in present if layer_id.stage != WHOLE]
     for rule in compression.rules:
         if not any(rule.placement.covers(layer_id) for layer_id in present):
+            numbers = [layer_id.number for layer_id in present]
+            asked = rule.placement.layers
+            if asked and not set(asked) & set(numbers):
+                raise ValueError(
+                    f"BiGain: expected attention layers from {min(numbers)} to {max(numbers)} of "
+                    f"this model ({family.name}), got {block_ranges(asked)}. Change `blocks`, or "
+                    "choose a placement for such a model."
+                )
             stages = sorted({layer_id.stage for layer_id in present})
             raise ValueError(
                 f"BiGain: expected a placement with layers in this model ({family.name}), which "
@@ -165,12 +179,12 @@ def compress_network_call(
     if state is None:
         return run(options)
     if ONE_GRAPH in state.log.skipped:  # found in an earlier call of the run
-        state.log.skipped[ONE_GRAPH] += 1
+        state.log.add_reason(ONE_GRAPH)
         return run(options)
     latent = unpack_latents(x, conditions.get("latent_shapes") or [x.shape])[0]  # of the video
     if not state.family.has(network) or latent.ndim not in (4, 5):
         kind = f"a {type(network).__name__} called with a latent of {latent.ndim} dimensions"
-        state.log.skipped[f"{kind} is not a {state.family.name} with 4 or 5"] += 1
+        state.log.add_reason(f"{kind} is not a {state.family.name} with 4 or 5")
         return run(options)
     progress = progress_at_sigma(model.model_sampling, float(t.flatten()[0]))
     call = NetworkCall(
@@ -184,7 +198,7 @@ def compress_network_call(
     except Exception as error:
         if not needs_one_graph(error):
             raise
-    state.log.skipped[ONE_GRAPH] += 1
+    state.log.add_reason(ONE_GRAPH)
     return run(options)
 
 
@@ -219,17 +233,16 @@ def _intercepted(
 def _counted(call: NetworkCall, inputs: Inputs) -> Iterator[None]:
     """Note the work of an uncompressed call; counted once per latent, and not when compiled."""
     batch, *shape = inputs.latent.shape
-    networks, key = call.log.networks, tuple(shape)
-    if key in networks:
-        flops, calls = networks[key]
-        networks[key] = (flops, calls + 1)
+    log, latent = call.log, tuple(shape)
+    if latent in log.networks:
+        log.add_call(latent)
         yield
     elif COMPILED in inputs.options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {}):
         yield
     else:
-        with counted_layers(inputs.network) as count:
+        with counted_layers(inputs.network) as count, counted_past_forwards(inputs.network, count):
             yield
-        networks[key] = (count.flops // batch + call.unseen, 1)
+        log.add_call(latent, count.flops // batch + call.unseen)
 
 
 def join_run(patcher, timestep, model_options=None):
@@ -260,6 +273,8 @@ def log_sampling_run(executor, *args, **kwargs):
     result = executor(*args, **kwargs)
     level = logging.INFO if state.log.layers_compressed else logging.WARNING
     logging.log(level, summary(state.log))
+    if state.on_end:
+        state.on_end(state.log)
     return result
 
 

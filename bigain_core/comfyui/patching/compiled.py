@@ -1,10 +1,10 @@
-"""Staying out of torch.compile's way."""
+"""Staying out of the way of torch.compile and of the host's own compiler."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
@@ -22,6 +22,15 @@ def may_compile() -> bool:
 def needs_one_graph(error: Exception) -> bool:
     """Whether a compiler has refused our graph breaks: `torch.compile(fullgraph=True)`."""
     return may_compile() and isinstance(error, torch._dynamo.exc.Unsupported)
+
+
+def outside_graph() -> AbstractContextManager:
+    """A pause of what newer hosts record of a forward to replay where its tensors lie.
+
+    What is made within may outlive the forward.
+    """
+    host = sys.modules.get("comfy.model_prefetch")
+    return getattr(host, "pause_malloc_graph", nullcontext)()
 
 
 class DisabledCallable:

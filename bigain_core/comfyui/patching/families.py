@@ -34,8 +34,9 @@ from .unet import UNet
 class Family:
     """A class of networks, by its path below `package`, and the way to its self-attention.
 
-    A path instead of the class itself lets a row name what only newer hosts have. BiGain (Auto)
-    keeps to the part of the process that is `active`.
+    A path instead of the class itself lets a row name what only newer hosts have. Networks that
+    inherit from it are of it but for those `without`, which call attention in ways of their own.
+    BiGain (Auto) keeps to the part of the process that is `active`.
     """
 
     name: str
@@ -43,11 +44,15 @@ class Family:
     adapter: AttentionAdapter
     package: str = "comfy.ldm"
     active: ActiveRange = WHOLE_PROCESS
+    without: tuple[str, ...] = ()
 
     def has(self, network: nn.Module) -> bool:
-        """Whether the network is of this class or one that inherits from it."""
-        paths = (f".{kind.__module__}.{kind.__qualname__}" for kind in type(network).__mro__)
-        return any(path.endswith(f".{self.package}.{self.network}") for path in paths)
+        paths = [f".{kind.__module__}.{kind.__qualname__}" for kind in type(network).__mro__]
+
+        def inherits(name: str) -> bool:
+            return any(path.endswith(f".{self.package}.{name}") for path in paths)
+
+        return inherits(self.network) and not any(map(inherits, self.without))
 
 
 MULTIMODAL_BLOCKS = ("double_blocks.*", "single_blocks.*")
@@ -109,6 +114,8 @@ FAMILIES = (
         "Wan",
         "wan.model.WanModel",
         JointAttention(("blocks.*.self_attn",), wan, whole=("vace_blocks.*.self_attn",)),
+        # One calls attention for a frame at a time, the other hands it no options.
+        without=("wan.model_animate2.WanAnimate2Model", "wan.ar_model.CausalWanModel"),
     ),
     Family(
         "Cosmos Predict2",

@@ -7,7 +7,7 @@ where the image lies in the sequence by the family's layout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from operator import attrgetter
@@ -21,7 +21,8 @@ from ...placement import LayerId, modules_at, transformer_layers, unwrapped
 from ...tokens.grid import TokenGrid
 from ...tokens.sequence import JointPlan, even_over_image
 from ..key_weights import OVERRIDE, chosen_attention, kernel, wants_channel, widened
-from .adapter import WHOLE, Inputs, Layers, Patches
+from .adapter import WHOLE, Inputs, Layers, Patches, patch_name
+from .compiled import outside_graph
 
 # Where the image may lie in the sequences of a network: the one that has exactly all tokens is it.
 Layout = Callable[[Inputs], Sequence[TokenGrid]]
@@ -100,10 +101,31 @@ def hunyuan_video(inputs: Inputs) -> list[TokenGrid]:
 
 
 def wan(inputs: Inputs) -> list[TokenGrid]:
-    """[reference, image] of a network that has a layer for references, else the image alone."""
-    if getattr(inputs.network, "ref_conv", None) is None:
-        return [inputs.image]
-    return [inputs.placed(_tokens_of(inputs, "reference_latent"))]
+    """[reference, image, others], by what the network has a layer for.
+
+    References lie behind the image in networks for sound (HuMo, S2V) and where they are further
+    frames (Phantom) or videos in context; plain networks leave out a reference of the first kind.
+    """
+    network, reference = inputs.network, _tokens_of(inputs, "reference_latent")
+    context = inputs.conditions.get("context_latents") or ()
+    behind = _tokens_of(inputs, "time_dim_concat") + sum(inputs.grid(x).tokens for x in context)
+    if hasattr(network, "patch_embedding_pose"):
+        return [inputs.placed(reference, behind + _tokens_of(inputs, "pose_latents"))]
+    if getattr(network, "ref_conv", None) is not None:
+        return [inputs.placed(reference, behind)]
+    if hasattr(network, "frame_packer"):
+        return [inputs.placed(0, behind + reference + _packed_frames(inputs))]
+    return [inputs.placed(0, behind), inputs.placed(0, behind + reference)]
+
+
+def _packed_frames(inputs: Inputs) -> int:
+    """Tokens of the frames before a video of Wan S2V: the last whole, earlier ones smaller."""
+    latent = inputs.conditions.get("reference_motion")
+    if latent is None:
+        return 0
+    sizes = ((1, 2), (1, 4), (4, 8))  # how many frames, side of a patch
+    height, width = latent.shape[-2:]
+    return sum(frames * (height // side) * (width // side) for frames, side in sizes)
 
 
 def ltxv(inputs: Inputs) -> list[TokenGrid]:
@@ -167,10 +189,7 @@ class JointAttention:
 
     def intercept(self, layers: Layers, call: NetworkCall, inputs: Inputs) -> Patches:
         override = _Override(self, call, replace(inputs, patch=self.patch(inputs.network)))
-        noted = {
-            owner: override.within(owner.forward, "layer_id", layer_id)
-            for layer_id, owner in layers
-        }
+        noted = {owner: override.owning(owner, layer_id) for layer_id, owner in layers}
         for module in inputs.network.modules():
             if "comfy_attention" in module._modules:  # through a wrapper it would be found twice
                 forward = noted.get(module, module.forward)
@@ -185,11 +204,27 @@ class _Override:
         self.adapter, self.call, self.inputs = adapter, call, inputs
         self.places = adapter.layout(inputs)
         self.previous = inputs.options.get(OVERRIDE)
+        self.beside_sparse = "sparse" in patch_name(self.previous).lower()
         # Of the modules that run, the innermost that has one:
         self.layer_id: LayerId | None = None
         self.chosen: nn.Module | None = None
-        # Verdicts by id, beside the mask itself so that no other one gets its id.
-        self.masks: dict[int, tuple[Tensor, bool]] = {}
+        # Masks that the host's own code makes masks of in that layer.
+        self.sources: tuple[Tensor, ...] = ()
+        # Verdicts by ids, beside the masks themselves so that no other ones get these ids.
+        self.masks: dict[Hashable, tuple[tuple[Tensor, ...], bool]] = {}
+
+    def owning(self, owner: nn.Module, layer_id: LayerId) -> Callable:
+        """The forward of a module that runs self-attention."""
+        running = self.within(owner.forward, "layer_id", layer_id)
+        code, network = type(owner).forward, type(self.inputs.network)
+        by_host = "forward" not in vars(owner) and code.__module__ == network.__module__
+
+        def forward(*args, **kwargs):
+            masks = [value for name, value in kwargs.items() if by_host and "mask" in name]
+            self.sources = tuple(mask for mask in masks if isinstance(mask, Tensor))
+            return running(*args, **kwargs)
+
+        return forward
 
     def within(self, original: Callable, name: str, value: LayerId | nn.Module | None) -> Callable:
         """The forward of a module during which one of our attributes has that value."""
@@ -218,7 +253,7 @@ class _Override:
             return function(q, k, v, heads, *args, **kwargs)
 
         by_heads = kwargs.get("skip_reshape", False)
-        mask = args[0] if args else kwargs.get("mask")
+        given = mask = args[0] if args else kwargs.get("mask")
         if self.layer_id is None:
             return run(q, k, v, *args, **kwargs)
         values = _flat(v, by_heads)  # a copy, where heads come first
@@ -227,13 +262,15 @@ class _Override:
             return run(q, k, v, *args, **kwargs)
         short_k, short_v = plan.keys(_flat(k, by_heads)), plan.values(values)
         del values
-        bias = plan.key_bias(short_k)
         channels = q.shape[-1] if by_heads else q.shape[-1] // heads
         by_channel = mask is None and wants_channel(function, channels)
+        bias = plan.key_bias(short_k, torch.float32 if by_channel else q.dtype)
         if by_channel and bias is not None:
             run = widened(run, bias, heads)
         else:
-            mask = self._mask(plan, mask, bias, q.dtype)
+            mask = self._mask(plan, mask, bias)
+        if self.beside_sparse and given is None and (plan.keeps_queries or mask is not None):
+            self.call.log.dense.add(self.layer_id)
         if args:
             args = (mask, *args[1:])
         elif mask is not None:
@@ -289,26 +326,30 @@ class _Override:
         return JointPlan(grid, decision.plan, positions, weighed, alone)
 
     def _can_shorten(self, mask: Tensor, grid: TokenGrid) -> bool:
-        """Looked at once in a call for each mask, as looking waits for the device."""
-        if id(mask) not in self.masks:
+        """Looked at once in a call for each mask, as looking waits for the device.
+
+        Some networks make one anew in every layer, all alike from what the layers are given.
+        """
+        sources = self.sources or (mask,)
+        key = (*map(id, sources), mask.shape)
+        if key not in self.masks:
             tokens = grid.sequence_tokens
             fits = mask.ndim > 1 and mask.shape[-1] == tokens and mask.shape[-2] in (1, tokens)
-            self.masks[id(mask)] = (mask, fits and even_over_image(mask, grid))
-        return self.masks[id(mask)][1]
+            with outside_graph():
+                self.masks[key] = (sources, fits and even_over_image(mask, grid))
+        return self.masks[key][1]
 
-    def _mask(
-        self, plan: JointPlan, mask: Tensor | None, bias: Tensor | None, dtype: torch.dtype
-    ) -> Tensor | None:
+    def _mask(self, plan: JointPlan, mask: Tensor | None, bias: Tensor | None) -> Tensor | None:
         """For the shortened keys: what the caller masked and the plan's own bias (B, Nk)."""
         if mask is not None:
             mask = plan.mask(mask)
         if bias is None:
             return mask
-        bias = bias[:, None, None].to(dtype)  # (B, heads, queries, Nk)
+        bias = bias[:, None, None]  # (B, heads, queries, Nk)
         if mask is None:
             return bias
         if mask.dtype == torch.bool:
-            mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))
+            mask = torch.zeros_like(mask, dtype=bias.dtype).masked_fill(~mask, float("-inf"))
         return bias + (mask if mask.ndim != 3 else mask[:, None])
 
 

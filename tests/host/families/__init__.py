@@ -12,9 +12,10 @@ from .refined import REFINED
 from .self_attention import SELF_ATTENTION
 from .streams import STREAMING
 from .unets import UNETS
+from .wan import WAN_KINDS
 from .with_sound import WITH_SOUND
 
-CASES = (*UNETS, *SELF_ATTENTION, *STREAMING, *REFINED, *JOINT, *WITH_SOUND)
+CASES = (*UNETS, *SELF_ATTENTION, *STREAMING, *REFINED, *JOINT, *WAN_KINDS, *WITH_SOUND)
 NAMED = {case.name: case for case in CASES}
 NO_SUCH_MODEL = "this ComfyUI has no such model"  # why tests of a missing case are skipped
 

@@ -1,0 +1,1 @@
+"""A saved workflow of BiGain Evaluate on several GPUs or machines."""
