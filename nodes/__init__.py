@@ -4,8 +4,8 @@ from comfy_api.latest import ComfyExtension, io
 
 from .benchmark_node import BiGainBenchmark
 from .classification_nodes import BiGainDiffusionClassifier, BiGainGate, BiGainPrompts
+from .compare_models_node import BiGainCompareModels
 from .compare_node import BiGainCompare
-from .comparison_node import BiGainCompareModels
 from .compression_nodes import BiGainAuto, BiGainReport
 from .dit_nodes import BiGainDiTLabels, BiGainDiTLoader
 from .evaluation_node import BiGainEvaluate

@@ -11,7 +11,7 @@ import pytest
 import torch
 from bigain.bigain_core.comfyui.classifying import compared_models
 from bigain.bigain_core.models.checkpoint import BUNDLED_MODEL, read_checkpoint
-from bigain.nodes.comparison_node import BiGainCompareModels
+from bigain.nodes.compare_models_node import BiGainCompareModels
 from bigain.nodes.dit_nodes import BiGainDiTLabels
 from PIL import Image
 from safetensors.torch import save_file

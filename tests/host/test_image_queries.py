@@ -140,7 +140,7 @@ def test_the_attention_that_a_checkpoint_has_chosen_runs_for_every_segment(x, ca
     assert lengths == [*before, (IMAGE, BEFORE + IMAGE // 4)]
 
 
-def test_an_image_of_another_size_is_left_alone_and_said(x):
+def test_an_image_of_another_size_is_skipped_and_said(x):
     out, log = compressed(KVDownsampling(2), x, False, image=(ROWS, COLUMNS + 1))
     assert torch.equal(out, QwenImage21Transformer2DModel()(x, {}, False))
     assert not log.layers_compressed and any("a sequence of" in reason for reason in log.skipped)
