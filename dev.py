@@ -39,6 +39,7 @@ FRONT_END = "comfyui-frontend-package"
 PIP_WITH_GROUPS = "pip>=25.1"  # the first that has --group
 SECONDS_TO_REACH_SOURCE = 20
 PYTEST_NOTHING_SELECTED = 5
+AT_A_TIME = 3  # for two cores: a test uses one, and one of these runs waits half of the time
 HALVES = {"test_a to test_l": "[!a-l]", "test_m to test_z": "[!m-z]"}  # and what each leaves out
 
 
@@ -364,25 +365,26 @@ def run_demo(hosts: Sequence[Host], extra: Sequence[str], left_out: str) -> int:
 def planned_runs(
     hosts: Sequence[Host], extra: Sequence[str]
 ) -> list[tuple[str, Host | None, list]]:
-    """Heading, host and arguments of each run of pytest, those that take longest first.
+    """Heading, host and arguments of each run of pytest, in the order they begin in.
 
-    Hosts after the first do not repeat what no host changes (`once`). The host tests of the first
-    take longer than all else: they are two runs, each of half the files. A path among the arguments
-    goes to the runs of its folder, and other runs fall away.
+    Those of server and browser wait half of the time, so of the runs at a time one is such a run,
+    as long as there are any. Hosts after the first do not repeat what no host changes (`once`).
+    The host tests of the first take longer than all else: they are two runs, each of half the
+    files. A path among the arguments goes to the runs of its folder, and other runs fall away.
     """
-    kinds = {"host tests": ["host"], "server and browser tests": ["server", "ui"]}
+    kinds = {"server and browser tests": ["server", "ui"], "host tests": ["host"]}
     planned = [
         (f"{kind} with {host}", host, folders, ["-m", "not once"] if host != hosts[0] else [])
-        for kind, folders in kinds.items()
         for host in hosts
+        for kind, folders in kinds.items()
     ]
     planned.append(("tests that need no ComfyUI", None, ["core"], []))
     paths = {name: (REPO / name.partition("::")[0]).resolve() for name in extra}
     paths = {name: path for name, path in paths.items() if path.is_relative_to(REPO / "tests")}
     others = [argument for argument in extra if argument not in paths]
     if hosts and not paths:
-        heading, *same, _ = planned.pop(0)
-        planned[:0] = [
+        heading, *same, _ = planned.pop(1)
+        planned[1:1] = [
             (f"{heading}, {half}", *same, [f"--ignore-glob=*/test_{left_out}*.py"])
             for half, left_out in HALVES.items()
         ]
@@ -400,14 +402,14 @@ def planned_runs(
 
 
 def run_tests(hosts: Sequence[Host], extra: Sequence[str], left_out: str) -> int:
-    """All tests, in two runs at a time, as a test uses one core; each is printed when it ends."""
+    """All tests, in several runs at a time; each is printed when it ends."""
     queue, codes = planned_runs(hosts, extra), []
     if len(queue) == 1:
         [(heading, host, arguments)] = queue
         codes = [run_module(heading, environment(host), "pytest", *arguments)]
     else:
-        say(f"{len(queue)} runs of tests, two at a time; each is printed when it has ended")
-        with ThreadPoolExecutor(2) as pool:
+        say(f"{len(queue)} runs of tests, {AT_A_TIME} at a time; each is printed when it has ended")
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
             headings = {pool.submit(run_kept, *run): heading for heading, *run in queue}
             for done in as_completed(headings):
                 say(f"== {headings[done]}\n{done.result().stdout}")

@@ -25,10 +25,10 @@ from benchmarks.data import (
     held_out_digits,
     held_out_shapes,
 )
-from benchmarks.dit_runner import DiTRunner, load_dit
+from benchmarks.dit_runner import SMALL_DIT, DiTRunner, load_dit
 from benchmarks.methods import BUNDLED_PLACEMENT, OFF, methods
 from bigain_core.classification import TrialPlan, classify, wilson_interval
-from bigain_core.models.checkpoint import BUNDLED_MODEL, read_checkpoint
+from bigain_core.models.checkpoint import read_checkpoint
 from bigain_core.placement import Placement
 
 IMAGES_PER_JOB = 4
@@ -75,7 +75,7 @@ def rows(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=BUNDLED_MODEL)
+    parser.add_argument("--model", type=Path, default=SMALL_DIT)
     parser.add_argument("--shapes", type=int, default=150, help="images; 5 per class by default")
     parser.add_argument("--digits", type=int, default=449, help="images; 449 are held out")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))

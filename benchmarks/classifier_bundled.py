@@ -15,7 +15,7 @@ from tqdm import tqdm
 from benchmarks.accuracy import held_out
 from benchmarks.data import CLASS_NAMES, TEXTURES
 from benchmarks.demo_backend import CallFlops
-from benchmarks.dit_runner import DiTRunner, load_dit
+from benchmarks.dit_runner import SMALL_DIT, DiTRunner, load_dit
 from benchmarks.frequency_bands import band_differences
 from benchmarks.methods import BUNDLED_PLACEMENT, OFF, methods
 from benchmarks.outlines.dit_outline import dit_outline
@@ -37,7 +37,7 @@ from bigain_core.classification import (
 )
 from bigain_core.compression.rules import Compression, Rule
 from bigain_core.methods import TokenMerging
-from bigain_core.models.checkpoint import BUNDLED_MODEL, read_checkpoint
+from bigain_core.models.checkpoint import read_checkpoint
 
 PAPER = "paper [5, 20]"
 PLAIN_PLANS = (PAPER, "sequential", "balanced", "fast")
@@ -133,7 +133,7 @@ def read_lines(path: Path) -> list[dict]:
 
 
 def run_bundled(folder: Path, counts: dict[str, int], markdown: Markdown) -> None:
-    dit = load_dit(read_checkpoint(BUNDLED_MODEL))
+    dit = load_dit(read_checkpoint(SMALL_DIT))
     share = flop_share(dit, SCREENED_BY)
     folder.mkdir(parents=True, exist_ok=True)
     for kind, count in counts.items():
@@ -223,7 +223,7 @@ def _kept_ranking(found: dict) -> Ranking:
 
 def effect(markdown: Markdown) -> None:
     """Theorem 1 on the true class against the plain model's best other one, band by band."""
-    dit = load_dit(read_checkpoint(BUNDLED_MODEL))
+    dit = load_dit(read_checkpoint(SMALL_DIT))
     images, classes = held_out("shapes", EFFECT_IMAGES)
     names = [CLASS_NAMES[k] for k in classes]
     plan = TrialPlan((20,), (1,), sampler=SpreadGrid())

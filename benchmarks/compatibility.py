@@ -52,6 +52,7 @@ CALL_OF_0_40 = (
 EMULATED = {
     NEWER: "The attention call of 0.40, with boxes for tensors and a chosen attention",
     "tests/host/test_image_queries.py": "Qwen-Image 2.1, whole and with a cached prefix",
+    "tests/host/test_kandinsky6.py": "Kandinsky 6",
     "tests/host/test_with_sparse_attention.py": "Model Sparse Attention",
 }
 SCENARIOS = {
@@ -94,7 +95,7 @@ Refused with a message, and why:
 - HiDream O1: its text and its image attend in two calls of their own, and reach the host's
   attention through a function made for each network call.
 - CogVideoX, Mochi: text and video attend together within reach of an override; no tests yet.
-- Kandinsky 6, Prism: no ComfyUI tested here has them.
+- Prism: no ComfyUI tested here has it.
 - Wan Animate 2 and the causal models made from Wan: one calls attention for a frame at a time, with
   keys of the pose behind those of the video, the others without the options of the host.
 

@@ -3,8 +3,8 @@
 Writes images side by side, the ranking of prompts for images as a table and a chart, and times
 beside the floating point operations, all of it also as one page, demo.html. With a host, one call
 of a network of Stable Diffusion's size is timed as well. Without arguments the bundled model
-generates and ranks shapes, textures and digits; --checkpoint, --image and --prompts together do it
-with your own model.
+draws things by their names and recognises drawings that it has never seen; --checkpoint, --image
+and --prompts together do it with your own model.
 """
 
 from __future__ import annotations
@@ -37,16 +37,19 @@ from bigain_core.models.checkpoint import BUNDLED_MODEL, SAMPLES, class_indices,
 
 Images = Mapping[Path, Image.Image]
 
+SAMPLE_FILES = sorted(SAMPLES.glob("*.png"))
+
 GENERATED = (
-    "plain ring",
-    "checkered disc",
-    "row-striped triangle",
-    "column-striped square",
-    "rising-striped ring",
-    "falling-striped cross",
-    "digit 2",
-    "digit 5",
+    "hamburger",
+    "strawberry",
+    "sunflower",
+    "penguin",
+    "bee",
+    "fox",
+    "car",
+    "pumpkin",
 )
+EVERY = 2  # of the sample images, one in so many is ranked
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -122,24 +125,16 @@ def question(images: Images, prompts: Sequence[str], size: int) -> Question:
     return Question(squares(list(images.values()), size), names, tuple(prompts))
 
 
-def own_questions(images: Images, prompts: Sequence[str], size: int) -> list[Question]:
-    """The demo's own images: shapes among the prompts that are shapes, digits among digits."""
-    questions = []
-    for is_digit in (False, True):
-        among = [prompt for prompt in prompts if prompt.startswith("digit") == is_digit]
-        chosen = {p: im for p, im in images.items() if p.stem.startswith("digit") == is_digit}
-        if among:
-            questions.append(question(chosen, among, size))
-    return questions
+def bundled_prompts(args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Class names of the bundled model: those to generate and those to rank among.
 
-
-def bundled_prompts(given: Sequence[str] | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Class names of the bundled model: those to generate and those to rank among."""
+    The sample images are ranked among their own names, which is quicker than among all.
+    """
     checkpoint = read_checkpoint(BUNDLED_MODEL)
     names = checkpoint.class_names
-    if given is None:
-        return GENERATED, names
-    chosen = tuple(names[k] for k in class_indices(given, checkpoint.config, names))
+    if args.prompts is None:
+        return GENERATED, names if args.image else tuple(path.stem for path in SAMPLE_FILES)
+    chosen = tuple(names[k] for k in class_indices(args.prompts, checkpoint.config, names))
     return chosen, chosen
 
 
@@ -148,16 +143,12 @@ def prepare(args: argparse.Namespace) -> tuple[Backend, Job]:
     check(args)
     generated = ranked = args.prompts
     if args.checkpoint is None:
-        generated, ranked = bundled_prompts(args.prompts)
+        generated, ranked = bundled_prompts(args)
     check_labels(ranked)
-    paths = args.image or sorted(SAMPLES.glob("*.png"))
-    images = {path: read_image(path) for path in paths}
+    images = {path: read_image(path) for path in args.image or SAMPLE_FILES[::EVERY]}
     backend = open_backend(args)
-    if args.image:
-        questions = [question(images, ranked, backend.image_size)]
-    else:
-        questions = own_questions(images, ranked, backend.image_size)
-    return backend, Job(tuple(generated), tuple(questions), args.steps, args.seed, args.rounds)
+    asked = question(images, ranked, backend.image_size)
+    return backend, Job(tuple(generated), asked, args.steps, args.seed, args.rounds)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -42,13 +42,14 @@ class Loaded:
     image_size: int
 
     @classmethod
-    def bundled(cls) -> Loaded:
+    def bundled(cls, path: Path = BUNDLED_MODEL) -> Loaded:
+        """Or another DiT whose pixels are its latents."""
         import comfy.sd
 
         from bigain_core.comfyui.dit_model import label_conditioning, load_dit_model
         from bigain_core.models.checkpoint import class_indices
 
-        patcher = load_dit_model(BUNDLED_MODEL)
+        patcher = load_dit_model(path)
         config, names = patcher.model.diffusion_model.config, patcher.model.class_names
 
         def encode(prompts: Sequence[str]) -> tuple[list, ...]:

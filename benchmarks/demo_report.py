@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -48,14 +49,14 @@ def times_table(outcomes: Outcomes) -> str:
     rows = []
     for setting, outcome in outcomes.items():
         sampling, plain_sampling = median(outcome.sample_seconds), median(plain.sample_seconds)
-        ranking, plain_ranking = sum(outcome.answer_seconds), sum(plain.answer_seconds)
+        ranking = outcome.answer_seconds
         rows.append(
             [
                 setting,
                 f"{sampling:.2f} s",
                 f"{plain_sampling / sampling:.2f}x",
                 f"{ranking:.2f} s",
-                f"{plain_ranking / ranking:.2f}x",
+                f"{plain.answer_seconds / ranking:.2f}x",
                 f"{outcome.flops.ceiling:.2f}x",
             ]
         )
@@ -86,20 +87,12 @@ def flops_table(outcomes: Outcomes) -> str:
 # Ranking
 
 
-def rankings(job: Job, outcome: Outcome) -> Iterator[tuple[Question, str, int, Ranking]]:
-    """(question, image name, number of the image in it, ranking), images in order."""
-    for question, answer in zip(job.questions, outcome.answers, strict=True):
-        for number, (name, ranking) in enumerate(zip(question.names, answer.rankings, strict=True)):
-            yield question, name, number, ranking
-
-
 def ranking_csv(job: Job, outcomes: Outcomes) -> str:
     """Every prompt of every image under every setting, best first."""
     rows = (
-        [setting, question.names[int(image)], *map(cell_text, cells)]
+        [setting, job.question.names[int(image)], *map(cell_text, cells)]
         for setting, outcome in outcomes.items()
-        for question, answer in zip(job.questions, outcome.answers, strict=True)
-        for image, *cells in list(csv.reader(io.StringIO(result_table(answer))))[1:]
+        for image, *cells in list(csv.reader(io.StringIO(result_table(outcome.answer))))[1:]
     )
     return csv_table(("setting", *COLUMNS), rows)
 
@@ -112,12 +105,12 @@ def verdict(question: Question, name: str, ranking: Ranking) -> str:
 
 
 def ranking_table(job: Job, outcomes: Outcomes) -> str:
+    asked = job.question
     columns = [
-        [verdict(question, name, ranking) for question, name, _, ranking in rankings(job, outcome)]
+        list(map(partial(verdict, asked), asked.names, outcome.answer.rankings))
         for outcome in outcomes.values()
     ]
-    names = [name for question in job.questions for name in question.names]
-    return table(["image", *outcomes], list(zip(names, *columns, strict=True)))
+    return table(["image", *outcomes], list(zip(asked.names, *columns, strict=True)))
 
 
 def bars(question: Question, name: str, ranking: Ranking) -> list[Bar]:
@@ -133,13 +126,14 @@ def bars(question: Question, name: str, ranking: Ranking) -> list[Bar]:
 
 
 def cards(job: Job, outcomes: Outcomes) -> list[Card]:
+    asked = job.question
     panels = {
-        setting: [bars(question, name, ranking) for question, name, _, ranking in found]
-        for setting, found in ((s, rankings(job, outcome)) for s, outcome in outcomes.items())
+        setting: list(map(partial(bars, asked), asked.names, outcome.answer.rankings))
+        for setting, outcome in outcomes.items()
     }
     return [
-        Card(question.images[number], name, {s: panels[s][place] for s in panels})
-        for place, (question, name, number, _) in enumerate(rankings(job, outcomes[OFF]))
+        Card(asked.images[number], name, {setting: panels[setting][number] for setting in panels})
+        for number, name in enumerate(asked.names)
     ]
 
 
@@ -206,7 +200,7 @@ similar they are to the plain ones, by medians (SSIM: 1 is equal):
 {times_table(outcomes)}
 
 Sampling: {len(job.generated)} images, median of {rounds} in which the settings took turns. Ranking:
-{job.calls} network evaluations, timed once, settings in turn. Speed-up: time of `{OFF}` divided by
+{job.calls} network evaluations, timed once. Speed-up: time of `{OFF}` divided by
 the setting's; below 1 the setting is slower. Ceiling: the speed-up if time went with the
 floating point operations of the network alone.
 

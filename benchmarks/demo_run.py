@@ -34,10 +34,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Job:
-    """Prompts to generate, questions to answer, and how often the sampling is timed."""
+    """Prompts to generate, a question to answer, and how often the sampling is timed."""
 
     generated: tuple[str, ...]
-    questions: tuple[Question, ...]
+    question: Question
     steps: int
     seed: int
     rounds: int
@@ -48,19 +48,19 @@ class Job:
 
     @property
     def calls(self) -> int:
-        """Network evaluations of all questions under one setting."""
-        return sum(len(q.names) * self.plan.calls(len(q.prompts)) for q in self.questions)
+        """Network evaluations of the question under one setting."""
+        return len(self.question.names) * self.plan.calls(len(self.question.prompts))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one setting gave: images (P, S, S, 3), a classification per question, seconds."""
+    """What one setting gave: images (P, S, S, 3), a classification, seconds."""
 
     flops: CallFlops
     samples: Tensor
     sample_seconds: list[float]
-    answers: list[Classification]
-    answer_seconds: list[float]
+    answer: Classification
+    answer_seconds: float
 
 
 def timed(action: Callable[..., Found], *arguments) -> tuple[Found, float]:
@@ -104,19 +104,15 @@ class _Bar(Listener):
 
 def answer(
     backend: Backend, job: Job, settings: Settings
-) -> tuple[dict[str, list[Classification]], dict[str, list[float]]]:
-    """Classifications and seconds per setting and question; the settings take turns."""
-    answers = {setting: [] for setting in settings}
-    seconds = {setting: [] for setting in settings}
-    turns = [(question, setting) for question in job.questions for setting in settings]
+) -> dict[str, tuple[Classification, float]]:
+    """A classification and seconds per setting."""
+    answers, asked = {}, job.question
     with stage("ranking", len(settings) * job.calls, "call") as bar:
-        for question, setting in turns:
+        for setting, compression in settings.items():
             bar.set_postfix_str(setting)
-            arguments = settings[setting], question.images, question.prompts, job.plan
-            found, taken = timed(backend.classify, *arguments, _Bar(bar))
-            answers[setting].append(found)
-            seconds[setting].append(taken)
-    return answers, seconds
+            arguments = compression, asked.images, asked.prompts, job.plan, _Bar(bar)
+            answers[setting] = timed(backend.classify, *arguments)
+    return answers
 
 
 def run(backend: Backend, job: Job) -> dict[str, Outcome]:
@@ -124,14 +120,13 @@ def run(backend: Backend, job: Job) -> dict[str, Outcome]:
     settings = methods(backend.placement)
     flops = {setting: backend.flops(compression) for setting, compression in settings.items()}
     samples, sample_seconds = generate(backend, job, settings)
-    answers, answer_seconds = answer(backend, job, settings)
+    answers = answer(backend, job, settings)
     return {
         setting: Outcome(
             flops[setting],
             samples[setting],
             sample_seconds[setting],
-            answers[setting],
-            answer_seconds[setting],
+            *answers[setting],
         )
         for setting in settings
     }

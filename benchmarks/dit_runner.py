@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -24,16 +25,18 @@ from bigain_core.models.compressed_dit import replacements
 from bigain_core.models.dit import Attention, DiT
 from bigain_core.schedules import DenoisingProgress
 
+SMALL_DIT = Path(__file__).parent / "models" / "shapes_and_digits.safetensors"  # 32 x 32 pixels
+
 
 def scaled_dot_product_attention(
     q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None
 ) -> Tensor:
     """Multi-head attention: q (B, Nq, C), k and v (B, Nk, C) -> (B, Nq, C).
 
-    `mask` (B, 1, Nk) is added to the logits of every head and query.
+    `mask` (B, 1 or heads, Nk) is added to the logits of every query.
     """
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, heads, N, D)
-    mask = None if mask is None else mask[:, None]
+    mask = None if mask is None else mask[:, :, None]
     return functional.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)
 
 
@@ -64,7 +67,9 @@ class DiTRunner:
     def predict_noise(self, x: Tensor, timestep: int, labels: Tensor) -> Tensor:
         """x (B, C, H, W) at one timestep, labels (B,) -> noise (B, C, H, W)."""
         progress = DenoisingProgress(1 - timestep / 999)
-        call = NetworkCall(self.compression, progress, self.log, layer_flops=projections_shortened)
+        call = NetworkCall(
+            self.compression, lambda: progress, self.log, layer_flops=projections_shortened
+        )
         with replaced_forwards(replacements(self.model, x, call)):
             predicted = self.model(x, torch.full((len(x),), timestep), labels)
         if self.model.config.predicts == "eps":

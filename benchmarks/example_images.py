@@ -13,10 +13,10 @@ from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
+from benchmarks.demo import SAMPLE_FILES, read_image, squares
 from benchmarks.demo_builtin import BuiltinBackend
 from benchmarks.demo_drawing import (
     FAINT,
@@ -33,10 +33,10 @@ from benchmarks.demo_drawing import (
     shortened,
     to_image,
 )
-from benchmarks.demo_images import demo_images
 from benchmarks.demo_report import bars
 from benchmarks.demo_run import Question
 from benchmarks.dit_runner import DiTRunner
+from benchmarks.drawings import SIZE as SAMPLE_SIDE
 from benchmarks.methods import BUNDLED_PLACEMENT, OFF, methods
 from benchmarks.registry_images import mosaic, scene
 from bigain_core.classification import PLANS, SpreadGrid, TrialPlan
@@ -44,7 +44,7 @@ from bigain_core.classification.evidence.image_ranking import ImageRanking, rank
 from bigain_core.compression.presets import PRESETS, TABLE_3
 from bigain_core.compression.rules import Compression, Rule
 from bigain_core.methods import KVDownsampling, TokenMerging
-from bigain_core.models.checkpoint import BUNDLED_MODEL
+from bigain_core.models.checkpoint import BUNDLED_MODEL, SAMPLES
 from bigain_core.placement import Placement
 from bigain_core.schedules import AlphaSchedule
 
@@ -54,10 +54,10 @@ QUALITY = 85  # of JPEG
 STEPS, SEED = 20, 7  # as in the workflows
 LEFT = 24
 
-GENERATED = ("row-striped disc", "digit 7")
-SHOWN = "row-striped triangle"
+GENERATED = ("sunflower", "rocket")
+SHOWN = "cactus"
 SEEDS, TRIALS = 8, 20
-RIVALS = (SHOWN, "column-striped triangle", "plain triangle", "row-striped disc", "digit 3")
+RIVALS = (SHOWN, "palm tree", "fir tree", "sunflower", "frog", "tulip")
 HYBRID = Compression(
     (
         Rule(TokenMerging(0.7), BUNDLED_PLACEMENT),
@@ -73,13 +73,13 @@ def model() -> BuiltinBackend:
 
 
 def generated(compression: Compression, prompts: Sequence[str] = GENERATED) -> Tensor:
-    """(P, 32, 32, 3)"""
-    return model().drawings(compression, prompts, STEPS, SEED, lambda step: None)
+    """(P, 64, 64, 3)"""
+    return model().samples(compression, prompts, STEPS, SEED, lambda step: None)
 
 
-def pixels(image: Image.Image) -> Tensor:
-    """(H, W, 3) in [0, 1]"""
-    return torch.from_numpy(np.asarray(image).copy()).float() / 255
+def sample_files(names: Sequence[str]) -> Tensor:
+    """(B, 64, 64, 3) in [0, 1]: images of BiGain Sample Images."""
+    return squares([read_image(SAMPLES / f"{name}.png") for name in names], SAMPLE_SIDE)
 
 
 def whole(image: Image.Image) -> Image.Image:
@@ -107,7 +107,7 @@ def hybrid() -> Image.Image:
 
 def classified(labels: Sequence[str], settings: dict[str, tuple[Compression, str]]) -> Image.Image:
     """Bars of the leading labels for one image, under models and plans by their names."""
-    question = Question(pixels(demo_images()[f"{SHOWN}.png"])[None], (SHOWN,), labels)
+    question = Question(sample_files([SHOWN]), (SHOWN,), labels)
     panels = {}
     for name, (how, plan) in settings.items():
         found = model().classify(how, question.images, labels, PLANS[plan])
@@ -118,16 +118,16 @@ def classified(labels: Sequence[str], settings: dict[str, tuple[Compression, str
 
 def classify_image() -> Image.Image:
     merged = Compression((Rule(TokenMerging(0.7), BUNDLED_PLACEMENT),))
-    return classified(model().class_names, {"40 classes, L-GTM 0.7": (merged, "paper [5, 20]")})
+    return classified(model().class_names, {"48 classes, L-GTM 0.7": (merged, "paper [5, 20]")})
 
 
 def sure_or_not() -> Image.Image:
-    return classified(RIVALS, {"until it is sure": (Compression(), "thorough")})
+    return classified(RIVALS, {"until it is sure": (Compression(), "balanced")})
 
 
 @cache
 def ranked_seeds() -> tuple[Tensor, ImageRanking]:
-    """Images (8, 32, 32, 3) of one class from eight seeds, and their ranking."""
+    """Images (8, 64, 64, 3) of one class from eight seeds, and their ranking."""
     drawings = generated(Compression(), GENERATED[:1] * SEEDS)
     config = model().dit.config
     classes = [*model().classes(GENERATED[:1]), config.num_classes]
@@ -154,13 +154,13 @@ def best_of_seeds() -> Image.Image:
 
 def tag_dataset() -> Image.Image:
     """The images with the tags that the model gives them."""
-    images = torch.stack([pixels(image) for image in demo_images().values()])
-    labels = model().class_names
+    labels = [path.stem for path in SAMPLE_FILES]
+    images = sample_files(labels)
     found = model().classify(Compression(), images, labels, PLANS["balanced"])
     image, draw = blank()
-    side, width, height = 88, 148, 126
+    side, width, height = 60, 110, 84
     for number, best in enumerate(found.best):
-        row, column = divmod(number, 3)
+        row, column = divmod(number, 4)
         x, y = LEFT + column * width, 14 + row * height
         square = to_image(images[number]).resize((side, side), Image.Resampling.NEAREST)
         image.paste(square, (x + (width - side) // 2, y))

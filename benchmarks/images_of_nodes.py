@@ -35,9 +35,9 @@ GRID = TokenGrid(32, 48)  # of the scene; a token of the bundled model has 2 x 2
 SAMPLES = 8  # of the drawing along the side of a pixel, so that its edges are soft
 FIRST = LayerId(0, "transformer", 1)
 NEARLY_CLEAN, SEED = 0, 0
-CROSS, DISC, ROWS = "falling-striped cross", "falling-striped disc", "row-striped cross"
-RANKED = ("digit 2", "checkered disc", "digit 5", "falling-striped cross", "digit 8")
-WANTED = "digit 5"
+SHOWN, UNLIKE, ALIKE = "panda", "rocket", "football"
+RANKED = ("pizza", "bee", "rocket", "tulip", "star")
+WANTED = "rocket"
 TRIALS = 20
 BENCHMARKED = (1, 3, 96, 96)
 ROUNDS = 9
@@ -99,7 +99,7 @@ def groups(method: Method) -> Image.Image:
 
 def evidence(better: str, worse: str) -> Image.Image:
     prompts = BiGainDiTLabels.execute(model(), "").args[2]
-    image = own_image(CROSS)[None]
+    image = own_image(SHOWN)[None]
     overlay, *_ = BiGainEvidenceMap.execute(
         model(), prompts, image, vae(), better, worse, "thorough", 3, SEED
     ).args
@@ -107,15 +107,15 @@ def evidence(better: str, worse: str) -> Image.Image:
 
 
 def evidence_map() -> Image.Image:
-    image = square(own_image(CROSS))
-    return in_a_row(image, evidence(CROSS, DISC), evidence(CROSS, ROWS))
+    image = square(own_image(SHOWN))
+    return in_a_row(image, evidence(SHOWN, UNLIKE), evidence(SHOWN, ALIKE))
 
 
 def rank_images() -> Image.Image:
     positive, negative, _ = BiGainDiTLabels.execute(model(), WANTED).args
     images = torch.stack([own_image(name) for name in RANKED])
     best_first = BiGainRankImages.execute(
-        model(), positive, negative, images, vae(), TRIALS, SEED
+        model(), images, vae(), TRIALS, SEED, positive, negative
     ).args[0]
     return in_a_row(*(square(image, SMALL_SIDE) for image in best_first))
 

@@ -82,22 +82,29 @@ def harm(old: dict, new: dict) -> Iterator[str]:
 
 def harm_of_inputs(old: list[dict], new: list[dict]) -> Iterator[str]:
     """The same of the inputs of a node, or of an option of one of them."""
-    places = {given["name"]: place for place, given in enumerate(new)}
-    for place, before in enumerate(old):
+    named, widgets = {given["name"]: given for given in new}, places_of_widgets(new)
+    before_widgets = places_of_widgets(old)
+    for before in old:
         name = before["name"]
-        if name not in places:
+        if name not in named:
             yield f"`{name}` is gone: what it was set to is lost, and later widgets take its place"
-        elif places[name] != place:
+            continue
+        if before_widgets.get(name) != widgets.get(name, before_widgets.get(name)):
             yield (
-                f"`{name}` was input {place} and is input {places[name]}: widgets are saved by "
-                "position, so it gets the value of another one"
+                f"`{name}` was widget {before_widgets[name]} and is widget {widgets[name]}: they "
+                "are saved by position, so it gets the value of another one"
             )
-        else:
-            yield from harm_of_input(before, new[place])
+        yield from harm_of_input(before, named[name])
     known = {given["name"] for given in old}
     for given in new:
         if given["name"] not in known and not given["optional"]:
             yield f"`{given['name']}` is new and required: prompts without it are refused"
+
+
+def places_of_widgets(inputs: list[dict]) -> dict[str, int]:
+    """Of the inputs whose values are saved by position; links are saved by name."""
+    with_widget = (i["name"] for i in inputs if "default" in i and not i.get("forceInput"))
+    return {name: place for place, name in enumerate(with_widget)}
 
 
 def harm_of_input(old: dict, new: dict) -> Iterator[str]:

@@ -28,7 +28,8 @@ from bigain_core.models.checkpoint import BUNDLED_MODEL
 
 PACK = Path(__file__).resolve().parent.parent
 COLUMNS = 4
-ENLARGED = 3
+ENLARGED = 2
+COLOURS = 128  # the model's grain takes much room otherwise
 STEPS, SEED = 20, 0  # as the demo generates
 GROUPS = ("generated", "nodes", "benchmark", "panels")
 GENERATED_AS = "web/docs/dit_loader"
@@ -38,11 +39,12 @@ PANELS = ("docs/in_place", "web/docs/alpha_editor", "web/docs/race", "web/docs/r
 def generated() -> Image.Image:
     """What the demo generates, in one image."""
     backend = BuiltinBackend(BUNDLED_MODEL)
-    drawings = backend.drawings(Compression(), GENERATED, STEPS, SEED, lambda step: None)
+    drawings = backend.samples(Compression(), GENERATED, STEPS, SEED, lambda step: None)
     rows = drawings.unflatten(0, (-1, COLUMNS)).transpose(1, 2)  # (R, S, C, S, 3)
     image = to_image(rows.flatten(2, 3).flatten(0, 1))
     size = image.width * ENLARGED, image.height * ENLARGED
-    return image.resize(size, Image.Resampling.NEAREST)
+    image = image.resize(size, Image.Resampling.NEAREST)
+    return image.quantize(COLOURS, dither=Image.Dither.NONE)
 
 
 def find_tests() -> None:

@@ -31,6 +31,7 @@ from bigain_core.measure.timing import Times, Work, take_turns
 from bigain_core.methods import (
     BlockMerging,
     KeyMerging,
+    KeyPairs,
     KVCellSelection,
     KVDownsampling,
     KVSelection,
@@ -54,7 +55,9 @@ METHODS: Mapping[str, Method] = {
     "average factor 2": KVDownsampling(2, AlphaSchedule(0, 0)),
     "KV selection 0.75": KVSelection(),
     "KV selection per cell": KVCellSelection(),
+    "IE-KVD factor 2, random places": KVDownsampling(2, random_places=True),
     "key merging 0.75": KeyMerging(),
+    "key pairs 0.75": KeyPairs(),
     # As in a new node:
     "L-GTM 0.7, keys weighed": TokenMerging(RATIO, proportional=True),
     "ToMe 0.7, keys weighed": TokenMerging(RATIO, "random", proportional=True),

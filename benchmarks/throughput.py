@@ -2,7 +2,7 @@
 
     python -m benchmarks.throughput [--host PATH] [--width 320 --side 64]
 
-A UNet with the layers of Stable Diffusion 1.5 and random weights, and the bundled DiT, both behind
+A UNet with the layers of Stable Diffusion 1.5 and random weights, and the small DiT, both behind
 ComfyUI's model class, with fused attention. Everything is measured in turn, round after round; a
 row is one prompt at one timestep. On the CPU times are processor time, which other programs on the
 machine change little; on CUDA they are those of the clock, and the device is waited for.
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.demo_report import Row, table
+from benchmarks.dit_runner import SMALL_DIT
 from benchmarks.host import enter_host
 from benchmarks.networks import SD15, fill
 from bigain_core.measure.timing import Spread
@@ -76,14 +77,13 @@ def unet(width: int, side: int) -> Subject:
 
 def dit() -> Subject:
     from bigain_core.comfyui.dit_model import label_conditioning, load_dit_model
-    from bigain_core.models.checkpoint import BUNDLED_MODEL
 
-    patcher = load_dit_model(BUNDLED_MODEL)
+    patcher = load_dit_model(SMALL_DIT)
     config = patcher.model.diffusion_model.config
     shape = (1, config.in_channels, config.input_size, config.input_size)
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     labels = tuple(label_conditioning([k]) for k in range(PROMPTS))
-    return Subject("bundled DiT", patcher, latents, labels)
+    return Subject("small DiT", patcher, latents, labels)
 
 
 # Time

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -29,13 +31,13 @@ from benchmarks.drawings import (
     read_drawings,
 )
 from benchmarks.noise_schedules import alphas_cumprod
-from benchmarks.train_demo import CONFIG as BUNDLED
-from benchmarks.train_demo import fresh_dit, save_dit
+from benchmarks.train_small_dit import CONFIG as SMALL
+from benchmarks.train_small_dit import fresh_dit, save_dit
 from benchmarks.training import SEEDS_APART, argument_parser, train
 from bigain_core.classification.trials.noise import TIMESTEPS
 from bigain_core.models.dit import DiT
 
-CONFIG = replace(BUNDLED, input_size=SIZE, num_classes=len(CLASS_NAMES))
+CONFIG = replace(SMALL, input_size=SIZE, num_classes=len(CLASS_NAMES))
 WEIGHTS = Path("build/drawings.safetensors")
 
 STYLE_DROPOUT, PROMPT_DROPOUT = 0.5, 0.1
@@ -51,17 +53,24 @@ class Stage:
     """A part of training at one size of images.
 
     Timesteps crowd where the logarithm of signal over noise power is near `centre`: a larger image
-    shows the same through more noise.
+    shows the same through more noise. Of every image the network sees a share of squares, `seen`.
     """
 
     steps: int
     size: int
     batch: int
     centre: float
+    seen: float = 1.0
 
 
-STAGES = (Stage(4000, 16, 32, 1.0), Stage(12000, 32, 32, 0.5), Stage(7000, 64, 16, 0.0))
+STAGES = (
+    Stage(4000, 16, 32, 1.0),
+    Stage(5000, 32, 32, 0.5, seen=0.5),
+    Stage(3000, 64, 16, 0.0, seen=0.5),
+    Stage(500, 64, 16, 0.0),
+)
 SPREAD = 2.5
+SQUARE = 8  # pixels on a side
 
 
 class ComposedLabels(nn.Module):
@@ -102,16 +111,48 @@ def attention_by_products(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor
     return torch.bmm(weights, v).unflatten(0, (-1, heads)).transpose(1, 2).flatten(2)
 
 
-def velocity_errors(network: nn.Module, pixels, timesteps, labels, generator, args) -> Tensor:
-    """Mean squared errors (B,) of the velocity sqrt(a) * noise - sqrt(1 - a) * pixels."""
+def squares(image: Tensor, chosen: Tensor, side: int) -> Tensor:
+    """Squares (K,) of image (B, C, H, W), counted along rows, as an image two of them high."""
+    tiles = image.unfold(2, side, side).unfold(3, side, side).flatten(2, 3)[:, :, chosen]
+    return tiles.unflatten(2, (2, -1)).transpose(3, 4).flatten(4, 5).flatten(2, 3)
+
+
+@contextmanager
+def placed(network: DiT, chosen: Tensor, size: int) -> Iterator[None]:
+    """Give the tokens of chosen squares the positions that they have in an image of `size`."""
+    whole, patch = network.positions, network.config.patch_size
+
+    def positions(height: int, width: int, like: Tensor) -> Tensor:
+        table = whole(size // patch, size // patch, like).mT.unflatten(2, (size // patch, -1))
+        return squares(table, chosen, SQUARE // patch).flatten(2).mT
+
+    network.positions = positions
+    try:
+        yield
+    finally:
+        del network.positions
+
+
+def velocity_errors(network, pixels, timesteps, labels, generator, args, seen=1.0) -> Tensor:
+    """Mean squared errors (B,) of the velocity sqrt(a) * noise - sqrt(1 - a) * pixels.
+
+    Below 1, `seen` is the share of squares that the network is shown, the same of all images.
+    """
     noise = torch.randn(pixels.shape, generator=generator)
     level = alphas_cumprod("linear")[timesteps][:, None, None, None]
     kept, added = level.sqrt(), (1 - level).sqrt()
-    inputs = (t.to(args.device) for t in (kept * pixels + added * noise, timesteps, labels))
-    with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
+    noisy, wanted = kept * pixels + added * noise, kept * noise - added * pixels
+    part = nullcontext()
+    if seen < 1:
+        size = pixels.shape[-1]
+        order = torch.randperm((size // SQUARE) ** 2, generator=generator)
+        chosen = order[: round(len(order) * seen)].sort().values
+        noisy, wanted = squares(noisy, chosen, SQUARE), squares(wanted, chosen, SQUARE)
+        part = placed(network, chosen, size)
+    inputs = (t.to(args.device) for t in (noisy, timesteps, labels))
+    with part, torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
         predicted = network(*inputs, attention_by_products)
-    wanted = (kept * noise - added * pixels).to(args.device)
-    return (predicted.float() - wanted).square().mean((1, 2, 3))
+    return (predicted.float() - wanted.to(args.device)).square().mean((1, 2, 3))
 
 
 @dataclass(frozen=True)
@@ -165,7 +206,8 @@ class DrawingRecipe:
         styles = (pairs % len(STYLES)).masked_fill(any_style, ANY_STYLE)
         labels = names_of(pairs) * (len(STYLES) + 1) + styles
         labels = labels.masked_fill(dropped, NO_PROMPT)
-        return velocity_errors(network, pixels, timesteps, labels, generator, args).mean()
+        errors = velocity_errors(network, pixels, timesteps, labels, generator, args, stage.seen)
+        return errors.mean()
 
     @torch.no_grad()
     def error(self, network: nn.Module, pairs: Tensor, size: int) -> float:

@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .benchmark_node import BiGainBenchmark
+from .best_of_n_node import BiGainBestOfN
 from .classification_nodes import BiGainDiffusionClassifier, BiGainGate, BiGainPrompts
 from .compare_models_node import BiGainCompareModels
 from .compare_node import BiGainCompare
@@ -13,6 +14,7 @@ from .evidence_nodes import BiGainEvidenceMap, BiGainRankImages
 from .kv_nodes import BiGainAlphaSchedule, BiGainKVDownsampling
 from .merging_node import BiGainTokenMerging
 from .sample_images_node import BiGainSampleImages
+from .tagging_node import BiGainTagFolder
 from .token_map_node import BiGainTokenMap
 
 
@@ -30,6 +32,7 @@ class BiGainExtension(ComfyExtension):
             BiGainDiTLabels,
             BiGainSampleImages,
             BiGainGate,
+            BiGainTagFolder,
             BiGainEvaluate,
             BiGainEvidenceMap,
             BiGainRankImages,
@@ -37,4 +40,5 @@ class BiGainExtension(ComfyExtension):
             BiGainBenchmark,
             BiGainCompare,
             BiGainCompareModels,
+            BiGainBestOfN,
         ]

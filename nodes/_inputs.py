@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
+import comfy.samplers
 from comfy_api.latest import io
 
 from ..bigain_core.compression.rules import Rule
@@ -84,6 +85,19 @@ def trial_seed(tooltip: str) -> tuple[io.Input, ...]:
     return advanced(number("trial_seed", (0, 0, 2**32 - 1), tooltip))
 
 
+def sampler_settings(seed: str) -> list[io.Input]:
+    """Those of the host's KSampler, up to the scheduler; `seed` says what the seed is for."""
+    return [
+        io.Int.Input(
+            "seed", default=0, min=0, max=2**64 - 1, control_after_generate=True, tooltip=seed
+        ),
+        number("steps", (20, 1, 10000), "Sampling steps."),
+        number("cfg", (8.0, 0.0, 100.0, 0.1), "The scale of classifier-free guidance."),
+        choice("sampler_name", comfy.samplers.KSampler.SAMPLERS, "As in KSampler."),
+        choice("scheduler", comfy.samplers.KSampler.SCHEDULERS, "As in KSampler."),
+    ]
+
+
 def model_to_accelerate() -> io.Input:
     return io.Model.Input("model", tooltip="The model to accelerate. It is not changed itself.")
 
@@ -153,7 +167,7 @@ def blending() -> io.Input:
 
 
 def where_it_pays() -> io.Input:
-    """The last widget of every compressing node; optional, as older workflows have none."""
+    """Behind all others, and optional, as older workflows have none."""
     return switch(
         "only_where_faster",
         "Skips layers that are too small to become faster, as measured for this kind of device; "

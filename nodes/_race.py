@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from math import inf, isfinite
 
 from ..bigain_core.classification import Classification, Snapshot
-from ..bigain_core.classification.results.summary import fits_none
 from ._host import CallBar, send
 
 EVENT = "bigain.race"
@@ -70,8 +69,9 @@ class Race(CallBar):
 def settled(result: Classification, every: Classification) -> list[dict]:
     """The end of the race for each image; evaluations are those of `every` prompt.
 
-    A row has the chance that its prompt is the best: for the winner its confidence. `none` says
-    that perhaps no prompt fits, `alone` that there was but one.
+    A row has the chance that its prompt is the best: for the winner its confidence. `fits` is the
+    probability that the best fits at all, `none` says that perhaps it does not, `alone` that there
+    was but one.
     """
     races = []
     pairs = list(zip(result.rankings, every.rankings, strict=True))[:MAX_IMAGES]
@@ -86,7 +86,8 @@ def settled(result: Classification, every: Classification) -> list[dict]:
             row["chance"] = chance if isfinite(chance) else None
         rows["rows"][1:] = sorted(rows["rows"][1:], key=_place)
         counts = {"images": len(result.rankings), "used": spent.spent, "saved": max(spent.saved, 0)}
-        found = {"alone": len(result.labels) == 1, "none": fits_none(ranking)}
+        found = {"alone": len(result.labels) == 1, "none": ranking.fits_none}
+        found["fits"] = ranking.fits if isfinite(ranking.fits) else None
         races.append({**rows, "image": number, **counts, **found})
     return races
 

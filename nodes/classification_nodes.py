@@ -7,9 +7,10 @@ import logging
 from comfy_api.latest import io, ui
 
 from ..bigain_core.classification import WEIGHTINGS
-from ..bigain_core.classification.datasets.labels import LABEL_SETS, read_labels
+from ..bigain_core.classification.datasets.labels import LABEL_SETS, Labels, read_labels
 from ..bigain_core.classification.datasets.labels import label_set as published
 from ..bigain_core.classification.results.classes import by_class
+from ..bigain_core.classification.results.fit import FITS
 from ..bigain_core.classification.results.result_table import result_table
 from ..bigain_core.classification.results.summary import summary, warnings
 from ..bigain_core.classification.trials.losses import LOSSES
@@ -22,12 +23,14 @@ from ..bigain_core.comfyui.classifying.latent_classifier import (
     ranked_latents,
     warnings_about,
 )
+from ..bigain_core.comfyui.classifying.prompts import Prompts as EncodedPrompts
 from ..bigain_core.comfyui.classifying.prompts import encode_prompts
-from ._host import Prompts, Result, schema
+from ._host import Prompts, Result, announce, schema
 from ._inputs import advanced, branching, choice, chosen, number, optional, trial_seed
 from ._race import Race, settled
 from ._trial_plans import AUTO, CUSTOM, PRESETS, SAMPLERS, chosen_plan
 
+TEMPLATE = "a photo of a {}"
 PREVIEWED = 50  # rows of the table that a node shows for an image
 STAGES = (
     io.String.Input(
@@ -70,7 +73,7 @@ class BiGainPrompts(io.ComfyNode):
                 ),
                 io.String.Input(
                     "template",
-                    default="a photo of a {}",
+                    default=TEMPLATE,
                     tooltip="The prompt of a label, which replaces {}. {} alone takes each line "
                     "as a whole prompt.",
                 ),
@@ -94,8 +97,12 @@ class BiGainPrompts(io.ComfyNode):
     @classmethod
     def execute(cls, clip, labels, template, label_set=CUSTOM) -> io.NodeOutput:
         read = read_labels(labels) if label_set == CUSTOM else published(label_set)
-        template = "{}" if read.whole else template
-        return io.NodeOutput(encode_prompts(clip, read.labels, template, read.classes))
+        return io.NodeOutput(_encoded(clip, read, template))
+
+
+def _encoded(clip, read: Labels, template: str) -> EncodedPrompts:
+    template = "{}" if read.whole else template
+    return encode_prompts(clip, read.labels, template, read.classes)
 
 
 class BiGainDiffusionClassifier(io.ComfyNode):
@@ -122,7 +129,6 @@ class BiGainDiffusionClassifier(io.ComfyNode):
                     tooltip="Any text-to-image model that predicts noise, velocity, a flow or the "
                     "clean image, or a DiT; compressed by BiGain nodes or not.",
                 ),
-                Prompts.Input("prompts", tooltip="From BiGain Prompts or BiGain DiT Labels."),
                 branching(
                     "preset",
                     OWN,
@@ -142,6 +148,11 @@ class BiGainDiffusionClassifier(io.ComfyNode):
                     "Seed of the noise of every trial. The same seed gives the same result."
                 ),
                 *optional(
+                    Prompts.Input(
+                        "prompts",
+                        tooltip="From BiGain Prompts or BiGain DiT Labels; instead of `clip` and "
+                        "`labels`.",
+                    ),
                     io.Image.Input(
                         "image", tooltip="Images to classify; they need the VAE as well."
                     ),
@@ -191,14 +202,23 @@ class BiGainDiffusionClassifier(io.ComfyNode):
                     tooltip="For each image, how far every prompt is behind the best, with "
                     "standard errors.",
                 ),
+                io.Float.Output(
+                    display_name="fits",
+                    is_output_list=True,
+                    tooltip="For each image, the probability that the best prompt describes it "
+                    "at all, by the error without a prompt. Calibrated on a small model of shapes "
+                    "and digits alone. NaN where that was not run.",
+                ),
             ],
         )
 
     @classmethod
     def execute(
-        cls, model, prompts, preset=None, image=None, vae=None, latent=None, temperature=1.0,
-        screening_model=None, screening_trials=5, screening_keep=8, previous=None, **choices,
+        cls, model, prompts=None, preset=None, image=None, vae=None, latent=None, temperature=1.0,
+        screening_model=None, screening_trials=5, screening_keep=8, previous=None, clip=None,
+        labels="", **choices,
     ) -> io.NodeOutput:  # fmt: skip
+        prompts = _prompts(prompts, clip, labels)
         name, stages = chosen("preset", preset, OWN)
         plan = chosen_plan(preset=name, **stages, **choices)
         latents, mask, notes = _latents(model, image, vae, latent)
@@ -225,6 +245,7 @@ class BiGainDiffusionClassifier(io.ComfyNode):
             every,
             [ranking.confidence for ranking in result.rankings],
             bar_chart(result),
+            [ranking.fits for ranking in result.rankings],
             ui=ui.PreviewText(f"{result_table(result, temperature, PREVIEWED)}\n{words}").as_dict()
             | {"bigain_race": settled(result, every), "bigain_notes": [*warnings(result), *others]},
         )
@@ -292,6 +313,15 @@ def _more_inputs() -> tuple[io.Input, ...]:
             "its trials are not run again. A result of another model, LoRA or compression is "
             "refused.",
         ),
+        io.Clip.Input("clip", tooltip="Encodes the labels below; from the checkpoint."),
+        io.String.Input(
+            "labels",
+            multiline=True,
+            default="",
+            placeholder="with `clip`: one label per line",
+            tooltip="What the image may show, one label per line, or CSV, as in BiGain Prompts "
+            "with its usual template. Used with `clip`.",
+        ),
     )
 
 
@@ -303,14 +333,15 @@ class BiGainGate(io.ComfyNode):
             node_id="BiGainGate",
             display_name="BiGain Gate",
             description="Passes on one of two inputs, by the confidence or the margin of a "
-            "classification. Nodes that only feed the other input do not run.",
+            "classification, or by whether a prompt fits at all. Nodes that only feed the other "
+            "input do not run.",
             search_aliases=["switch", "route", "threshold", "if"],
             inputs=[
                 io.Float.Input(
                     "value",
                     force_input=True,
-                    tooltip="Confidence or margin from BiGain Diffusion Classifier. With "
-                    "several images, each is decided on its own.",
+                    tooltip="Confidence, margin or fits from BiGain Diffusion Classifier, or fits "
+                    "from BiGain Rank Images. With several images, each is decided on its own.",
                 ),
                 number(
                     "threshold", (0.95, -1e6, 1e6, 0.001), "Values from this one on count as sure."
@@ -318,6 +349,15 @@ class BiGainGate(io.ComfyNode):
                 io.AnyType.Input("sure", lazy=True, tooltip="Passed on if the value is sure."),
                 io.AnyType.Input(
                     "unsure", lazy=True, tooltip="Passed on if the value is not sure."
+                ),
+                *optional(
+                    io.Float.Input(
+                        "fits",
+                        force_input=True,
+                        tooltip="From BiGain Diffusion Classifier: below 0.5, where none of the "
+                        "prompts fits, nothing is sure, whatever the value. That was calibrated on "
+                        "a small model of shapes and digits alone.",
+                    )
                 ),
             ],
             outputs=[
@@ -327,14 +367,34 @@ class BiGainGate(io.ComfyNode):
         )
 
     @classmethod
-    def check_lazy_status(cls, value, threshold, sure=None, unsure=None) -> list[str]:
-        name, given = ("sure", sure) if value >= threshold else ("unsure", unsure)
+    def check_lazy_status(cls, value, threshold, sure=None, unsure=None, fits=1.0) -> list[str]:
+        is_sure = _is_sure(value, threshold, fits)
+        name, given = ("sure", sure) if is_sure else ("unsure", unsure)
         return [name] if given is None else []
 
     @classmethod
-    def execute(cls, value, threshold, sure=None, unsure=None) -> io.NodeOutput:
-        is_sure = value >= threshold
+    def execute(cls, value, threshold, sure=None, unsure=None, fits=1.0) -> io.NodeOutput:
+        is_sure = _is_sure(value, threshold, fits)
+        reason = "none of the prompts fits" if fits < FITS else f"{value:.3g} of {threshold:g}"
+        announce(f"BiGain: {'sure' if is_sure else 'unsure'}, {reason}")
         return io.NodeOutput(sure if is_sure else unsure, is_sure)
+
+
+def _is_sure(value: float, threshold: float, fits: float) -> bool:
+    """A probability that is not known (NaN) speaks against nothing."""
+    return value >= threshold and not fits < FITS
+
+
+def _prompts(prompts: EncodedPrompts | None, clip, labels: str) -> EncodedPrompts:
+    """Those that are connected, or of labels that are written into the node."""
+    if (prompts is None) == (clip is None) or (prompts is None and not labels.strip()):
+        given = "both" if prompts and clip else "no labels" if clip else "neither"
+        raise ValueError(
+            "BiGain: expected either `prompts`, or `clip` and labels in `labels`, got "
+            f"{given}. Connect the CLIP of the checkpoint and write one label per line, or "
+            "connect BiGain Prompts or BiGain DiT Labels."
+        )
+    return prompts or _encoded(clip, read_labels(labels), TEMPLATE)
 
 
 def _latents(model, image, vae, latent):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from math import isfinite
-from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io, ui
@@ -13,7 +12,7 @@ from comfy_api.latest import io, ui
 from ..bigain_core.classification import Blocks, TrialPlan
 from ..bigain_core.classification.datasets.captions import read_captions
 from ..bigain_core.classification.datasets.held_out_comparison import ModelComparison
-from ..bigain_core.classification.datasets.image_folder import below, read_folder
+from ..bigain_core.classification.datasets.image_folder import read_folder
 from ..bigain_core.classification.datasets.model_list import LORAS, parse_models
 from ..bigain_core.classification.datasets.result_files import write_atomic
 from ..bigain_core.comfyui.classifying.chart import comparison_chart
@@ -25,9 +24,9 @@ from ..bigain_core.comfyui.classifying.compared_models import (
     result_names,
 )
 from ..bigain_core.comfyui.dit_model import native_side
+from ._folders import USUAL_SIZE, folder_choice, input_folder, output_path
 from ._host import CallBar, Prompts, schema
 from ._inputs import advanced, number, optional, switch, trial_seed
-from .evaluation_node import USUAL_SIZE
 
 FOLDERS = (LORAS, CHECKPOINTS, "diffusion_models")
 
@@ -51,10 +50,9 @@ class BiGainCompareModels(io.ComfyNode):
                     "model.",
                 ),
                 io.Vae.Input("vae", tooltip="The VAE of the model."),
-                io.String.Input(
-                    "folder",
-                    default="held_out",
-                    tooltip="A folder in ComfyUI's input folder with images that no model was "
+                folder_choice(
+                    "held_out",
+                    "A folder in ComfyUI's input folder with images that no model was "
                     "trained on. A .txt file of the same name beside an image is its caption; "
                     "without one its class folder or the CSV file says what it shows.",
                 ),
@@ -161,7 +159,7 @@ class BiGainCompareModels(io.ComfyNode):
             )
         offered = {kind: folder_paths.get_filename_list(kind) for kind in FOLDERS}
         files = parse_models(models, offered)
-        images = read_folder(Path(folder_paths.get_input_directory()), folder, csv)
+        images = read_folder(input_folder(), folder, csv)
         images = replace(images, images=images.chosen(limit))
         plan = TrialPlan((trials,), (1,), seed=trial_seed, sampler=Blocks(trials))
         captions = read_captions(images)
@@ -179,8 +177,8 @@ class BiGainCompareModels(io.ComfyNode):
             f"BiGain: {count} models on {used} of {len(images.images)} images, at most {calls} "
             "network evaluations"
         )
-        paths = [_output(output, ending) for ending in result_names(compared.names)]
-        exported = _output(output, ".csv")
+        paths = [output_path(output, ending) for ending in result_names(compared.names)]
+        exported = output_path(output, ".csv")
         found = compare_models(compared, held_out, paths, stop_early, CallBar(calls))
         table, text = found.table(), str(found)
         if left_out := len(images.images) - used:
@@ -189,12 +187,6 @@ class BiGainCompareModels(io.ComfyNode):
         chart = comparison_chart(found)
         shown = ui.PreviewText(text).as_dict() | {"bigain_comparison": _rows(found)}
         return io.NodeOutput(found.names[found.best], text, table, chart, ui=shown)
-
-
-def _output(name: str, ending: str) -> Path:
-    root = Path(folder_paths.get_output_directory())
-    below(root, name.strip())
-    return below(root, name.strip() + ending)
 
 
 def _rows(found: ModelComparison) -> list[dict]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import comfy.samplers
 from comfy_api.latest import io, ui
 
 from ..bigain_core.comfyui.comparison_grid import comparison_grid
 from ..bigain_core.comfyui.model_comparison import Sampling, compare
 from ._host import CallBar, announce, schema
-from ._inputs import advanced, choice, number
+from ._inputs import advanced, sampler_settings
 
 
 class BiGainCompare(io.ComfyNode):
@@ -34,18 +33,7 @@ class BiGainCompare(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="The prompt."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt."),
                 io.Latent.Input("latent", tooltip="Sets size and batch, as in KSampler."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**64 - 1,
-                    control_after_generate=True,
-                    tooltip="The noise, the same for all models.",
-                ),
-                number("steps", (20, 1, 10000), "Sampling steps."),
-                number("cfg", (8.0, 0.0, 100.0, 0.1), "The scale of classifier-free guidance."),
-                choice("sampler_name", comfy.samplers.KSampler.SAMPLERS, "As in KSampler."),
-                choice("scheduler", comfy.samplers.KSampler.SCHEDULERS, "As in KSampler."),
+                *sampler_settings("The noise, the same for all models."),
                 *advanced(
                     io.String.Input(
                         "captions",

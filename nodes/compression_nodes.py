@@ -22,6 +22,7 @@ class BiGainAuto(io.ComfyNode):
             menu="Speed",
             node_id="BiGainAuto",
             display_name="BiGain (Auto)",
+            not_idempotent=True,  # what it says after a run goes to the id that it ran under
             description="Makes a model faster in one click: chooses method, layers and strength "
             "for its kind. On a CPU, layers that are too small to gain are skipped.",
             search_aliases=[

@@ -17,7 +17,7 @@ from ._host import schema
 from ._inputs import choice, optional
 from ._trial_plans import CUSTOM
 
-BUNDLED_NAME = "bundled: shapes and digits"
+BUNDLED_NAME = "bundled: drawings"
 FOLDERS = ("diffusion_models", "checkpoints")
 
 
@@ -39,7 +39,7 @@ class BiGainDiTLoader(io.ComfyNode):
                     "model_name",
                     [BUNDLED_NAME, *files],
                     "A DiT file in the folder diffusion_models or checkpoints. The bundled "
-                    "model generates 32 x 32 pixels: 5 shapes in 6 textures, and ten digits.",
+                    "model draws 48 things of everyday life, 64 x 64 pixels, by their names.",
                 )
             ],
             outputs=[io.Model.Output(tooltip="For BiGain DiT Labels, BiGain nodes and samplers.")],

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import replace
-from math import inf
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io, ui
 
 from ..bigain_core.classification import PLANS
 from ..bigain_core.classification.datasets.evaluation import Job, Summary, comparison
-from ..bigain_core.classification.datasets.image_folder import (
-    below,
-    read_folder,
-    resolve_wordnet_ids,
-)
+from ..bigain_core.classification.datasets.image_folder import read_folder, resolve_wordnet_ids
 from ..bigain_core.classification.datasets.result_files import (
     SUFFIX,
     ResultFile,
@@ -29,14 +23,21 @@ from ..bigain_core.classification.datasets.result_files import (
 )
 from ..bigain_core.comfyui.classifying.folder_evaluation import evaluate
 from ..bigain_core.comfyui.classifying.identity import settings
+from ..bigain_core.comfyui.classifying.latent_classifier import max_calls
 from ..bigain_core.comfyui.dit_model import native_side
-from ._host import CallBar, Prompts, schema, send
+from ._folders import (
+    MAX_ROWS,
+    USUAL_SIZE,
+    ImageBar,
+    folder_choice,
+    image_place,
+    input_folder,
+    output_path,
+)
+from ._host import Prompts, schema
 from ._inputs import advanced, choice, number
 
-USUAL_SIZE = 512  # the paper's
 EVENT = "bigain.evaluation"
-SECONDS_BETWEEN = 0.5
-MAX_ROWS = 100  # that the node shows
 SURE = 0.9  # a smaller confidence is marked
 
 
@@ -44,9 +45,9 @@ class BiGainEvaluate(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            menu="Recognise",
+            menu="Measure",
             node_id="BiGainEvaluate",
-            display_name="BiGain Evaluate (Tag a Folder)",
+            display_name="BiGain Evaluate",
             description="Tags the images of a folder, or measures on a labelled one how often the "
             "classifier is right. Results are saved image by image: a run that was stopped "
             "continues where it was.",
@@ -67,11 +68,9 @@ class BiGainEvaluate(io.ComfyNode):
                     "must be spelled like those of the prompts, or be WordNet ids of ImageNet.",
                 ),
                 io.Vae.Input("vae", tooltip="The VAE of the model."),
-                io.String.Input(
-                    "folder",
-                    default="",
-                    placeholder="a folder in ComfyUI/input",
-                    tooltip="A folder in ComfyUI's input folder with one folder per class, or "
+                folder_choice(
+                    "",
+                    "A folder in ComfyUI's input folder with one folder per class, or "
                     "with a CSV file, or with images alone to have them tagged. Nothing outside "
                     "of the input folder is read.",
                 ),
@@ -157,17 +156,20 @@ class BiGainEvaluate(io.ComfyNode):
         compare_with,
     ) -> io.NodeOutput:  # fmt: skip
         labels = tuple(dict.fromkeys(prompts.classes))
-        images = read_folder(Path(folder_paths.get_input_directory()), folder, csv)
+        images = read_folder(input_folder(), folder, csv)
         job = Job(resolve_wordnet_ids(images, labels), labels, limit, shard - 1, shards)
         size = size or native_side(model) or USUAL_SIZE
         plan, classes, found = PLANS[preset], list(prompts.classes), settings(model, prompts)
         made = job.settings(prompts.labels, plan, size, classes=classes, **found)
-        paths = [_output(output, shard_name("", k, shards)) for k in range(shards)]
-        whole, exported = _output(output, SUFFIX), _output(output, ".csv")
-        others = read_results(_output(compare_with, SUFFIX)) if compare_with.strip() else None
+        paths = [output_path(output, shard_name("", k, shards)) for k in range(shards)]
+        whole, exported = output_path(output, SUFFIX), output_path(output, ".csv")
+        others = read_results(output_path(compare_with, SUFFIX)) if compare_with.strip() else None
         with ResultFile(paths[shard - 1], made) as results:
             pending = job.pending(results.records)
-            progress = _Progress(len(pending), plan.calls(len(prompts.labels)))
+            calls = (
+                plan.calls(len(prompts.labels)) if images.is_labelled else max_calls(plan, prompts)
+            )
+            progress = ImageBar(EVENT, len(pending), calls)
             logging.info(
                 f"BiGain: {len(pending)} of {len(job.shard_images)} images to classify, at most "
                 f"{progress.total} network evaluations"
@@ -198,45 +200,18 @@ def _shown(summary: Summary, path: Path) -> dict:
     if summary.job.images.is_labelled:
         words = f"{summary.right} of {len(finished)} right"
     doubtful = sorted(finished, key=lambda record: record["confidence"])
-    folder = PurePosixPath(PureWindowsPath(summary.job.images.folder).as_posix())
     return {
         "headline": words,
         "file": path.relative_to(root.resolve()).as_posix(),
         "complete": summary.is_complete,
         "rows": [
             {
-                "subfolder": (folder / record["file"]).parent.as_posix(),
-                "filename": PurePosixPath(record["file"]).name,
+                **image_place(summary.job.images, record["file"]),
                 **{name: record[name] for name in ("file", "best", "confidence", "labels")},
+                "fits": record.get("fits"),
             }
             for record in doubtful[:MAX_ROWS]
         ],
         "unsure": sum(record["confidence"] < SURE for record in finished),
         "images": len(finished),
     }
-
-
-def _output(name: str, ending: str) -> Path:
-    """A file of the results with this name, which may be given with or without its ending."""
-    root, name = Path(folder_paths.get_output_directory()), name.strip().removesuffix(SUFFIX)
-    below(root, name)
-    return below(root, name + ending)
-
-
-class _Progress(CallBar):
-    """The bar under the node; images whose prompts were dropped early count as whole ones."""
-
-    def __init__(self, images: int, calls_per_image: int):
-        self.total, self.step, self.images = images * calls_per_image, calls_per_image, 0
-        self.started, self.told = time.monotonic(), -inf
-        super().__init__(self.total)
-
-    def on_image(self) -> None:
-        self.images += 1
-        self.bar.update_absolute(self.images * self.step)
-        now = time.monotonic()
-        if now - self.told >= SECONDS_BETWEEN:
-            self.told = now
-            left = self.total // max(self.step, 1) - self.images
-            content = {"done": self.images, "left": left, "seconds": now - self.started}
-            send(EVENT, content)

@@ -16,8 +16,9 @@ from ..bigain_core.comfyui.classifying.latent_evidence import (
     max_calls,
     rank_for_prompt,
 )
+from ..bigain_core.comfyui.classifying.prompts import encode_prompts
 from ._host import CallBar, Prompts, announce, schema
-from ._inputs import advanced, choice, number, trial_seed
+from ._inputs import advanced, choice, number, optional, trial_seed
 
 MAX_SHOWN = 64  # thumbnails
 
@@ -110,13 +111,6 @@ class BiGainRankImages(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model that judges, compressed or not."),
-                io.Conditioning.Input("prompt", tooltip="What the images should show."),
-                io.Conditioning.Input(
-                    "empty_prompt",
-                    tooltip="An empty text, encoded in the same way; for a DiT, the negative of "
-                    "BiGain DiT Labels. Errors are measured against it, so that images which are "
-                    "easy under any prompt gain nothing.",
-                ),
                 io.Image.Input("image", tooltip="A batch of images to compare."),
                 io.Vae.Input("vae", tooltip="The VAE of the model."),
                 number(
@@ -126,6 +120,27 @@ class BiGainRankImages(io.ComfyNode):
                     "all. Each takes two network evaluations.",
                 ),
                 *trial_seed("Seed of the noise of every trial."),
+                *optional(
+                    io.Conditioning.Input(
+                        "prompt",
+                        tooltip="What the images should show, with `empty_prompt`; instead of "
+                        "`clip` and `text`.",
+                    ),
+                    io.Conditioning.Input(
+                        "empty_prompt",
+                        tooltip="An empty text, encoded in the same way; for a DiT, the negative "
+                        "of BiGain DiT Labels. Errors are measured against it, so that images "
+                        "which are easy under any prompt gain nothing.",
+                    ),
+                    io.Clip.Input("clip", tooltip="Encodes the text below; from the checkpoint."),
+                    io.String.Input(
+                        "text",
+                        default="",
+                        placeholder="what the images should show",
+                        tooltip="What the images should show, read as plain text. Used with "
+                        "`clip`.",
+                    ),
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="sorted", tooltip="The images, best first."),
@@ -142,11 +157,22 @@ class BiGainRankImages(io.ComfyNode):
                 io.String.Output(
                     display_name="table", tooltip="CSV: one row per image, best first."
                 ),
+                io.Float.Output(
+                    display_name="fits",
+                    is_output_list=True,
+                    tooltip="The probability that the prompt describes each image at all, best "
+                    "first. Calibrated on a small model of shapes and digits alone. NaN after "
+                    "fewer than 12 trials.",
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, model, prompt, empty_prompt, image, vae, trials, trial_seed) -> io.NodeOutput:
+    def execute(
+        cls, model, image, vae, trials, trial_seed, prompt=None, empty_prompt=None, clip=None,
+        text="",
+    ) -> io.NodeOutput:  # fmt: skip
+        prompt, empty_prompt = _pair(prompt, empty_prompt, clip, text)
         calls = 2 * trials * len(image)
         logging.info(f"BiGain: {calls} network evaluations for {len(image)} image(s)")
         latents, _, fitting = encode_fitted(model, vae, image)
@@ -154,7 +180,10 @@ class BiGainRankImages(io.ComfyNode):
             model, latents, prompt, empty_prompt, trials, trial_seed, CallBar(calls)
         )
         order, table = ranking.order, ranking.table()
-        scores, errors = ranking.scores[order].tolist(), ranking.behind_best()[1][order].tolist()
+        scores, errors, fits = (
+            values[order].tolist()
+            for values in (ranking.scores, ranking.behind_best()[1], ranking.fits)
+        )
         thumbnails = ui.PreviewImage(image[order[:MAX_SHOWN]], cls=cls).as_dict()["images"]
         rows = [
             {
@@ -162,11 +191,29 @@ class BiGainRankImages(io.ComfyNode):
                 "image": number,
                 "score": score,
                 "error": error if isfinite(error) else None,
+                "fits": chance if isfinite(chance) else None,
             }
-            for thumbnail, number, score, error in zip(
-                thumbnails, order, scores, errors, strict=False
+            for thumbnail, number, score, error, chance in zip(
+                thumbnails, order, scores, errors, fits, strict=False
             )
         ]
         shown = {"rows": rows, "images": len(order), "note": fitting}
         shown = ui.PreviewText(table).as_dict() | {"bigain_ranked": [shown]}
-        return io.NodeOutput(image[order], order, scores, table, ui=shown)
+        return io.NodeOutput(image[order], order, scores, table, fits, ui=shown)
+
+
+def _pair(prompt, empty_prompt, clip, text) -> tuple[list, list]:
+    """What the images should show and no prompt, encoded, from either way of giving them."""
+    given = {"prompt": prompt, "empty_prompt": empty_prompt, "clip": clip}
+    connected = tuple(name for name, value in given.items() if value is not None)
+    if connected == ("prompt", "empty_prompt"):
+        return prompt, empty_prompt
+    if connected != ("clip",) or not text.strip():
+        raise ValueError(
+            "BiGain: expected `clip` with what the images should show in `text`, or `prompt` and "
+            f"`empty_prompt`, got {' and '.join(connected) or 'none of them'}"
+            f"{'' if text.strip() else ', and no text'}. Connect the CLIP of the checkpoint and "
+            "write a text; a DiT takes both prompts from BiGain DiT Labels."
+        )
+    encoded = encode_prompts(clip, [text.strip()], "{}")
+    return encoded.conditionings[0], encoded.empty

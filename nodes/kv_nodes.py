@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from comfy_api.latest import io
@@ -67,6 +68,16 @@ ALPHAS = (
     )
 )
 (ROTARY,) = advanced(blending())
+FRAMES = optional(
+    *advanced(
+        number(
+            "frames",
+            (1, 1, 16),
+            "For video models: so many frames of the latent share keys and values, so that what "
+            "stands still costs once. 1: every frame has its own. Images stay as they are.",
+        )
+    )
+)
 SCORES = advanced(*score_inputs())
 BLEND = advanced(
     number(
@@ -78,12 +89,14 @@ BLEND = advanced(
 )
 
 
-def _blended(factor, proportional, alpha_start, alpha_end, alpha=None) -> Method:
-    return KVDownsampling(factor, alpha or AlphaSchedule(alpha_start, alpha_end), proportional)
+def _blended(factor, proportional, alpha_start, alpha_end, alpha=None, frames=1) -> Method:
+    alpha = alpha or AlphaSchedule(alpha_start, alpha_end)
+    return KVDownsampling(factor, alpha, proportional, frames=frames)
 
 
-def _random_places(factor: int, proportional: bool) -> Method:
-    return KVDownsampling(factor, AlphaSchedule(1.0, 1.0), proportional, random_places=True)
+def _random_places(factor: int, proportional: bool, frames: int = 1) -> Method:
+    alpha = AlphaSchedule(1.0, 1.0)
+    return KVDownsampling(factor, alpha, proportional, random_places=True, frames=frames)
 
 
 def _fixed(alpha: float) -> Callable[..., Method]:
@@ -94,8 +107,8 @@ def _selecting(choice: str) -> Callable[..., Method]:
     return lambda factor, **scored: KVSelection(choice, 1 - 1 / factor**2, **scored)
 
 
-def _merging_keys(factor: int) -> Method:
-    return KeyMerging(1 - 1 / factor**2, cell=factor)
+def _merging_keys(factor: int, frames: int = 1) -> Method:
+    return KeyMerging(1 - 1 / factor**2, cell=factor, frames=frames)
 
 
 def _paired_keys(factor: int) -> Method:
@@ -105,9 +118,9 @@ def _paired_keys(factor: int) -> Method:
 METHODS = {
     # Keys that stand as they are, the nearest ones, have nothing to blend; merged ones always weigh
     # as much as their tokens.
-    "IE-KVD": Option((*ALPHAS, WEIGHT, ROTARY), _blended),
-    "ToDo": Option((WEIGHT,), _fixed(1.0)),
-    "average": Option((WEIGHT, ROTARY), _fixed(0.0)),
+    "IE-KVD": Option((*ALPHAS, WEIGHT, ROTARY, *FRAMES), _blended),
+    "ToDo": Option((WEIGHT, *FRAMES), _fixed(1.0)),
+    "average": Option((WEIGHT, ROTARY, *FRAMES), _fixed(0.0)),
     **{f"select {mode}": Option((*SCORES, WEIGHT), _selecting(mode)) for mode in SELECTION_MODES},
     **{
         f"select {mode} per square": Option(
@@ -115,9 +128,9 @@ METHODS = {
         )
         for mode in CELL_MODES
     },
-    "key merging": Option((ROTARY,), _merging_keys),
+    "key merging": Option((ROTARY, *FRAMES), _merging_keys),
     "key pairs": Option((ROTARY,), _paired_keys),
-    "random places": Option((WEIGHT,), _random_places),
+    "random places": Option((WEIGHT, *FRAMES), _random_places),
 }
 OWN = {name: option.inputs for name, option in METHODS.items()}
 
@@ -159,13 +172,31 @@ class BiGainKVDownsampling(io.ComfyNode):
                     *where_and_when_exactly(),
                 ),
                 *optional(*advanced(where_it_pays())),
+                *optional(
+                    *advanced(
+                        number(
+                            "reference_factor",
+                            (1, 1, 8),
+                            "For models that are given reference images (Flux Kontext, Flux 2, "
+                            "Qwen-Image-Edit and others): keys and values of each of them shrink "
+                            "by this factor. 1: they stay whole.",
+                        )
+                    )
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The model with smaller keys and values.")],
         )
 
     @classmethod
     def execute(
-        cls, model, factor, level_2_factor, levels, method=None, **where_and_when
+        cls,
+        model,
+        factor,
+        level_2_factor,
+        levels,
+        method=None,
+        reference_factor=1,
+        **where_and_when,
     ) -> io.NodeOutput:
         name, inputs = chosen("method", method, OWN)
         where_and_when["blend_rotary"] = inputs.pop("blend_rotary", False)
@@ -175,6 +206,8 @@ class BiGainKVDownsampling(io.ComfyNode):
             model = attach(model, rule(shrinking(factor=level_2_factor), **coarser))
             levels = 1
         finest = rule(shrinking(factor=factor), levels=levels, **where_and_when)
+        if reference_factor > 1:
+            finest = replace(finest, references=shrinking(factor=reference_factor))
         return io.NodeOutput(attach(model, finest))
 
 

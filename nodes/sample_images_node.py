@@ -15,7 +15,7 @@ from ..bigain_core.text import csv_table
 from ._host import schema
 from ._inputs import choice
 
-ALL, SIDE = "all", 32
+ALL, SIDE = "all", 64
 FOLDER = "bigain_samples"  # below ComfyUI's input folder
 LABELS = "labels.csv"
 
@@ -32,7 +32,7 @@ class BiGainSampleImages(io.ComfyNode):
             search_aliases=["example", "test images", "load image"],
             inputs=[choice("images", [ALL, *_files()], "One image by its name, or all of them.")],
             outputs=[
-                io.Image.Output(display_name="images", tooltip="As a batch, 32 x 32 pixels."),
+                io.Image.Output(display_name="images", tooltip="As a batch, 64 x 64 pixels."),
                 io.String.Output(
                     display_name="names", tooltip="What they show, in this order, one a line."
                 ),

@@ -1,6 +1,7 @@
 /** The answer of BiGain Compare Models: by how much each model is behind the best, with intervals. */
 
 import { app } from "../../scripts/app.js";
+import { folderButtons } from "./folder_panel.js";
 import { addPanel, after, headline, html, show } from "./panel.js";
 
 const KIND = "BiGainCompareModels";
@@ -74,7 +75,7 @@ app.registerExtension({
     if (node.comfyClass !== KIND) return;
     const panel = addPanel(node, "model_comparison", HEIGHT, "Compared models", STYLES);
     const note = "After a run this says by how much each model is behind the best.";
-    show(panel, html("div", { class: "note", role: "status" }, note));
+    show(panel, html("div", { class: "note", role: "status" }, note), ...folderButtons(node));
     after(node, "onExecuted", (output) => {
       if (output?.bigain_comparison) showModels(panel, output.bigain_comparison);
     });

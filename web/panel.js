@@ -32,6 +32,8 @@ const STYLES = `
     font: inherit; color: inherit; background: var(--comfy-menu-bg); padding: 2px 6px;
     border: 1px solid var(--border-color); border-radius: 4px;
   }
+  progress { width: 100%; }
+  .folders { display: flex; flex-wrap: wrap; gap: 4px; align-items: baseline; margin-top: 4px; }
   :focus-visible { outline: 2px solid var(--p-primary-color, #4a90d9); }
 `;
 

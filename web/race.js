@@ -1,5 +1,6 @@
 /** What the panel of the classifier shows, computed from what the server tells. Knows no page. */
 
+export const FITS = 0.5; // a smaller probability to fit at all is marked
 const SURE = 0.9; // a smaller confidence is shown as none to rely on
 
 /**
@@ -20,6 +21,7 @@ const SURE = 0.9; // a smaller confidence is shown as none to rely on
  * @property {number} [seconds]
  * @property {number} [saved] evaluations that were not needed, at the end
  * @property {boolean} [none] perhaps no prompt fits, at the end
+ * @property {number | null} [fits] the probability that the best fits at all, at the end
  * @property {boolean} [alone] there was but one prompt
  */
 
@@ -87,13 +89,14 @@ export function outcome({ rows: [{ label, chance }], none, alone }) {
  * @returns {string}
  */
 export function progress(snapshot) {
-  const { image, images, alive, prompts, used, saved } = snapshot;
+  const { image, images, alive, prompts, used, saved, fits } = snapshot;
   const parts = images > 1 ? [`image ${image + 1} of ${images}`] : [];
   parts.push(`${alive} of ${prompts} prompts left`, `${count(used)} evaluations`);
   if (saved !== undefined) {
     const share = saved / (used + saved || 1);
     parts.push(`${count(saved)} saved (${Math.round(100 * share)} %)`);
   }
+  if (typeof fits === "number") parts.unshift(`probability that it fits at all: ${percent(fits)}`);
   const seconds = secondsLeft(snapshot);
   if (seconds !== null) parts.push(`at most ${duration(seconds)} to go`);
   return parts.join(", ");

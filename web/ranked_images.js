@@ -2,6 +2,7 @@
 
 import { app } from "../../scripts/app.js";
 import { addPanel, after, html, show, thumbnail } from "./panel.js";
+import { FITS, percent } from "./race.js";
 
 const KIND = "BiGainRankImages";
 const HEIGHT = 240;
@@ -11,6 +12,7 @@ const STYLES = `
   figure { width: 112px; margin: 0; }
   img { width: 112px; height: 112px; object-fit: contain; background: var(--comfy-menu-bg); }
   .best img { outline: 2px solid #2a7d50; }
+  .doubt { color: #e0a030; }
   .best strong { color: var(--input-text); }
 `;
 
@@ -19,17 +21,19 @@ const STYLES = `
  * @property {number} image its position in the batch
  * @property {number} score
  * @property {number | null} error of the distance to the best
+ * @property {number | null} fits the probability that the prompt describes it at all
  */
 
 /** @param {Row & object} row */
-function figure({ image, score, error, ...file }, place) {
+function figure({ image, score, error, fits, ...file }, place) {
   const label = `image ${image}`;
   const doubt = place && error !== null ? ` \u00b1 ${error.toPrecision(1)}` : "";
+  const fit = fits === null ? [] : [html("div", { class: fits < FITS ? "doubt" : "note" }, `fits: ${percent(fits)}`)];
   return html(
     "figure",
     { class: place ? "" : "best" },
     thumbnail(file, label),
-    html("figcaption", {}, html("strong", {}, `${place + 1}. ${label}`), html("div", { class: "note" }, `score ${score.toPrecision(3)}${doubt}`)),
+    html("figcaption", {}, html("strong", {}, `${place + 1}. ${label}`), html("div", { class: "note" }, `score ${score.toPrecision(3)}${doubt}`), ...fit),
   );
 }
 

@@ -1,9 +1,10 @@
 """How close compressed models stay to the plain one: `python -m benchmarks.fidelity`.
 
-Both small models, all methods: error of the prediction by noise level, error and rank correlation
-of what tells prompts apart, agreement of decisions, generated images from the same noise, and
-photographs on larger grids, beside operations. Results are kept image by image in --out: what was
-stopped goes on when the command is given again. The report covers the images that every method has.
+Both small models and the bundled one, all methods: error of the prediction by noise level, error
+and rank correlation of what tells prompts apart, agreement of decisions, generated images from the
+same noise, and photographs on larger grids and in single layers, beside operations. Results are
+kept image by image in --out: what was stopped goes on when the command is given again. The report
+covers the images that every method has.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ from benchmarks.fidelity.drawing import chart
 from benchmarks.fidelity.page import Fidelity, whole
 from benchmarks.fidelity.photos import PHOTOS
 from benchmarks.fidelity.settings import METHODS, SEEDS
-from benchmarks.fidelity.work import Work, measure_all
-from benchmarks.paper.models import SMALL
+from benchmarks.fidelity.work import MODELS, Work, measure_all
 
 IMAGES, SAMPLES, LARGEST_PHOTOS = 48, 64, 4096
 QUICK_IMAGES, QUICK_SAMPLES, QUICK_PHOTOS = 6, 8, 2
@@ -28,7 +28,7 @@ def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("benchmarks.fidelity", description=described, epilog=rest)
     add = parser.add_argument
     add("--host", default=os.environ.get("COMFYUI_PATH"), type=Path, help="folder of ComfyUI")
-    add("--models", nargs="+", choices=SMALL, default=list(SMALL))
+    add("--models", nargs="+", choices=MODELS, default=list(MODELS))
     add("--images", type=int, default=IMAGES, help="images whose noise is predicted")
     add("--samples", type=int, default=SAMPLES, help="images that are generated")
     add("--photos", type=int, default=len(PHOTOS), help="photographs whose noise is predicted")
@@ -52,7 +52,7 @@ def main(given: list[str] | None = None) -> None:
     ]
     if not args.report:
         measure_all(works, args.workers)
-    found = {work.model: Fidelity.read(work.folder, work.grids) for work in works}
+    found = {work.model: Fidelity.read(work.folder, work.grids, work.layers) for work in works}
     for work in works:
         if drawn := chart(found[work.model]):
             drawn.save(work.folder / "curves.png", optimize=True)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from benchmarks.fidelity.settings import Setting
-from benchmarks.paper.data import Data, small_contest
+from benchmarks.paper.data import Data
 from benchmarks.paper.experiments import FixedTimes
 from benchmarks.paper.generation import SEED, generate
 from benchmarks.paper.models import Model
@@ -63,7 +63,7 @@ def measure_predictions(
                 continue
             pixels = read_image(data.images.path(image), model.loaded.image_size)
             latents = encode_images(model.loaded.vae, pixels)
-            names = small_contest(image.labels[0]).labels
+            names = data.contest(image).labels
             given = latents, names, image.number, TIMESTEPS
             plain, noise, _ = predictions(model, model.loaded.patcher, *given)
             for setting in left:

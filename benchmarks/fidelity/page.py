@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -86,11 +86,15 @@ class Fidelity:
     predictions: Kind
     generation: Kind
     photos: Mapping[int, Kind] = field(default_factory=dict)  # by tokens of the finest level
+    layers: Mapping[str, Kind] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, folder: Path, grids: Mapping[int, Path]) -> Fidelity:
+    def read(cls, folder: Path, grids: Mapping[int, Path], layers: Mapping[str, Path]) -> Fidelity:
         predictions, generation = (Kind.read(folder / k) for k in ("predictions", "generation"))
-        return cls(predictions, generation, {n: Kind.read(path) for n, path in grids.items()})
+        photos, single = (
+            {name: Kind.read(path) for name, path in found.items()} for found in (grids, layers)
+        )
+        return cls(predictions, generation, photos, single)
 
     @property
     def names(self) -> list[str]:
@@ -149,6 +153,7 @@ def of_model(found: Fidelity) -> str:
     """Tables of one model."""
     names = found.names
     photos = [_photos(kind, tokens) for tokens, kind in found.photos.items() if kind.images]
+    photos += [_layer(kind, name) for name, kind in found.layers.items() if kind.images]
     if not names:
         return "\n\n".join(photos) or "Nothing was measured yet."
     images = f"{len(found.predictions.images)} images, {len(found.generation.images)} generated"
@@ -188,18 +193,29 @@ def _figures(found: Fidelity, names: Sequence[str]) -> str:
 
 
 def _photos(kind: Kind, tokens: int) -> str:
-    """Errors on a grid, and what the candidate's are as a share of them."""
+    title = f"{len(kind.images)} photographs, {tokens} tokens in the finest level:"
+    return _on_photos(kind, title, {"prediction": Kind.error, "attention": Kind.attention})
+
+
+def _layer(kind: Kind, name: str) -> str:
+    title = f"{len(kind.images)} photographs, one layer alone ({name}):"
+    return _on_photos(kind, title, {"attention": Kind.error})
+
+
+def _on_photos(
+    kind: Kind, title: str, measures: Mapping[str, Callable[[Kind, str], Tensor]]
+) -> str:
+    """Errors, and what the candidate's are as a share of them."""
     rows = []
     for name in (n for n in METHODS if n in kind.records):
-        errors = [measure(kind, name) for measure in (Kind.error, Kind.attention)]
-        shares = ["-", "-"]
+        errors = [measure(kind, name) for measure in measures.values()]
+        shares = ["-"] * len(errors)
         if CANDIDATE in kind.records and name != CANDIDATE:
-            own = (measure(kind, CANDIDATE) for measure in (Kind.error, Kind.attention))
+            own = (measure(kind, CANDIDATE) for measure in measures.values())
             shares = [_judged(Figure.of(a / b)) for a, b in zip(own, errors, strict=True)]
         rows.append([name, *(str(Figure.of(e)) for e in errors), *shares])
-    head = ["method", "prediction", "attention", f"{CANDIDATE}: prediction", "attention"]
-    title = f"{len(kind.images)} photographs, {tokens} tokens in the finest level:"
-    return f"{title}\n\n{markdown(head, rows)}"
+    first, *others = measures
+    return f"{title}\n\n{markdown(['method', *measures, f'{CANDIDATE}: {first}', *others], rows)}"
 
 
 def _decisions(found: Fidelity, name: str) -> str:

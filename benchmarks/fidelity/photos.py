@@ -29,6 +29,7 @@ PHOTOS = (  # of scikit-image, which ships them
 SIDES: Mapping[str, Mapping[int, int]] = {  # pixels a side, by tokens of the finest level
     "small-unet": {1024: 32, 4096: 64, 16384: 128},
     "small-dit": {1024: 64, 4096: 128},
+    "bundled-dit": {4096: 128},
 }
 TIMESTEPS = (100, 300, 900)
 

@@ -37,7 +37,8 @@ class Outline:
 
     def log(self, compression: Compression, progress: float = 0.5) -> RunLog:
         """What a call at this progress would log: every layer plans on a tensor without data."""
-        call = NetworkCall(compression, DenoisingProgress(progress), RunLog(), self.layer_flops)
+        point = DenoisingProgress(progress)
+        call = NetworkCall(compression, lambda: point, RunLog(), self.layer_flops)
         for layer in self.layers:
             metric = torch.empty(1, layer.grid.tokens, layer.width, device="meta")
             call.visit(layer.layer_id, metric, layer.grid)

@@ -40,9 +40,11 @@ from bigain_core.classification.datasets.image_folder import (
 )
 from bigain_core.classification.datasets.imagenet import imagenet_labels
 from bigain_core.classification.datasets.labels import label_set
+from bigain_core.models.checkpoint import BUNDLED_MODEL, read_checkpoint
 
 SHAPES_EACH, DIGITS_EACH = 15, 6  # held-out images of a class: 450 shapes, 60 digits
 SMALL_SIZE = 32
+SAMPLES = BUNDLED_MODEL.parent / "samples"
 PHOTO, PET = "a photo of a {}.", "a photo of a {}, a type of pet."
 FEW, MANY = TrialPlan(), TrialPlan((5, 20, 100))
 
@@ -127,6 +129,20 @@ def small_set(folder: Path, samples: int) -> Data:
     asked = tuple(CLASS_NAMES[k % len(CLASS_NAMES)] for k in range(samples))
     images = read_folder(folder, top.name)
     return Data("small", images, CLASS_NAMES, asked, SHAPE_PLAN, contests=small_contest)
+
+
+def bundled_set(samples: int) -> Data:
+    """The drawings that come with the pack, each among ten names: its own and the next ones."""
+    names = read_checkpoint(BUNDLED_MODEL).class_names
+    rows = [(path.name, (path.stem,)) for path in SAMPLES.glob("*.png")]
+
+    def contest(label: str) -> Contest:
+        first = names.index(label)
+        return Contest(tuple(names[(first + k) % len(names)] for k in range(10)), FEW)
+
+    asked = tuple(names[k % len(names)] for k in range(samples))
+    images = _listed(SAMPLES.parent, SAMPLES.name, rows)
+    return Data("drawings", images, names, asked, FEW, contests=contest)
 
 
 def _draw(folder: Path) -> None:

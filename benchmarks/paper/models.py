@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.data import SIZE
 from benchmarks.demo_host import LATENT_SCALE, Loaded
+from benchmarks.dit_runner import SMALL_DIT
 from benchmarks.methods import BUNDLED_PLACEMENT
 from benchmarks.paper.tables import DECODER, ENCODER, EVERY_LEVEL, FINEST, Row, translated
 from bigain_core.classification.datasets.imagenet import imagenet_labels
@@ -91,7 +92,13 @@ def precision(model: ModelPatcher) -> str:
 
 
 def small_dit(files: Files) -> Model:
-    """The bundled one; the paper compresses 10 of 28 blocks, here it is 2 of 6."""
+    """Of shapes and digits; the paper compresses 10 of 28 blocks, here it is 2 of 6."""
+    first, second = BUNDLED_PLACEMENT.layers
+    return Model(Loaded.bundled(SMALL_DIT), UNGUIDED, transformer([first], [second]))
+
+
+def bundled_dit(files: Files) -> Model:
+    """Of drawings, as deep as the small one."""
     first, second = BUNDLED_PLACEMENT.layers
     return Model(Loaded.bundled(), UNGUIDED, transformer([first], [second]))
 
@@ -140,6 +147,7 @@ def dit_xl_2(files: Files) -> Model:
 LOADERS: dict[str, Callable[[Files], Model]] = {
     "small-unet": small_unet,
     "small-dit": small_dit,
+    "bundled-dit": bundled_dit,
     "sd2": sd2,
     "dit-xl-2": dit_xl_2,
 }

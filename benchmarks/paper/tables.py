@@ -12,7 +12,15 @@ from dataclasses import dataclass, field, replace
 from benchmarks.paper.experiments import OwnDraws, SharedPlan
 from bigain_core.compression.presets import ALPHAS, PRESETS, SCHEDULES, TABLE_3
 from bigain_core.compression.rules import Compression, Rule
-from bigain_core.methods import KVCellSelection, KVDownsampling, KVSelection, Method, TokenMerging
+from bigain_core.methods import (
+    KeyMerging,
+    KeyPairs,
+    KVCellSelection,
+    KVDownsampling,
+    KVSelection,
+    Method,
+    TokenMerging,
+)
 from bigain_core.placement import Placement, named_placement
 from bigain_core.schedules import AlphaSchedule
 
@@ -23,6 +31,8 @@ OFF = "off"
 TOME, L_GTM, CACHED = "ToMe 0.7", "L-GTM 0.7", "L-GTM 0.7, cached assignment"
 BLOCKS, SITO = "adaptive block merge 0.7", "SiTo 0.7"
 TODO, IE_KVD = "ToDo factor 2", "IE-KVD factor 2"
+KEY_MERGING, KEY_PAIRS = "key merging factor 2", "key pairs factor 2"
+RANDOM_PLACES = "ToDo factor 2, random places"
 HYBRIDS = ("L-GTM encoder, IE-KVD decoder", "IE-KVD encoder, L-GTM decoder")
 OTHER_RATIOS = (0.1, 0.3, 0.5, 0.75)
 BEST_SCHEDULE = (0.8, 1.2)  # of Table 8
@@ -118,6 +128,11 @@ VARIANTS = {
     "L-GTM 0.7, one plan for all prompts": _row(SharedPlan(TokenMerging(0.7))),
 }
 OWN_DRAWS, OWN_NOISE = "ToMe 0.7, own draw for each prompt", "off, own noise for each prompt"
+BEYOND = {  # with as many keys as IE-KVD
+    RANDOM_PLACES: _row(KVDownsampling(2, AlphaSchedule(1.0, 1.0), random_places=True)),
+    KEY_MERGING: _row(KeyMerging()),
+    KEY_PAIRS: _row(KeyPairs()),
+}
 EVERYWHERE = {
     f"{name}, every layer": Row(
         Compression(tuple(replace(r, placement=EVERY_LEVEL) for r in c.rules))
@@ -137,11 +152,13 @@ ROWS: dict[str, Row] = {
     **MIXED_SCHEDULED,
     **VARIANTS,
     **EVERYWHERE,
+    **BEYOND,
     OWN_DRAWS: _row(OwnDraws(0.7)),
     OWN_NOISE: Row(own_noise=True),
 }
 
 _PAIRS = {OFF: "", TOME: OFF, L_GTM: TOME, TODO: OFF, IE_KVD: TODO}
+_BEYOND = {OFF: "", TODO: OFF, IE_KVD: TODO, **dict.fromkeys(BEYOND, IE_KVD)}
 _METHODS = {**_PAIRS, SITO: TOME, CACHED: L_GTM, BLOCKS: TOME}
 
 
@@ -194,6 +211,7 @@ TABLES: dict[str, Table] = {
     ),
     "10": Table("Table 10: operations and time", cost=(*_METHODS, *MIXED)),
     "ablation": Table("Ablation", _ablation()),
+    "beyond": Table("Beyond the paper: keys by content", _BEYOND, _BEYOND, tuple(_BEYOND)),
 }
 
 

@@ -61,8 +61,7 @@ class HostDiT(DiT):
     def _forward(self, x, timesteps, context, y, control, transformer_options, **kwargs):
         def attention(q, k, v, heads, mask=None):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            bias = None if mask is None else mask[:, 0]  # of each key, the same for all queries
-            return weighed_attention(q, k, v, heads, bias, transformer_options=transformer_options)
+            return weighed_attention(q, k, v, heads, mask, transformer_options=transformer_options)
 
         return super().forward(x, timesteps, y, attention)
 

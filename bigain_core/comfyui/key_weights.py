@@ -41,7 +41,10 @@ def wants_channel(function: Callable, channels: int) -> bool:
 
 
 def widened(run: Callable, bias: Tensor, heads: int) -> Callable:
-    """`run` with bias (B, Nk) on its logits, for q, k, v (B, N, heads * D) or (B, heads, N, D)."""
+    """`run` with a bias on its logits, for q, k, v (B, N, heads * D) or (B, heads, N, D).
+
+    `bias` is (B, 1 or heads, Nk).
+    """
 
     def attention(q: Tensor, k: Tensor, v: Tensor, *args, **kwargs) -> Tensor:
         by_heads = q.ndim == 4
@@ -60,9 +63,10 @@ def widened(run: Callable, bias: Tensor, heads: int) -> Callable:
 
 
 def weighing(bias: Tensor, previous: Callable | None, chosen: nn.Module | None = None) -> Callable:
-    """An override of the host's attention, of q, k, v (B, N, C), with bias (B, Nk) on its logits.
+    """An override of the host's attention, of q, k, v (B, N, C), with a bias on its logits.
 
-    It calls the override that was there before, or else the chosen attention.
+    `bias` is (B, 1 or heads, Nk). It calls the override that was there before, or else the chosen
+    attention.
     """
 
     def override(function: Callable, q, k, v, heads: int, **kwargs) -> Tensor:
@@ -75,7 +79,7 @@ def weighing(bias: Tensor, previous: Callable | None, chosen: nn.Module | None =
 
         if wants_channel(function, q.shape[-1] // heads):
             return widened(run, bias, heads)(q, k, v, **kwargs)
-        return run(q, k, v, **{**kwargs, "mask": bias[:, None].to(q.dtype)})
+        return run(q, k, v, **{**kwargs, "mask": bias[:, :, None].to(q.dtype)})
 
     return override
 
@@ -89,9 +93,9 @@ def weighed_attention(
     chosen: nn.Module | None = None,
     **kwargs,
 ) -> Tensor:
-    """The host's attention of q, k, v (B, N, C), with bias (B, Nk) on its logits if there is one.
+    """The host's attention of q, k, v (B, N, C), with a bias on its logits if there is one.
 
-    `kwargs` are the host's.
+    `bias` is (B, 1 or heads, Nk). `kwargs` are the host's.
     """
     if bias is None:
         if chosen is not None:  # older hosts do not know the argument

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -32,8 +32,12 @@ class Sampling:
     sampler: str
     scheduler: str
 
-    def run(self, model: ModelPatcher, listener: Listener = SILENT, **options) -> Tensor:
-        """The finished latents (B, C, ...); `options` are those of the host's `sample`."""
+    def run(self, model: ModelPatcher, on_step: Callable[..., None], **options) -> Tensor:
+        """The finished latents (B, C, ...).
+
+        on_step gets the number of a step and the clean latents predicted in it, among others, as
+        the host's callbacks do; `options` are those of the host's `sample`.
+        """
         start = comfy.sample.fix_empty_latent_channels(model, self.latent["samples"])
         indices = self.latent.get("batch_index")
         return comfy.sample.sample(
@@ -47,7 +51,7 @@ class Sampling:
             self.negative,
             start,
             noise_mask=self.latent.get("noise_mask"),
-            callback=lambda *_: listener.on_calls(1),
+            callback=on_step,
             disable_pbar=True,
             seed=self.seed,
             **options,
@@ -67,12 +71,16 @@ def compare(
     `listener` hears of all steps, 1 + steps for each model. `names` may be fewer than the models;
     what the others are called follows from their compression.
     """
+
+    def on_step(*_) -> None:
+        listener.on_calls(1)
+
     for model in models:
-        sampling.run(model, listener, **FIRST_STEP)
+        sampling.run(model, on_step, **FIRST_STEP)
     generated = []
     for model, name in zip(models, _names(models, names), strict=True):
         start = perf_counter()
-        latents = sampling.run(model, listener)  # on the CPU, so all of it has been waited for
+        latents = sampling.run(model, on_step)  # on the CPU, so all of it has been waited for
         seconds = perf_counter() - start
         generated.append(Generated(name, _decoded(vae, latents), seconds, _operations(model)))
     return Comparison(generated)

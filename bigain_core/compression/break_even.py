@@ -44,12 +44,15 @@ SIDES = range(8, 521, 8)  # tokens per side of the square grids that are tried
 
 @lru_cache(maxsize=1024)
 def saved_flops(method: Method, grid: TokenGrid, width: int, layer_flops: LayerFlops) -> int:
-    """What a layer of such a grid and width saves for one sample, less what deciding costs."""
-    metric = torch.empty(1, grid.frame.tokens, width, device="meta")
-    plan = method.plan(metric, grid.frame, DenoisingProgress(0.5), 0)
+    """What a layer of such a grid and width saves for one sample, less what deciding costs.
+
+    References count as whole.
+    """
+    metric = torch.empty(1, grid.piece.tokens, width, device="meta")
+    plan = method.plan(metric, grid.piece, DenoisingProgress(0.5), 0)
     tokens = grid.sequence_tokens
     queries, context = grid.shortened(plan.query_tokens), grid.shortened(plan.context_tokens)
-    deciding = grid.frames * method.decision_flops(width, grid.frame)
+    deciding = grid.pieces * method.decision_flops(width, grid.piece)
     after = deciding + layer_flops(width, tokens, queries, context)
     return layer_flops(width, tokens, tokens, tokens) - after
 

@@ -14,9 +14,10 @@ from .rules import Rule
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """The plan for a layer, from a metric (B * frames, n, C) of the image that lies on `grid`.
+    """The plan for a layer, from a metric (B * pieces, n, C) of the image that lies on `grid`.
 
-    `flops` is what deciding cost for one sample, `slower` the answer of `why_slower`.
+    `references` are the places and plans of those that are shortened, `flops` is what deciding cost
+    for one sample, `slower` the answer of `why_slower`.
     """
 
     layer_id: LayerId
@@ -26,8 +27,29 @@ class Decision:
     plan: Plan
     flops: int = 0
     slower: str | None = None
+    references: tuple[tuple[TokenGrid, Plan], ...] = ()
 
     @property
     def positions(self) -> Plan:
         """The plan for queries and keys that carry rotary positions."""
-        return self.plan if self.rule.blends_rotary else self.plan.unblended()
+        return self.kept_in_place(self.plan)
+
+    def kept_in_place(self, plan: Plan) -> Plan:
+        return plan if self.rule.blends_rotary else plan.unblended()
+
+    @property
+    def query_tokens(self) -> int:
+        """Of the whole sequence."""
+        return self.grid.shortened(self.plan.query_tokens)
+
+    @property
+    def context_tokens(self) -> int:
+        """Of the whole sequence."""
+        tokens, keys = self.reference_tokens
+        return self.grid.shortened(self.plan.context_tokens) - tokens + keys
+
+    @property
+    def reference_tokens(self) -> tuple[int, int]:
+        """Of references that are shortened: tokens, and keys in their place."""
+        tokens = sum(place.tokens for place, _ in self.references)
+        return tokens, sum(place.pieces * plan.context_tokens for place, plan in self.references)

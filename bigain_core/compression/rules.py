@@ -15,6 +15,7 @@ class Rule:
 
     Queries and keys that carry rotary positions keep to positions that exist unless
     `blends_rotary`; the average of keys turned by different angles loses what tells near from far.
+    Keys and values of reference images stay whole, or are shortened by a method of their own.
     With `only_where_faster`, layers in which it is expected to take more time than it saves are
     skipped (see `break_even`); which ones depends on the kind of device.
     """
@@ -24,6 +25,12 @@ class Rule:
     active: ActiveRange = ActiveRange()
     blends_rotary: bool = False
     only_where_faster: bool = False
+    references: Method | None = None
+
+    @property
+    def is_identity(self) -> bool:
+        methods = (self.method, self.references)
+        return all(method is None or method.is_identity for method in methods)
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Compression:
 
     def covers(self, layer_id: LayerId) -> bool:
         """Whether some rule is to change the layer at some time."""
-        changing = (rule for rule in self.rules if not rule.method.is_identity)
+        changing = (rule for rule in self.rules if not rule.is_identity)
         return any(rule.placement.covers(layer_id) for rule in changing)
 
     def rule_at(self, layer_id: LayerId, progress: DenoisingProgress) -> Rule | None:

@@ -88,15 +88,16 @@ class RunLog:
         """Note a compressed layer; returns the FLOPs of an uncompressed one without the
         projections of this one."""
         grid, plan = decision.grid, decision.plan
-        queries, context = grid.shortened(plan.query_tokens), grid.shortened(plan.context_tokens)
-        work = width, grid.sequence_tokens, queries, context
+        work = width, grid.sequence_tokens, decision.query_tokens, decision.context_tokens
+        references, keys = decision.reference_tokens
+        how = f", {references} of references -> {keys} keys" if references else ""
         with self._lock:
             record = self.layers.setdefault(decision.layer_id, LayerRecord())
-            record.method = decision.rule.method.describe(grid.frame)
+            record.method = decision.rule.method.describe(grid.piece) + how
             record.compressed += 1
             record.tokens, record.text_tokens = grid.tokens, grid.text_tokens
-            record.query_tokens = grid.frames * plan.query_tokens
-            record.context_tokens = grid.frames * plan.context_tokens
+            record.query_tokens = grid.pieces * plan.query_tokens
+            record.context_tokens = grid.pieces * plan.context_tokens
             self.slower[decision.layer_id] = decision.slower
             return self._count(record, layer_flops, work, decision.flops)
 

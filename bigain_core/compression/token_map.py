@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..placement import LayerId
+from ..tokens.centred_keys import CentredPlan
 from ..tokens.grid import TokenGrid
 from ..tokens.key_plans import KeyMergePlan, KeyPairPlan
 from ..tokens.plans import MergePlan, Plan, PoolPlan, SelectPlan
@@ -62,15 +63,20 @@ class TokenMap:
 
 
 def token_map(decision: Decision, deciding: Decision) -> TokenMap:
-    """Of the first image; `deciding` is the decision whose assignment this layer took over."""
-    grid = decision.grid.frame
+    """Of the first image; `deciding` is the decision whose assignment this layer took over.
+
+    The first frame of a film shares keys with no other, see `frame_runs`.
+    """
+    grid, plan = decision.grid.frame, decision.plan
+    if isinstance(plan, PoolPlan):
+        plan = replace(plan, grid=grid)
     scores = deciding.rule.method.scores(deciding.metric, grid)
     return TokenMap(
         decision.layer_id,
         decision.rule.method.describe(grid),
         grid,
-        stand_ins(decision.plan, grid, len(decision.metric))[0].cpu(),
-        isinstance(decision.plan, MergePlan),
+        stand_ins(plan, grid, len(decision.metric))[0, : grid.tokens].cpu(),
+        isinstance(plan, MergePlan),
         None if scores is None else scores[0].float().cpu(),
     )
 
@@ -81,7 +87,7 @@ def stand_ins(plan: Plan, grid: TokenGrid, batch: int = 1) -> Tensor:
     Where windows are blended it is the token that nearest sampling takes or the one that was
     chosen.
     """
-    if isinstance(plan, MergePlan | KeyMergePlan | KeyPairPlan):
+    if isinstance(plan, MergePlan | KeyMergePlan | KeyPairPlan | CentredPlan):
         return plan.target
     device = plan.chosen.device if isinstance(plan, SelectPlan) else None
     index = torch.arange(grid.tokens, device=device)

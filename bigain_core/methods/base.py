@@ -30,6 +30,7 @@ class Method(ABC):
 
     metric: ClassVar[str] = "block input"
     proportional: ClassVar[bool] = False  # keys weigh as much as the tokens they stand for
+    frames: ClassVar[int] = 1  # of a film, that share keys and values; above 1 it is planned whole
 
     @property
     @abstractmethod
@@ -38,6 +39,14 @@ class Method(ABC):
     @property
     @abstractmethod
     def is_identity(self) -> bool: ...
+
+    @property
+    def after_projection(self) -> Method | None:
+        """What goes by `keys_with_values` where queries, keys and values are at hand, if any does.
+
+        None for a method that is to be asked before they are projected.
+        """
+        return None
 
     @abstractmethod
     def plan(
@@ -77,6 +86,15 @@ class ScoredMethod(Method):
     def decision_flops(self, width: int, grid: TokenGrid) -> int:
         """Only the Laplacian counts, as the convolution that the published code makes of it."""
         return laplacian_flops(width, grid.tokens) if self.scorer.startswith("laplacian") else 0
+
+
+def check_frames(frames: int) -> None:
+    """Raise ValueError unless so many frames can share keys and values."""
+    if frames < 1:
+        raise ValueError(
+            "BiGain: expected at least 1 frame (each has its own) to share keys and values, got "
+            f"{frames}."
+        )
 
 
 def random_bits(

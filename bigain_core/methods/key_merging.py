@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ..measure.flops import matching_flops
 from ..schedules import DenoisingProgress
-from ..tokens.grid import TokenGrid
+from ..tokens.grid import TokenGrid, frame_runs
 from ..tokens.key_plans import KeyMergePlan
 from ..tokens.matching import check_ratio, choose_destinations, match_tokens
-from .base import Method, random_bits
+from ..tokens.parts import AT_ONCE
+from .base import Method, check_frames, random_bits
 
 WHOLE_MEAN, PER_DOUBLING, LEAST_MEAN = 256, 0.15, 0.7  # see `destination_share`
 
@@ -30,6 +31,10 @@ class KeyMerging(Method):
     to whole cells; the last of a row or column also takes what is left. `alpha` is how much of a
     key is its destination rather than the mean of its group, None for `destination_share`.
 
+    Of a film, runs of `frames` share destinations, windows and cells reach over all of a run, and
+    only one in so many of the keys is left that `ratio` leaves, see `frame_runs`. Each run takes
+    the same places; in which of its frames a destination lies is drawn for each cell.
+
     The idea has neighbours: windows in ToMA, tokens merged for attention alone in AsymRnR and DiTo,
     weights by size in ToMe.
     """
@@ -39,12 +44,14 @@ class KeyMerging(Method):
     cell: int = 2
     seed: int = 0
     alpha: float | None = None
+    frames: int = 1
 
     metric: ClassVar[str] = "normed"
     proportional: ClassVar[bool] = True
 
     def __post_init__(self):
         check_ratio(self.ratio)
+        check_frames(self.frames)
         if self.window < 1 or self.cell < 1:
             raise ValueError(
                 "BiGain: expected windows and cells of at least 1 token a side for key merging, "
@@ -53,42 +60,57 @@ class KeyMerging(Method):
 
     @property
     def name(self) -> str:
-        return f"key merging {self.ratio:g}, windows of {self.window}"
+        over = f", over {self.frames} frames" if self.frames > 1 else ""
+        return f"key merging {self.ratio:g}, windows of {self.window}{over}"
 
     @property
     def is_identity(self) -> bool:
-        return self.ratio == 0 or self.cell == 1
+        return self.frames == 1 and (self.ratio == 0 or self.cell == 1)
+
+    @property
+    def after_projection(self) -> KeyMerging:
+        return self
 
     def plan(
         self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_number: int
     ) -> KeyMergePlan:
-        batch, count, _ = metric.shape
+        batch, _, channels = metric.shape
+        in_frame = grid.frame.tokens
         cells = grid.cells(self.cell).tokens
         drawn = random_bits(cells, self.seed, progress, layer_number, metric.device)
-        chosen = choose_destinations(metric[:1, :, 0], grid, self.cell, "random", drawn)
-        is_chosen = torch.zeros(count, dtype=torch.long, device=metric.device)
-        is_chosen = is_chosen.index_fill(0, chosen[0], 1)
-        target, kept = torch.arange(count, device=metric.device).repeat(batch, 1), []
-        for windows, destinations in self._windows(grid, metric.device):
-            inside = metric[:, windows].flatten(0, 1)  # (B * windows, tokens, C)
-            places = is_chosen[windows].argsort(dim=1, descending=True, stable=True)
-            found = match_tokens(inside, places[:, :destinations].repeat(batch, 1), self.ratio)
-            tokens = windows.repeat(batch, 1)
-            stay = tokens.gather(1, found.kept)
-            joined = stay.gather(1, found.position).view(batch, -1)
-            target = target.index_copy(1, windows.flatten(), joined)
-            kept.append(stay.view(batch, -1))
-        alpha = destination_share(count) if self.alpha is None else self.alpha
+        places = metric[:1, :in_frame, 0]
+        chosen = choose_destinations(places, grid.frame, self.cell, "random", drawn)[0]
+        chosen_frame = drawn // self.cell**2  # of a run, modulo its length
+        is_chosen = torch.zeros(grid.tokens, dtype=torch.long, device=metric.device)
+        for part, length in frame_runs(grid.frames, self.frames):
+            runs = is_chosen.view(-1, in_frame)[part].view(-1, length * in_frame)
+            runs.index_fill_(1, chosen_frame % length * in_frame + chosen, 1)
+        target = torch.arange(grid.tokens, device=metric.device).repeat(batch, 1)
+        kept = []
+        for windows, destinations, length in self._windows(grid, metric.device):
+            removed = (length - 1 + self.ratio) / length
+            for some in windows.split(max(1, AT_ONCE // (batch * channels * windows.shape[1]))):
+                inside = metric[:, some].flatten(0, 1)  # (B * windows, tokens, C)
+                own = is_chosen[some].argsort(dim=1, descending=True, stable=True)
+                found = match_tokens(inside, own[:, :destinations].repeat(batch, 1), removed)
+                stay = some.repeat(batch, 1).gather(1, found.kept)
+                joined = stay.gather(1, found.position).view(batch, -1)
+                target = target.index_copy(1, some.flatten(), joined)
+                kept.append(stay.view(batch, -1))
+        alpha = destination_share(in_frame) if self.alpha is None else self.alpha
         return KeyMergePlan.from_target(grid, target, torch.cat(kept, dim=1), alpha)
 
-    def _windows(self, grid: TokenGrid, device: torch.device) -> Iterator[tuple[Tensor, int]]:
-        """Windows of one shape, (windows, tokens in each), and the destinations in each."""
-        index = torch.arange(grid.tokens, device=device).unflatten(0, (grid.height, grid.width))
-        for rows, height in self._sides(grid.height):
-            for columns, width in self._sides(grid.width):
-                tokens = index[rows, columns].unflatten(0, (-1, height)).unflatten(2, (-1, width))
-                windows = tokens.transpose(1, 2).flatten(2).flatten(0, 1)
-                yield windows, TokenGrid(height, width).cells(self.cell).tokens
+    def _windows(self, grid: TokenGrid, device: torch.device) -> Iterator[tuple[Tensor, int, int]]:
+        """Windows of one shape, (windows, tokens in each), destinations and frames of each."""
+        index = torch.arange(grid.tokens, device=device)
+        index = index.unflatten(0, (grid.frames, grid.height, grid.width))
+        for part, length in frame_runs(grid.frames, self.frames):
+            for rows, height in self._sides(grid.height):
+                for columns, width in self._sides(grid.width):
+                    tokens = index[part, rows, columns].unflatten(0, (-1, length))
+                    tokens = tokens.unflatten(2, (-1, height)).unflatten(4, (-1, width))
+                    windows = tokens.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(0, 2)
+                    yield windows, TokenGrid(height, width).cells(self.cell).tokens, length
 
     def _sides(self, length: int) -> Iterator[tuple[slice, int]]:
         """(part of a side, length of the windows in it), windows of the same length together."""
@@ -100,7 +122,7 @@ class KeyMerging(Method):
 
     def decision_flops(self, width: int, grid: TokenGrid) -> int:
         found = self._windows(grid, torch.device("meta"))
-        return sum(len(tokens) * matching_flops(width, tokens.shape[1], d) for tokens, d in found)
+        return sum(len(some) * matching_flops(width, some.shape[1], d) for some, d, _ in found)
 
 
 def destination_share(tokens: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log2
 from typing import ClassVar
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..schedules import DenoisingProgress
+from ..tokens.centred_keys import CentredPlan, centring_flops
 from ..tokens.content_groups import Split, content_groups, levels, main_direction
 from ..tokens.grid import TokenGrid
 from ..tokens.key_plans import KeyPairPlan
@@ -29,10 +30,14 @@ class KeyPairs(Method):
     the whole group away: attention then sees its mean and, at spread 1, how far it is spread.
     None is for `fitting_spread`. Sigma points of an unscented transform (Julier and Uhlmann, 1997)
     are alike.
+
+    Where queries, keys and values are at hand it is `centred`: twice as many groups, of tokens with
+    keys and values that are alike, have one key and value each, weighted as attention weighs them.
     """
 
     ratio: float = 0.75
     spread: float | None = None
+    centred: bool = False
 
     metric: ClassVar[str] = "normed"
     proportional: ClassVar[bool] = True
@@ -42,20 +47,28 @@ class KeyPairs(Method):
 
     @property
     def name(self) -> str:
-        return f"key pairs {self.ratio:g}"
+        return f"key pairs {self.ratio:g}{', centred' if self.centred else ''}"
 
     @property
     def is_identity(self) -> bool:
         return self.ratio == 0
 
+    @property
+    def after_projection(self) -> KeyPairs:
+        return replace(self, centred=True)
+
     def plan(
         self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_number: int
-    ) -> KeyPairPlan | IdentityPlan:
+    ) -> KeyPairPlan | CentredPlan | IdentityPlan:
         batch, count, _ = metric.shape
         if count == 1:
             return IdentityPlan(count)
         x, groups = metric.float(), self._groups(count)
-        members, split = content_groups(_sketched(x, progress, layer_number), groups)
+        sketch = _sketched(x, progress, layer_number)
+        if self.centred:
+            members, split = content_groups(sketch, 2 * groups)
+            return CentredPlan(grid, members.flatten(1), split)
+        members, split = content_groups(sketch, groups)
         share = split.counts / split.counts.sum(1, keepdim=True)  # (groups, size)
         rows = split.centred(rows_at(x, members.flatten(1)).unflatten(1, (groups, -1)))
         along = (rows * main_direction(rows)).sum(-1)  # (B, groups, size)
@@ -75,9 +88,13 @@ class KeyPairs(Method):
 
     def decision_flops(self, width: int, grid: TokenGrid) -> int:
         """Products of tokens with directions, and the sketch."""
-        halved, sketch = levels(self._groups(grid.tokens)), 0 if width <= SKETCH else SKETCH
-        products = 6 * (halved * min(width, SKETCH) + width) + 2 * sketch * width
-        return grid.tokens * products
+        groups, sketch = self._groups(grid.tokens), 0 if width <= SKETCH else SKETCH
+        if self.centred:
+            halved, finding = levels(2 * groups), centring_flops(width, grid, 2 * groups)
+        else:
+            halved, finding = levels(groups), 6 * grid.tokens * width
+        products = 6 * halved * min(width, SKETCH) + 2 * sketch * width
+        return grid.tokens * products + finding
 
 
 def fitting_spread(keys: int) -> float:

@@ -13,7 +13,7 @@ from ..tokens.grid import TokenGrid
 from ..tokens.plans import Plan, PoolPlan, SelectPlan
 from ..tokens.pooling import pooled_grid
 from ..tokens.selection import select_in_cells, select_tokens, split_windows
-from .base import Method, ScoredMethod, random_bits
+from .base import Method, ScoredMethod, check_frames, random_bits
 
 
 class _ByFactor(Method):
@@ -25,10 +25,11 @@ class _ByFactor(Method):
                 "BiGain: expected a downsampling factor of at least 1 (off), got "
                 f"{self.factor}. The paper uses 2 and 4."
             )
+        check_frames(self.frames)
 
     @property
     def is_identity(self) -> bool:
-        return self.factor == 1
+        return self.factor == self.frames == 1
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class KVDownsampling(_ByFactor):
     The nearest token is always at the same place of its window, which aliases with textures. With
     `random_places` it is a token of the window drawn by `seed` for each layer and timestep, the
     same for all images and prompts of a call.
+
+    Of a film, runs of `frames` share keys and values: see `downsample_film`. Keys of a shorter run
+    weigh as much less as it has fewer frames.
     """
 
     factor: int = 2
@@ -50,10 +54,13 @@ class KVDownsampling(_ByFactor):
     keys: int = 0
     random_places: bool = False
     seed: int = 0
+    frames: int = 1
 
     @property
     def name(self) -> str:
         how = f"alpha {self.alpha}{', random places' if self.random_places else ''}"
+        if self.frames > 1:
+            how += f", over {self.frames} frames"
         if self.keys:
             return f"IE-KVD to about {self.keys} keys (factor <= {self.factor}), {how}"
         return f"IE-KVD factor {self.factor}, {how}"
@@ -63,13 +70,14 @@ class KVDownsampling(_ByFactor):
     ) -> Plan:
         factor, places = self._factor(grid), {}
         if self.random_places and factor > 1:
-            tokens = torch.arange(grid.tokens, device=metric.device)[None]
-            windows = split_windows(tokens, grid, factor)[0]  # (keys, tokens of a window)
+            tokens = torch.arange(grid.frame.tokens, device=metric.device)[None]
+            windows = split_windows(tokens, grid.frame, factor)[0]  # (keys, tokens of a window)
             drawn = random_bits(len(windows), self.seed, progress, layer_number, metric.device)
             drawn = drawn[:, None] % windows.shape[1]
             drawn = windows.gather(1, drawn).view(pooled_grid(grid, factor).height, -1)
             places[metric.device] = drawn // grid.width, drawn % grid.width  # rows, columns
-        return PoolPlan(grid, factor, self.alpha.at(progress.timestep), places)
+        alpha = self.alpha.at(progress.timestep)
+        return PoolPlan(grid, factor, alpha, places, self.frames)
 
     def decision_flops(self, width: int, grid: TokenGrid) -> int:
         return 0
@@ -80,7 +88,7 @@ class KVDownsampling(_ByFactor):
     def _factor(self, grid: TokenGrid) -> int:
         if not self.keys:
             return self.factor
-        return min(self.factor, max(1, round(sqrt(grid.tokens / self.keys))))
+        return min(self.factor, max(1, round(sqrt(grid.frame.tokens / self.keys))))
 
 
 @dataclass(frozen=True)

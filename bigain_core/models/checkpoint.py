@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .dit import PREDICTIONS, DiT, DiTConfig
 
-BUNDLED_MODEL = Path(__file__).parent / "shapes_and_digits.safetensors"
+BUNDLED_MODEL = Path(__file__).parent / "drawings.safetensors"
 SAMPLES = Path(__file__).parent / "samples"  # images that it has never seen, named by their class
 
 

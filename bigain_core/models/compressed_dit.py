@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 from torch import Tensor
 
@@ -11,7 +10,6 @@ from ..compression.forwards import Replacement
 from ..compression.network_call import NetworkCall
 from ..placement import LayerId, modules_at, transformer_layers
 from ..tokens.grid import patch_grid
-from ..tokens.plans import MergePlan, key_mask
 from .dit import Attention, DiT, SelfAttention
 
 
@@ -23,20 +21,22 @@ def attention_layers(model: DiT) -> list[tuple[LayerId, SelfAttention | None]]:
 def replacements(model: DiT, x: Tensor, call: NetworkCall) -> Iterator[Replacement]:
     """Forwards that compress the attention layers of `model` in a call with x (B, C, H, W).
 
-    The metric is the tensor entering attention, after its adaptive norm, as published for DiT.
+    The metric is the tensor entering attention, after its adaptive norm, as published for DiT, or
+    keys and values for methods that go by them.
     """
     grid = patch_grid(x.shape[2:], model.config.patch_size)
 
     def compressed(layer_id: LayerId, original):
         def forward(x: Tensor, attention: Attention) -> Tensor:
-            decision = call.visit(layer_id, x, grid)
-            if decision is None:
+            plan = call.plan(layer_id, x, grid)
+            if plan is None:
                 return original(x, attention)
-            plan = decision.plan
-            weighed = partial(attention, mask=key_mask(plan, x.dtype))
-            if not isinstance(plan, MergePlan):
-                return original(x, weighed, pool=plan.context)
-            return plan.restore(original(plan.queries(x), weighed))
+
+            def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+                k, v, mask = plan.attended(q, k, v, heads)
+                return attention(q, k, v, heads, mask=mask)
+
+            return plan.restore(original(plan.queries(x), attend))
 
         return forward
 

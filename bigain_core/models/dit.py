@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-Pool = Callable[[Tensor], Tensor]
 
 FREQUENCY_EMBEDDING_SIZE = 256
 PREDICTIONS = ("eps", "v")
@@ -114,16 +113,9 @@ class SelfAttention(nn.Module):
         self.qkv = operations.Linear(size, 3 * size, **factory)
         self.proj = operations.Linear(size, size, **factory)
 
-    def forward(self, x: Tensor, attention: Attention, pool: Pool | None = None) -> Tensor:
-        """x (B, N, C) -> (B, N, C); `pool` shortens keys and values to (B, Nk, C).
-
-        Pooling follows the projection because the three projections are one fused layer; the
-        weights of a pool sum to one and the layer is affine, so the result is that of pooling
-        first.
-        """
+    def forward(self, x: Tensor, attention: Attention) -> Tensor:
+        """x (B, N, C) -> (B, N, C)"""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        if pool is not None:
-            k, v = pool(k), pool(v)
         return self.proj(attention(q, k, v, self.num_heads))
 
 

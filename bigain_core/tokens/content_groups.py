@@ -59,10 +59,15 @@ class Split:
 
     def centred(self, rows: Tensor) -> Tensor:
         """Rows (B, parts, widest, C) less the mean of their piece; 0 for what is repeated."""
+        centred = rows - self.means(rows)[:, :, None]
+        return centred if self.even else centred * self.counts[..., None]
+
+    def means(self, rows: Tensor) -> Tensor:
+        """Rows (..., parts, widest, C) -> (..., parts, C)"""
         if self.even:
-            return rows - rows.mean(2, keepdim=True)
+            return rows.mean(-2)
         counts = self.counts[..., None]
-        return (rows - (rows * counts).sum(2, keepdim=True) / counts.sum(1, keepdim=True)) * counts
+        return (rows * counts).sum(-2) / counts.sum(-2)
 
     def together(self, pieces: Tensor) -> Tensor:
         """(B, parts, widest), what is repeated last in each -> (B, count)"""

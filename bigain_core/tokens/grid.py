@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -13,7 +13,9 @@ class TokenGrid:
     """Image tokens in raster order: token n sits at row n // width, column n % width.
 
     A longer sequence has a `prefix` of text tokens, `frames` such grids one after the other, and a
-    `suffix`; reference images and padding count as text.
+    `suffix`; reference images and padding count as text. Of the `references` each is a grid of the
+    same sequence, with all that is in front of it and behind it. A plan is for one frame or, where
+    they are `joined`, for all frames together.
     """
 
     height: int
@@ -21,6 +23,8 @@ class TokenGrid:
     frames: int = 1
     prefix: int = 0
     suffix: int = 0
+    references: tuple[TokenGrid, ...] = ()
+    joined: bool = False
 
     @property
     def tokens(self) -> int:
@@ -36,24 +40,49 @@ class TokenGrid:
     def sequence_tokens(self) -> int:
         return self.text_tokens + self.tokens
 
-    def shortened(self, frame_tokens: int) -> int:
-        """Tokens of the sequence if each frame has so many."""
-        return self.text_tokens + self.frames * frame_tokens
-
     @property
     def frame(self) -> TokenGrid:
         return TokenGrid(self.height, self.width)
 
+    @property
+    def piece(self) -> TokenGrid:
+        """What a plan is for."""
+        return TokenGrid(self.height, self.width, self.frames) if self.joined else self.frame
+
+    @property
+    def pieces(self) -> int:
+        """How many of them a sequence has."""
+        return 1 if self.joined else self.frames
+
+    def shortened(self, piece_tokens: int) -> int:
+        """Tokens of the sequence if each piece has so many."""
+        return self.text_tokens + self.pieces * piece_tokens
+
     def image(self, sequence: Tensor) -> Tensor:
-        """The image in a sequence (B, prefix + frames * n + suffix, C) -> (B * frames, n, C)."""
-        if self == self.frame:
+        """The image in a sequence (B, sequence_tokens, C) -> (B * pieces, n, C)."""
+        if not self.text_tokens and self.pieces == 1:
             return sequence
         image = sequence.narrow(1, self.prefix, self.tokens)
-        return image.unflatten(1, (self.frames, -1)).flatten(0, 1)
+        return image.unflatten(1, (self.pieces, -1)).flatten(0, 1)
+
+    def placed(self, prefix: int, tokens: int) -> TokenGrid:
+        """The grid in a sequence of so many tokens, behind a prefix."""
+        return replace(self, prefix=prefix, suffix=tokens - prefix - self.tokens)
 
     def cells(self, cell: int) -> TokenGrid:
         """The grid of whole cell x cell squares from the top left; remainders belong to none."""
         return TokenGrid(self.height // cell, self.width // cell)
+
+
+def frame_runs(frames: int, step: int) -> Iterator[tuple[slice, int]]:
+    """Runs of `step` frames: (part of all frames, length of the runs in it), alike ones together.
+
+    The first frame is alone, as video autoencoders make it of one frame of the film and each of the
+    others of several; the last run has what is left.
+    """
+    last = frames - (frames - 1) % step
+    parts = ((0, 1, 1), (1, last, step), (last, frames, frames - last))
+    return ((slice(start, stop), length) for start, stop, length in parts if start < stop)
 
 
 def patch_grid(sizes: Sequence[int], patch: int | Sequence[int]) -> TokenGrid:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .grid import TokenGrid
-from .pooling import downsample_tokens, pooled_grid
+from .grid import TokenGrid, frame_runs
+from .pooling import downsample_film, downsample_tokens, pooled_grid
 
 WITHOUT_BAGS = ("mps",)  # devices; Metal has no kernel for bags before torch 2.10
 MERGE_MODES = ("mean", "mlerp", "prune")
@@ -55,11 +55,25 @@ class Plan(ABC):
     def queries(self, x: Tensor) -> Tensor:
         return x
 
+    @property
+    def stands_for(self) -> list[tuple[int, float]]:
+        """Runs of keys: how many there are, and for how many tokens each of them stands."""
+        return [(self.context_tokens, self.query_tokens / self.context_tokens)]
+
     @abstractmethod
     def context(self, x: Tensor) -> Tensor: ...
 
     def restore(self, y: Tensor) -> Tensor:
         return y
+
+    def attended(
+        self, q: Tensor, k: Tensor, v: Tensor, heads: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What queries (B, Nq, C) attend to: keys, values, and a mask (B, 1 or heads, Nk) if any.
+
+        q, k and v are projections of `queries`.
+        """
+        return self.context(k), self.context(v), key_mask(self, q.dtype)
 
     @abstractmethod
     def unblended(self) -> Plan:
@@ -87,7 +101,10 @@ class IdentityPlan(Plan):
 
 @dataclass(frozen=True)
 class PoolPlan(Plan):
-    """Keys and values are pooled by D(alpha, factor) (paper, IE-KVD)."""
+    """Keys and values are pooled by D(alpha, factor) (paper, IE-KVD).
+
+    Those of a film come from runs of so many `frames`, see `frame_runs`.
+    """
 
     grid: TokenGrid
     factor: int
@@ -95,13 +112,27 @@ class PoolPlan(Plan):
     indices: dict[torch.device, tuple[Tensor, Tensor]] = field(
         default_factory=dict, compare=False, repr=False
     )
+    frames: int = 1
 
     @property
     def context_tokens(self) -> int:
-        return pooled_grid(self.grid, self.factor).tokens
+        return sum(keys for keys, _ in self.stands_for)
+
+    @property
+    def stands_for(self) -> list[tuple[int, float]]:
+        keys, runs = (
+            pooled_grid(self.grid, self.factor).tokens,
+            frame_runs(self.grid.frames, self.frames),
+        )
+        return [
+            ((part.stop - part.start) // length * keys, length * self.grid.frame.tokens / keys)
+            for part, length in runs
+        ]
 
     def context(self, x: Tensor) -> Tensor:
-        return downsample_tokens(x, self.grid, self.factor, self.alpha, self.indices)
+        if self.grid.frames == 1:
+            return downsample_tokens(x, self.grid, self.factor, self.alpha, self.indices)
+        return downsample_film(x, self.grid, self.factor, self.frames, self.alpha, self.indices)
 
     def unblended(self) -> PoolPlan:
         return replace(self, alpha=1.0)
@@ -237,6 +268,11 @@ class MergePlan(Plan):
         return self.merge(x, self.mode)
 
     context = queries
+
+    def attended(
+        self, q: Tensor, k: Tensor, v: Tensor, heads: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        return k, v, key_mask(self, q.dtype)
 
     def unblended(self) -> MergePlan:
         return replace(self, mode="prune")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .grid import TokenGrid
+from .grid import TokenGrid, frame_runs
 
 
 def pooled_grid(grid: TokenGrid, factor: int) -> TokenGrid:
@@ -54,6 +54,30 @@ def downsample_tokens(
     if alpha != 1:
         nearest = _average(image, pooled).lerp(nearest, alpha)
     return nearest.flatten(1, 2)
+
+
+def downsample_film(
+    x: Tensor, grid: TokenGrid, factor: int, frames: int, alpha: float, indices: dict | None = None
+) -> Tensor:
+    """`downsample_tokens` over runs of so many frames: x (B, N, C) -> (B, runs * h * w, C).
+
+    The nearest tokens are those of the middle frame of a run, the average is that of all its
+    frames. Runs are those of `frame_runs`.
+    """
+    film = x.unflatten(1, (grid.frames, -1))  # (B, frames, n, C)
+    kept = []
+    for part, length in frame_runs(grid.frames, frames):
+        runs = film[:, part].unflatten(1, (-1, length))
+        shape, blended = runs.shape[:2], []
+        if alpha != 0:
+            middle = runs[:, :, length // 2].flatten(0, 1)
+            blended.append(downsample_tokens(middle, grid.frame, factor, 1.0, indices))
+        if alpha != 1:
+            mean = runs.mean(2).flatten(0, 1)
+            blended.append(downsample_tokens(mean, grid.frame, factor, 0.0))
+        pooled = blended[0] if len(blended) == 1 else blended[1].lerp(blended[0], alpha)
+        kept.append(pooled.unflatten(0, shape).flatten(1, 2))
+    return torch.cat(kept, dim=1)
 
 
 def _nearest(grid: TokenGrid, pooled: TokenGrid, device: torch.device) -> tuple[Tensor, Tensor]:

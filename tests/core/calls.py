@@ -13,8 +13,8 @@ MIDDLE = DenoisingProgress(0.5)
 
 
 def network_call(*rules, progress=0.5, log=None, layer_flops=input_shortened, **others):
-    progress, log = DenoisingProgress(progress), RunLog() if log is None else log
-    return NetworkCall(Compression(rules), progress, log, layer_flops, **others)
+    point, log = DenoisingProgress(progress), RunLog() if log is None else log
+    return NetworkCall(Compression(rules), lambda: point, log, layer_flops, **others)
 
 
 def counted(function):

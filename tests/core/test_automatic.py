@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 
+from benchmarks.kernels import SHAPES, kernels
 from benchmarks.methods import BUNDLED_PLACEMENT
 from bigain_core.compression.automatic import STRENGTHS, automatic_rule
 from bigain_core.compression.presets import PRESETS
@@ -38,10 +39,27 @@ def tokens_left(kind, strength, layers, height, width):
 in_unet = partial(tokens_left, "unet", layers=UNET)
 
 
-def test_quality_in_a_unet_is_the_row_of_the_paper_without_a_loss():
-    rule = automatic_rule("quality", input_shortened, len(UNET))
-    (published,) = PRESETS["Table 9: IE-KVD factor 2"].rules
-    assert (rule.method, rule.placement) == (published.method, published.placement)
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_unets_are_pooled_at_random_places(strength):
+    """Those of quality lie where the row of the paper without a loss has its fixed ones."""
+    rule = automatic_rule(strength, input_shortened, len(UNET))
+    assert rule.method.random_places and rule.method.alpha.at(500) == 1
+    if strength == "quality":
+        (published,) = PRESETS["Table 9: IE-KVD factor 2"].rules
+        assert rule.placement == published.placement
+        assert not published.method.random_places, "rows of the paper are as they were"
+
+
+@pytest.mark.parametrize("strength", ["quality", "balanced", "fast"])
+def test_merged_keys_weigh_as_much_as_their_tokens(strength):
+    assert automatic_rule(strength, projections_shortened, 28).method.proportional
+
+
+@pytest.mark.parametrize("kind", ["unet", "own"])
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_no_layer_starts_many_kernels(kind, strength):
+    rule = automatic_rule(strength, KINDS[kind], 28)
+    assert all(kernels(rule.method, shape) < 41 for shape in SHAPES.values())
 
 
 @pytest.mark.parametrize(
@@ -77,12 +95,16 @@ def test_auto_takes_oblong_images_for_as_large_as_square_ones(height, width):
     assert left == dict.fromkeys((0, 1, 7), (height * width, keys))
 
 
-@pytest.mark.parametrize(
-    ("strength", "kept"), [("auto", 308), ("quality", 512), ("balanced", 308), ("fast", 308)]
-)
+@pytest.mark.parametrize(("strength", "kept"), [("quality", 512), ("balanced", 308), ("fast", 308)])
 def test_a_dit_is_merged_in_the_published_blocks(strength, kept):
     left = tokens_left("own", strength, transformer(28), 32, 32)
     assert left == dict.fromkeys(PUBLISHED, (kept, kept))
+
+
+def test_auto_pools_every_block_of_a_dit_down_to_256_keys():
+    for side, keys in ((64, 1024), (32, 256), (16, None)):
+        left = tokens_left("own", "auto", transformer(6), side, side)
+        assert left == (dict.fromkeys(range(6), (side * side, keys)) if keys else {})
 
 
 def test_fast_in_a_dit_decides_twice_as_the_published_scripts():
@@ -96,7 +118,7 @@ def test_fast_in_a_dit_decides_twice_as_the_published_scripts():
 
 
 def test_the_published_depth_in_the_bundled_model_is_that_of_its_measurement():
-    for kind, strength in (("own", "auto"), ("joint", "quality")):
+    for kind, strength in (("own", "balanced"), ("joint", "quality")):
         placement = automatic_rule(strength, KINDS[kind], 6).placement
         assert placement.layers == BUNDLED_PLACEMENT.layers
 

@@ -51,7 +51,7 @@ def test_labels_of_a_table_are_joined(folder):
 
 def test_the_text_of_an_image_has_its_name(folder):
     (image,) = read_folder(folder({"x.y/a.b.png": b""}), "set").images
-    assert caption_file(image) == "x.y/a.b.txt"
+    assert caption_file(image.file) == "x.y/a.b.txt"
 
 
 def test_a_caption_in_another_encoding_is_refused_by_name(folder):

@@ -10,6 +10,7 @@ from bigain_core.compression.run_log import RunLog
 from bigain_core.measure.flops import projections_shortened
 from bigain_core.methods import (
     KeyMerging,
+    KeyPairs,
     KVCellSelection,
     KVDownsampling,
     KVSelection,
@@ -19,6 +20,7 @@ from bigain_core.methods import (
 from bigain_core.models.compressed_dit import attention_layers, replacements
 from bigain_core.placement import LayerId, Placement, named_placement
 from bigain_core.schedules import AlphaSchedule
+from bigain_core.tokens.centred_keys import keys_with_values
 from bigain_core.tokens.grid import TokenGrid, patch_grid
 from tests.core.calls import MIDDLE, network_call
 
@@ -112,6 +114,7 @@ def test_merging_reduces_queries_keys_and_values_and_copies_outputs(model, input
         (),
         (Rule(TokenMerging(0.0)),),
         (Rule(KVDownsampling(1)),),
+        (Rule(KeyPairs(0.0)),),
         (Rule(MERGING, named_placement("encoder")),),
         (Rule(TokenMerging(0.05)),),  # less than one of 16 tokens
     ],
@@ -142,7 +145,9 @@ def test_merged_keys_weigh_as_much_as_their_tokens(model, inputs):
     method = KeyMerging(0.6)
 
     def merged(layer, x):
-        plan, out = method.plan(x, GRID, MIDDLE, 1), torch.empty_like(x)
+        _, k, v = layer.qkv(x).chunk(3, dim=-1)
+        plan = method.plan(keys_with_values(k, v), GRID, MIDDLE, 1)
+        out = torch.empty_like(x)
         for sample in range(len(x)):
             kept, place, sizes = plan.target[sample].unique(return_inverse=True, return_counts=True)
             means = torch.stack([x[sample, place == group].mean(0) for group in range(len(kept))])
@@ -155,6 +160,18 @@ def test_merged_keys_weigh_as_much_as_their_tokens(model, inputs):
         return out
 
     check_against(model, inputs, method, merged)
+
+
+def test_keys_are_centred_on_what_attends_to_them(model, inputs):
+    """In place of pairs, as queries are at hand."""
+
+    def centred(layer, x):
+        q, k, v = layer.qkv(x).chunk(3, dim=-1)
+        plan = KeyPairs(0.7, centred=True).plan(keys_with_values(k, v), GRID, MIDDLE, 1)
+        k, v, mask = plan.attended(q, k, v, layer.num_heads)
+        return layer.proj(scaled_dot_product_attention(q, k, v, layer.num_heads, mask))
+
+    check_against(model, inputs, KeyPairs(0.7), centred)
 
 
 @pytest.mark.parametrize("method", [KVSelection("high", 0.5), KVCellSelection("low", 2, 0.5)])

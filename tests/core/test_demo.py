@@ -8,20 +8,19 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks import demo
-from benchmarks.data import CLASS_NAMES
 from benchmarks.demo_backend import CallFlops
 from benchmarks.demo_builtin import GUIDANCE, BuiltinBackend
 from benchmarks.demo_drawing import to_image
-from benchmarks.demo_images import demo_images
 from benchmarks.dit_runner import DiTRunner
+from benchmarks.drawings import CLASS_NAMES, STYLES, held_out
 from benchmarks.methods import BUNDLED_PLACEMENT, methods
+from benchmarks.sample_images import sample_pairs
 from bigain_core.classification import TrialPlan, classify
 from bigain_core.measure.similarity import ssim
 from bigain_core.models.checkpoint import SAMPLES
@@ -29,9 +28,9 @@ from tests.core.classifying import Calls
 
 SIZE = 16
 METHODS = methods(BUNDLED_PLACEMENT)
-PROMPTS = ("checkered disc", "digit 2", "plain cross")
+PROMPTS = ("pizza", "cat", "guitar")
 CLASSES = [CLASS_NAMES.index(prompt) for prompt in PROMPTS]
-IMAGE = SAMPLES / "checkered disc.png"
+IMAGE = SAMPLES / "pizza.png"
 STEPS, SEED = 2, 3
 OWN_MODEL = ("--host", "ComfyUI", "--checkpoint", "missing.safetensors")
 
@@ -220,7 +219,7 @@ def test_progress_adds_up_to_the_plan(backend):
         ([*OWN_MODEL, "--image", "b"], "got no --prompts"),
         ([*OWN_MODEL, "--prompts", "b"], "got no --image"),
         (["--prompts", "a cat"], "'a cat'"),
-        (["--prompts", "digit 1", "digit 1"], "more than once"),
+        (["--prompts", "fox", "fox"], "more than once"),
         (["--image", "missing.png"], "missing.png"),
         (["--image", str(Path(__file__))], "expected an image file"),
         (["--steps", "0"], "--steps of at least 1"),
@@ -243,17 +242,19 @@ def test_images_are_cut_to_centre_squares_and_scaled():
     assert square.max() < 0.1  # the filter reaches a little beyond the edge
 
 
-def test_own_images_are_ranked_among_their_kind():
-    images = {path: demo.read_image(path) for path in sorted(SAMPLES.glob("*.png"))}
-    shapes, digits = demo.own_questions(images, CLASS_NAMES, SIZE)
-    assert (len(shapes.prompts), len(digits.prompts)) == (30, 10)
-    assert set(shapes.names) < set(shapes.prompts)
-    assert set(digits.names) < set(digits.prompts)
+def test_sample_images_are_ranked_among_their_names(small_model):
+    _, job = demo.prepare(demo.parse([]))
+    names = {path.stem for path in SAMPLES.glob("*.png")}
+    assert set(job.question.prompts) == names <= set(CLASS_NAMES)
+    assert len(set(job.question.names)) == len(job.question.images) == 6
+    assert set(job.question.names) < names
     assert set(demo.GENERATED) < set(CLASS_NAMES)
+    _, job = demo.prepare(demo.parse(["--image", str(IMAGE)]))
+    assert job.question.prompts == CLASS_NAMES
 
 
-def test_own_images_are_those_that_the_command_writes():
-    for name, image in demo_images().items():
-        with Image.open(SAMPLES / name) as kept:
-            difference = np.abs(np.asarray(kept).astype(int) - np.asarray(image))
-            assert difference.max() <= 1, "run python -m benchmarks.demo_images"
+def test_sample_images_were_never_trained_on():
+    pairs = sample_pairs()
+    assert {f"{name}.png" for name in pairs} == {path.name for path in SAMPLES.iterdir()}
+    for name, pair in pairs.items():
+        assert held_out()[pair] and CLASS_NAMES[pair // len(STYLES)] == name

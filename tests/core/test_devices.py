@@ -129,7 +129,7 @@ def attention(q, k, v, heads, mask=None):
     """Written out, as torch asks the driver of a device which kernel it has."""
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
     logits = q @ k.mT * q.shape[-1] ** -0.5
-    weights = (logits if mask is None else logits + mask[:, None]).softmax(-1)
+    weights = (logits if mask is None else logits + mask[:, :, None]).softmax(-1)
     return (weights @ v).transpose(1, 2).flatten(2)
 
 

@@ -148,7 +148,9 @@ def test_images_without_labels_are_tagged_and_not_judged():
         ("1.png", "ant"),
         ("2.png", "bee"),
     ]
-    assert list(rows[0]) == ["image", "file", "best", "margin", "confidence", "calls"]
+    assert list(rows[0]) == [
+        "image", "file", "best", "margin", "confidence", "calls", "fits",
+    ]  # fmt: skip
     with pytest.raises(ValueError, match="labelled images for a comparison"):
         comparison(found.records, found.records)
 

@@ -2,16 +2,19 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.judge.fits import area_under_curve, calibrated, cases
+from benchmarks.judge.fits import area_under_curve, calibrated, cases, tags
 from benchmarks.noise_schedules import alphas_cumprod, variance_preserving
 from benchmarks.oracle import GaussianWorld, OracleDenoiser
 from bigain_core.classification import Blocks, ErrorSource, TrialPlan
 from bigain_core.classification.evidence.baseline import evidence_bits
+from bigain_core.classification.results.fit import OFFSET, SLOPE, TRIALS, probability_of_fit
 from bigain_core.classification.trials.samplers import Progress
 
 
@@ -36,11 +39,32 @@ def test_cases_are_those_with_and_without_the_class():
     errors = torch.tensor([[[1.0, 1.2], [2.0, 2.2], [3.0, 3.0], [2.5, 2.9]]]).double()
     scores, fits = cases(errors, torch.tensor([10.0, 10.0]).double())
     assert fits.tolist() == [True, False]
-    assert scores["margin"].tolist() == pytest.approx([1.0, 0.9])
+    assert scores["margin to the runner-up"].tolist() == pytest.approx([1.0, 0.9])
     bits = [10 * 1.6 / math.log(2), 10 * 0.6 / math.log(2)]
-    assert scores["evidence"].tolist() == pytest.approx(bits)
+    assert scores["bits against no prompt"].tolist() == pytest.approx(bits)
     against = [10 * 1.45 / math.log(2), 10 * 0.9 / math.log(2)]
-    assert scores["against the others"].tolist() == pytest.approx(against)
+    assert scores["bits against the mean of the other prompts"].tolist() == pytest.approx(against)
+    lead = [stats.ttest_1samp(gains, 0).statistic for gains in ([1.5, 1.7], [0.5, 0.7])]
+    found = scores["lead over no prompt, in standard errors"]
+    assert found.tolist() == pytest.approx(lead)
+
+
+def test_tags_are_judged_by_themselves():
+    errors = torch.tensor([[[1.0, 1.2], [2.0, 2.4], [2.5, 2.9]]] * 2).double()
+    found, fits = tags(errors)
+    assert fits.tolist() == [True, False, True, False]
+    lead = [stats.ttest_1samp(gains, 0).statistic for gains in ([1.5, 1.7], [0.5, 0.5001])]
+    assert found[:1].tolist() == pytest.approx(lead[:1])
+
+
+def test_a_probability_is_the_curve_of_the_lead(randn):
+    gains = randn(5, TRIALS).double() + 0.3
+    z = stats.ttest_1samp(gains.numpy(), 0, axis=1).statistic
+    expected = 1 / (1 + np.exp(-(OFFSET + SLOPE * z)))
+    assert probability_of_fit(gains).numpy() == pytest.approx(expected)
+    assert probability_of_fit(torch.zeros(TRIALS)).item() == pytest.approx(
+        1 / (1 + np.exp(-OFFSET))
+    )
 
 
 def test_evidence_is_the_likelihood_ratio_of_a_world_that_is_known():

@@ -69,7 +69,7 @@ def test_auto_compresses_what_is_large_enough(make_dit, randn):
         setting: sum(record.compressed for record in runner.log.layers.values())
         for setting, runner in runners.items()
     }
-    assert compressed == {OFF: 0, PLACED: 1}
+    assert compressed == {OFF: 0, PLACED: 3}
 
 
 def test_the_judge_learns_what_tells_names_apart_and_is_kept(monkeypatch, tmp_path):

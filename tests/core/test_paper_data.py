@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.data import CLASS_NAMES, TEXTURES
-from benchmarks.paper.data import SETS, factors, small_contest, small_set, subset
+from benchmarks.paper.data import SETS, bundled_set, factors, small_contest, small_set, subset
 from bigain_core.classification import TrialPlan
 from bigain_core.classification.datasets.imagenet import imagenet_labels
 
@@ -150,3 +150,13 @@ def test_coco_samples_have_all_their_categories_and_their_first_caption(coco):
     ]
     assert [data.prompt(text) for text in data.asked] == ["a car", "first."]
     assert data.template.replace("{}", "car") == "a photo of a car."
+
+
+def test_drawings_of_the_bundled_model_are_ranked_among_ten_names():
+    data = bundled_set(50)
+    assert len(data.images.images) == 12 and len(data.labels) == 48
+    assert data.asked[:48] == data.labels and data.asked[48:] == data.labels[:2]
+    for image in data.images.images:
+        names = data.contest(image).labels
+        assert len(set(names)) == 10 and image.labels[0] in names
+        assert data.images.path(image).exists()

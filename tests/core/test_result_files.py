@@ -1,14 +1,19 @@
 """Results that survive interruptions."""
 
+import os
+import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bigain_core.classification.datasets import result_files
 from bigain_core.classification.datasets.evaluation import unreadable_record
 from bigain_core.classification.datasets.image_folder import LabelledImage
 from bigain_core.classification.datasets.result_files import (
@@ -57,44 +62,47 @@ def test_a_run_that_is_cut_at_any_bytes_goes_on_without_loss_or_repetition(whole
             assert path.read_bytes() == whole
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a copy of this process")
 def test_a_process_that_is_killed_leaves_what_it_finished(tmp_path):
     path = tmp_path / "run.jsonl"
-    code = f"""
-import os, signal, pathlib
-from bigain_core.classification.datasets.result_files import ResultFile
-file = ResultFile(pathlib.Path({str(path)!r}), {SETTINGS!r})
-for number in range(3):
-    file.add({{"file": str(number)}})
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=PACK)
-    assert done.returncode == -9
+    if not (child := os.fork()):
+        try:
+            file = ResultFile(path, SETTINGS)
+            for number in range(3):
+                file.add({"file": str(number)})
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
     assert list(read_results(path).records) == ["0", "1", "2"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of the size of files")
+@contextmanager
+def largest_file(size):
+    """A disk on which no file has room for more bytes."""
+    resource = pytest.importorskip("resource", reason="needs a limit of the size of files")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
 def test_a_full_disk_is_reported_and_the_file_stays_valid(tmp_path):
     """The system takes a part of a line and then nothing more, at every place in the line."""
-    code = f"""
-import pathlib, resource, signal
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-from bigain_core.classification.datasets.result_files import ResultFile
-for room in range(110, 190):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
-    with ResultFile(pathlib.Path({str(tmp_path)!r}) / f"{{room}}.jsonl", {SETTINGS!r}) as file:
-        try:
-            for number in range(20):
-                file.add({{"file": f"{{number:012}}"}})
-        except ValueError as error:
-            message = str(error)
-            assert "expected to write a result to" in message, message
-            assert "Make room on the disk" in message, message
-        else:
-            raise SystemExit("everything fitted")
-"""
-    subprocess.run([sys.executable, "-c", code], cwd=PACK, check=True)
+    message = "expected to write a result to.*Make room on the disk"
     for room in range(110, 190):
         path = tmp_path / f"{room}.jsonl"
+        with (
+            largest_file(room),
+            pytest.raises(ValueError, match=message),
+            ResultFile(path, SETTINGS) as file,
+        ):
+            for number in range(20):
+                file.add({"file": f"{number:012}"})
         content = path.read_bytes()
         line = len(b'{"file": "000000000000"}\n')
         assert content.endswith(b"\n") and room - line < len(content) <= room
@@ -104,35 +112,39 @@ for room in range(110, 190):
         assert "99" in read_results(path).records
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of the size of files")
 def test_a_table_is_written_whole_or_not_at_all(tmp_path):
     (tmp_path / "table.csv").write_text("before\n")
-    code = f"""
-import pathlib, resource, signal
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-from bigain_core.classification.datasets.result_files import write_atomic
-resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
-try:
-    write_atomic(pathlib.Path({str(tmp_path / "table.csv")!r}), "row\\n" * 1000)
-except ValueError as error:
-    assert "expected to write table.csv, got File too large. Make room" in str(error), error
-else:
-    raise SystemExit("everything fitted")
-"""
-    subprocess.run([sys.executable, "-c", code], cwd=PACK, check=True)
+    message = "expected to write table.csv, got File too large. Make room"
+    with largest_file(100), pytest.raises(ValueError, match=message):
+        write_atomic(tmp_path / "table.csv", "row\n" * 1000)
     assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
     assert (tmp_path / "table.csv").read_text() == "before\n"
     write_atomic(tmp_path / "table.csv", "after\n")
     assert (tmp_path / "table.csv").read_text() == "after\n"
 
 
-def test_a_link_in_the_way_of_a_table_is_not_followed(tmp_path):
+def test_two_that_write_one_table_at_once_do_not_disturb_each_other(tmp_path, monkeypatch):
+    """The second begins and ends while the first is about to put its table in place."""
+    path, replace = tmp_path / "table.csv", Path.replace
+
+    def second_in_between(part, target):
+        monkeypatch.undo()
+        write_atomic(path, "second")
+        assert path.read_text() == "second"
+        return replace(part, target)
+
+    monkeypatch.setattr(Path, "replace", second_in_between)
+    write_atomic(path, "first")
+    assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_in_the_way_of_a_table_is_not_followed(tmp_path, monkeypatch):
     (tmp_path / "secret").write_text("mine")
-    (tmp_path / "table.csv.part").symlink_to(tmp_path / "secret")
-    write_atomic(tmp_path / "table.csv", "new")
+    monkeypatch.setattr(result_files, "uuid4", lambda: UUID(int=1))
+    (tmp_path / f"table.csv.{UUID(int=1)}.part").symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match="expected to write table.csv, got File exists"):
+        write_atomic(tmp_path / "table.csv", "new")
     assert (tmp_path / "secret").read_text() == "mine"
-    assert (tmp_path / "table.csv").read_text() == "new"
-    assert not (tmp_path / "table.csv.part").is_symlink()
 
 
 def test_a_place_that_cannot_be_written_is_explained(tmp_path):

@@ -1,5 +1,7 @@
 """Cached assignment: layers of one network call that share a decision."""
 
+import gc
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.kernels import LiveMemory
 from bigain_core.compression.rules import Rule
 from bigain_core.compression.run_log import RunLog
 from bigain_core.methods import BlockMerging, Sharing, SimilarityPruning, TokenMerging
@@ -137,3 +140,32 @@ def test_methods_that_do_not_share_keep_no_assignment(randn, method):
 def test_an_unknown_scope_or_interval_is_refused(scope, interval):
     with pytest.raises(ValueError, match=f"BiGain: expected a scope of .*got '{scope}' and"):
         Sharing(scope, interval)
+
+
+class Outside(LiveMemory):
+    """Notes what is made outside of `pause`."""
+
+    pauses, paused = 0, False
+
+    @contextmanager
+    def pause(self):
+        self.pauses, self.paused = self.pauses + 1, True
+        yield
+        self.paused = False
+
+    def _note(self, storage):
+        if not self.paused:
+            super()._note(storage)
+
+
+@pytest.mark.parametrize("scope", [None, "network"])
+def test_only_what_later_layers_reuse_is_made_to_outlive_its_layer(randn, scope):
+    x, memory = randn(1, GRID.tokens, 8), Outside()
+    rule = Rule(TokenMerging(0.5, sharing=Sharing(scope) if scope else None))
+    call = network_call(rule, outliving=memory.pause)
+    memory.known.add(x.untyped_storage()._cdata)
+    with memory:
+        planned(call, UNET[0], x, GRID)
+    gc.collect()
+    assert memory.live == 0 and memory.pauses == bool(scope)
+    assert len(call.assignments) == bool(scope)

@@ -12,11 +12,11 @@ PACK = Path(__file__).resolve().parents[2]
 SHIPPED = {
     "entry point": r"__init__\.py",
     "metadata": r"pyproject\.toml",
-    "what users read": r"(README|CHANGELOG)\.md|LICENSE",
+    "what users read": r"(README|CHANGELOG)\.md|LICENSE|NOTICE",
     "nodes": r"nodes/\w+\.py",
     "core": r"bigain_core/(\w+/)*\w+\.py",
     "label sets": r"bigain_core/classification/datasets/imagenet_\w+\.txt",
-    "bundled model": r"bigain_core/models/shapes_and_digits\.safetensors",
+    "bundled model": r"bigain_core/models/drawings\.safetensors",
     "workflows and thumbnails": r"example_workflows/bigain_\w+\.(json|jpg)",
     "sample images": r"bigain_core/models/samples/[\w -]+\.png",
     "help": r"web/docs/([\w-]+/)*[\w-]+\.(md|png)",
@@ -77,7 +77,7 @@ def test_the_archive_holds_what_runs_and_what_users_read(names):
     ["install.py", "prestartup_script.py", "requirements.txt", "setup.py", "tests/core/test_x.py"]
     + ["bigain_core/__pycache__/grid.pyc", "bigain_core/native.so", "web/dist/index.mjs"]
     + ["example_workflows/model.safetensors", "nodes/.env", "benchmarks/demo.py", "node.zip"]
-    + ["benchmarks/models/small_unet.safetensors"],
+    + ["benchmarks/models/shapes_and_digits.safetensors"],
 )
 def test_what_must_not_be_shipped_is_of_no_kind(name):
     assert not [kind for kind in SHIPPED.values() if re.fullmatch(kind, name)]
@@ -85,7 +85,7 @@ def test_what_must_not_be_shipped_is_of_no_kind(name):
 
 def test_the_bundled_model_is_the_only_large_file(shipped_files):
     large = [path.name for path in shipped_files if path.stat().st_size > 500_000]
-    assert large == ["shapes_and_digits.safetensors"]
+    assert large == ["drawings.safetensors"]
 
 
 def test_the_core_knows_no_host(modules):

@@ -26,6 +26,8 @@ from benchmarks.train_drawings import (
     Stage,
     attention_by_products,
     draw_timesteps,
+    placed,
+    squares,
     velocity_errors,
 )
 from benchmarks.training import train
@@ -147,6 +149,40 @@ def test_the_error_is_that_of_the_velocity(randn):
     generator = torch.Generator().manual_seed(5)
     found = velocity_errors(network, pixels, timesteps, timesteps, generator, arguments())
     torch.testing.assert_close(found, torch.tensor([0.0, 0.25, 4.0]), atol=1e-3, rtol=1e-3)
+
+
+def test_squares_are_shown_at_their_places(randn):
+    image, table = randn(2, 3, 16, 16), randn(1, 64, 4, seed=1)
+    network = nn.Module()
+    network.config, network.positions = replace(SMALL, patch_size=2), lambda h, w, like: table
+    shown = squares(image, torch.tensor([1, 2]), 8)
+    assert torch.equal(shown, torch.cat([image[:, :, :8, 8:], image[:, :, 8:, :8]], 2))
+    rows = table.unflatten(1, (8, 8))
+    expected = torch.cat([rows[:, :4, 4:].flatten(1, 2), rows[:, 4:, :4].flatten(1, 2)], 1)
+    with placed(network, torch.tensor([1, 2]), 16):
+        assert torch.equal(network.positions(8, 4, table), expected)
+
+
+def test_a_network_without_attention_errs_on_squares_as_on_the_whole(randn):
+    """Squares of its errors are errors of its squares, where a token is a pixel's own business."""
+
+    class Pointwise(nn.Module):
+        config = SMALL
+
+        def positions(self, height, width, like):
+            return like
+
+        def forward(self, x, timesteps, labels, attention):
+            return 2 * x
+
+    pixels, timesteps = randn(4, 3, 32, 32), torch.full((4,), 400)
+    seeded = [torch.Generator().manual_seed(0) for _ in range(2)]
+    whole, half = (
+        velocity_errors(Pointwise(), pixels, timesteps, timesteps, generator, arguments(), seen)
+        for generator, seen in zip(seeded, (1.0, 0.5), strict=True)
+    )
+    torch.testing.assert_close(half, whole, rtol=0.2, atol=0)
+    assert not torch.equal(half, whole)
 
 
 def test_images_grow_and_the_rate_rises_stays_and_falls(monkeypatch):

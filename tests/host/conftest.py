@@ -7,11 +7,11 @@ import comfy.sd
 import folder_paths
 import pytest
 import torch
-from bigain.bigain_core.models.checkpoint import BUNDLED_MODEL
 from bigain.nodes.dit_nodes import BiGainDiTLabels
 from safetensors.torch import save_file
 
 from benchmarks.data import CLASS_NAMES, held_out_shapes
+from benchmarks.dit_runner import SMALL_DIT
 from tests.host.drawn import LABELS
 from tests.host.families import NAMED
 from tests.host.families.case import Case, guided
@@ -118,7 +118,7 @@ def start(models, conditioning):
 def bundled():
     from bigain.bigain_core.comfyui.dit_model import load_dit_model
 
-    return load_dit_model(BUNDLED_MODEL)
+    return load_dit_model(SMALL_DIT)
 
 
 @pytest.fixture(scope="session")

@@ -102,11 +102,11 @@ def classify_node(model, prompts, **changes):
 
 
 def test_the_node_gives_one_answer_per_image(sd15, wanted):
-    best, labels, margins, table, result, confidence, chart = classify_node(
+    best, labels, margins, table, result, confidence, chart, fits = classify_node(
         sd15, wanted, latent={"samples": LATENT}
     )
     assert [wanted.labels[k] for k in best] == labels
-    assert len(best) == len(margins) == len(confidence) == len(chart) == 2
+    assert len(best) == len(margins) == len(confidence) == len(chart) == len(fits) == 2
     assert table.splitlines()[1].split(",")[:3] == ["0", "1", labels[0]]
     assert result.best == best
 
@@ -131,7 +131,9 @@ def test_the_best_prompt_of_a_class_answers_for_it(sd15, wanted):
     grouped = Prompts(wanted.labels, wanted.conditionings, classes)
     inputs = {"latent": {"samples": LATENT}, "trials": "3", "keep": "auto"}
     first = classify_node(sd15, wanted, **inputs)
-    best, labels, margins, table, every, confidence, chart = classify_node(sd15, grouped, **inputs)
+    best, labels, margins, table, every, confidence, chart, _ = classify_node(
+        sd15, grouped, **inputs
+    )
     assert labels == [classes[k] for k in first[0]]
     for margin, ranking in zip(margins, every.rankings, strict=True):
         means = ranking.table.mean_errors.tolist()

@@ -10,7 +10,6 @@ import folder_paths
 import numpy as np
 import pytest
 from bigain.bigain_core.comfyui.dit_model import load_dit_model
-from bigain.bigain_core.models.checkpoint import BUNDLED_MODEL
 from bigain.nodes.dit_nodes import BiGainDiTLabels
 from bigain.nodes.evaluation_node import BiGainEvaluate
 from PIL import Image
@@ -18,6 +17,7 @@ from PIL import Image
 from benchmarks.cluster.evaluation import Evaluation, Task
 from benchmarks.cluster.local_workers import LocalWorkers
 from benchmarks.cluster.sharing import Progress, share_out
+from benchmarks.dit_runner import SMALL_DIT
 from tests.host.drawn import LABELS
 
 pytestmark = pytest.mark.once
@@ -40,7 +40,7 @@ def alone(folder, monkeypatch, vae):
     """What BiGain Evaluate writes in this process, with the settings of the workflow."""
     monkeypatch.setattr(folder_paths, "input_directory", str(folder / "images"))
     monkeypatch.setattr(folder_paths, "output_directory", str(folder))
-    model = load_dit_model(BUNDLED_MODEL)
+    model = load_dit_model(SMALL_DIT)
     prompts = BiGainDiTLabels.execute(model, "\n".join(LABELS)).args[2]
     summary = BiGainEvaluate.execute(
         model=model, prompts=prompts, vae=vae, folder="drawn", csv="", output="alone",
@@ -69,7 +69,9 @@ def test_two_workers_one_killed_write_what_one_process_writes(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the workers: more would wait for each other
     labels, out = folder / "labels.txt", folder / "out" / "run.jsonl"
     labels.write_text("\n".join(LABELS))
-    task = Task(workflow, comfyui, folder / "images" / "drawn", out, labels, None, SHARDS, cpu=True)
+    task = Task(
+        workflow, comfyui, folder / "images" / "drawn", out, labels, SMALL_DIT, SHARDS, cpu=True
+    )
     with LocalWorkers(partial(Evaluation, task), 2, gpus=False) as workers:
 
         def kill_one_at_work():

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 from bigain.bigain_core.comfyui.classifying import compared_models
-from bigain.bigain_core.models.checkpoint import BUNDLED_MODEL, read_checkpoint
+from bigain.bigain_core.models.checkpoint import read_checkpoint
 from bigain.nodes.compare_models_node import BiGainCompareModels
 from bigain.nodes.dit_nodes import BiGainDiTLabels
 from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks.data import CLASS_NAMES, held_out_shapes
-from benchmarks.dit_runner import DiTRunner, load_dit
+from benchmarks.dit_runner import SMALL_DIT, DiTRunner, load_dit
 from bigain_core.classification import Blocks, ErrorSource, TrialPlan
 from bigain_core.classification.datasets.held_out_comparison import errors_under
 from tests.host.families import NAMED
@@ -34,7 +34,7 @@ DAMAGED = "blocks.2.attn.qkv"
 @pytest.fixture(scope="module")
 def damage():
     """A change of rank 2 of one layer of the bundled model: up (rows, 2) and down (2, columns)."""
-    weight = read_checkpoint(BUNDLED_MODEL).state[f"{DAMAGED}.weight"].float()
+    weight = read_checkpoint(SMALL_DIT).state[f"{DAMAGED}.weight"].float()
     generator = torch.Generator().manual_seed(1)
     up, down = (torch.randn(n, 2, generator=generator) for n in weight.shape)
     return up * weight.norm() / (up @ down.T).norm(), down.T.contiguous()
@@ -48,7 +48,7 @@ def files(damage, tmp_path_factory):
         key = f"diffusion_model.{DAMAGED}"
         parts = {f"{key}.lora_up.weight": -share * up, f"{key}.lora_down.weight": down}
         save_file(parts, folder / f"epoch-{epoch:06d}.safetensors")
-    checkpoint = read_checkpoint(BUNDLED_MODEL)
+    checkpoint = read_checkpoint(SMALL_DIT)
     state = {key: value.clone() for key, value in checkpoint.state.items()}
     whole = state[f"{DAMAGED}.weight"]
     state[f"{DAMAGED}.weight"] = (whole.float() + up @ down).to(whole.dtype)
@@ -139,7 +139,7 @@ def test_the_epoch_that_was_planted_as_best_is_found_with_its_interval(run, fold
 def test_errors_are_those_of_the_healed_network_without_a_host(run, folders, damage):
     run(stop_early=False, models=f"{BEST}\nepoch-000010.safetensors: 0.5")
     up, down = damage
-    checkpoint = read_checkpoint(BUNDLED_MODEL)
+    checkpoint = read_checkpoint(SMALL_DIT)
     for share, ending in ((1.0, BEST), (0.65, "epoch-000010.safetensors__0.5")):
         weight = checkpoint.state[f"{DAMAGED}.weight"].float() + (1 - share) * up @ down
         state = {**checkpoint.state, f"{DAMAGED}.weight": weight}

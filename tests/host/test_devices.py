@@ -85,7 +85,7 @@ def plain_call(case):
 
 
 @parametrized("case, way", {f"{way}-{name}": (NAMED[name], way) for way, name in CHOSEN})
-def test_a_network_call_waits_for_its_noise_level_and_once_for_its_mask(case, way, monkeypatch):
+def test_a_network_call_waits_once_for_its_noise_level_and_its_mask(case, way, monkeypatch):
     """The host itself may wait as it likes, and make 64-bit floats where it knows the device."""
     monkeypatch.setattr(functional, "scaled_dot_product_attention", attention)
     monkeypatch.setattr(comfy.model_management, "get_free_memory", plenty)
@@ -93,9 +93,27 @@ def test_a_network_call_waits_for_its_noise_level_and_once_for_its_mask(case, wa
     with StandIn(refuses_doubles=False):
         compressed, found = on_device(call, WAYS[way](case.model), network)
         assert not torch.equal(plain, compressed)
-    ours = len(found.waits) - len(without.waits)
-    assert ours == 1 or (ours == 2 and case.name in MASKED)  # older hosts leave out some masks
+    assert len(found.waits) == len(without.waits) + 1
     assert found.doubles == without.doubles
+
+
+@for_cases([NAMED["qwen_image_padded"]])
+def test_a_call_whose_mask_is_uneven_is_skipped_and_others_are_not(case, monkeypatch):
+    whole, calls = qwen_image.optimized_attention_masked, []
+
+    def uneven_in_the_second(q, k, v, heads, mask, **kwargs):
+        calls.append(mask)
+        mask = q.new_zeros(len(q), 1, k.shape[2]) if mask is None else mask.clone()  # older hosts
+        mask[..., -1:] = -1e9 * (len(calls) in (3, 4))  # of two layers each
+        return whole(q, k, v, heads, mask, **kwargs)
+
+    monkeypatch.setattr(qwen_image, "optimized_attention_masked", uneven_in_the_second)
+    compressed = pool(case.model)
+    sample(case, compressed, steps=3)
+    log = compression_state(compressed).log
+    assert len(calls) == 6
+    assert [record.compressed for record in log.layers.values()] == [2, 2]
+    assert dict(log.skipped) == {"an attention mask differs between image tokens": 2}
 
 
 @for_cases([NAMED["qwen_image_padded"]])

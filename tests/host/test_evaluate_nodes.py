@@ -21,7 +21,7 @@ from bigain.bigain_core.comfyui.classifying import folder_evaluation
 from bigain.bigain_core.comfyui.classifying.identity import settings, weights_digests
 from bigain.bigain_core.comfyui.classifying.prompts import Prompts
 from bigain.bigain_core.comfyui.dit_model import load_dit_model
-from bigain.bigain_core.models.checkpoint import BUNDLED_MODEL, read_checkpoint
+from bigain.bigain_core.models.checkpoint import read_checkpoint
 from bigain.nodes.dit_nodes import BiGainDiTLabels
 from bigain.nodes.evaluation_node import BiGainEvaluate
 from PIL import Image
@@ -29,7 +29,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from benchmarks.data import CLASS_NAMES
-from benchmarks.dit_runner import DiTRunner, load_dit
+from benchmarks.dit_runner import SMALL_DIT, DiTRunner, load_dit
 from tests.host.compressing import merge
 from tests.host.drawn import COUNT, LABELS
 
@@ -52,7 +52,7 @@ def folders(tmp_path, monkeypatch, drawings):
 @pytest.fixture(scope="module")
 def shallow(tmp_path_factory):
     """The bundled model cut to its first block, where any results will do."""
-    with safe_open(BUNDLED_MODEL, "pt") as file:
+    with safe_open(SMALL_DIT, "pt") as file:
         kept = [key for key in file.keys() if not re.match(r"blocks\.[1-9]", key)]
         weights, metadata = {key: file.get_tensor(key) for key in kept}, file.metadata()
     path = tmp_path_factory.mktemp("shallow") / "model.safetensors"
@@ -82,7 +82,7 @@ def expected(drawings):
     """Labels and best labels of the drawings without the host, in the order of file names."""
     pixels, labels = drawings
     order = sorted(range(COUNT), key=lambda n: f"{labels[n]}/{n}.png")
-    runner = DiTRunner(load_dit(read_checkpoint(BUNDLED_MODEL)))
+    runner = DiTRunner(load_dit(read_checkpoint(SMALL_DIT)))
     denoiser = runner.denoiser([CLASS_NAMES.index(label) for label in LABELS])
     found = []
     for n in order:

@@ -1,5 +1,7 @@
 """The nodes that explain and compare: the evidence map and the ranking of images."""
 
+import math
+
 import pytest
 import torch
 from bigain.bigain_core.classification import (
@@ -12,18 +14,20 @@ from bigain.bigain_core.classification import (
 )
 from bigain.bigain_core.comfyui.classifying.latent_classifier import classify_latents, encode_images
 from bigain.bigain_core.comfyui.classifying.latent_evidence import find_evidence
-from bigain.bigain_core.models.checkpoint import BUNDLED_MODEL, read_checkpoint
+from bigain.bigain_core.models.checkpoint import read_checkpoint
+from bigain.nodes.classification_nodes import BiGainDiffusionClassifier
 from bigain.nodes.dit_nodes import BiGainDiTLabels
 from bigain.nodes.evidence_nodes import BiGainEvidenceMap, BiGainRankImages
+from scipy import stats
 
 from benchmarks.data import CLASS_NAMES
-from benchmarks.dit_runner import DiTRunner, load_dit
+from benchmarks.dit_runner import SMALL_DIT, DiTRunner, load_dit
 from tests.host.drawn import COUNT, LABELS
 
 
 @pytest.fixture(scope="module")
 def runner():
-    return DiTRunner(load_dit(read_checkpoint(BUNDLED_MODEL)))
+    return DiTRunner(load_dit(read_checkpoint(SMALL_DIT)))
 
 
 def direct_evidence(denoiser, latent, image, specs, pair):
@@ -113,18 +117,22 @@ def test_images_are_sorted_by_what_the_prompt_gains(bundled, vae, drawings, runn
     pixels, labels = drawings
     wanted = LABELS[2]
     positive, negative, _ = BiGainDiTLabels.execute(bundled, wanted).args
-    result = BiGainRankImages.execute(bundled, positive, negative, pixels, vae, 4, 0).args
-    images, order, scores, table = result
+    result = BiGainRankImages.execute(bundled, pixels, vae, 12, 0, positive, negative).args
+    images, order, scores, table, fits = result
     empty = len(CLASS_NAMES)
     denoiser = runner.denoiser([CLASS_NAMES.index(wanted), empty])
-    plan = TrialPlan((4,), sampler=SpreadGrid())
-    expected = []
+    plan = TrialPlan((12,), sampler=SpreadGrid())
+    expected, chances = [], []
     for sample in pixels:
         latent = (sample * 2 - 1).movedim(-1, 0)
         errors = classify(denoiser, latent[None], ("c", "empty"), plan).rankings[0].table.errors
-        expected.append((errors[1] - errors[0]).mean().item())
+        gains = (errors[1] - errors[0]).numpy()
+        expected.append(gains.mean())
+        chances.append(1 / (1 + math.exp(3.2 - 1.45 * gains.mean() / stats.sem(gains))))
     assert order == sorted(range(COUNT), key=lambda n: -expected[n])
     assert scores == pytest.approx([expected[n] for n in order], rel=1e-3)
+    assert fits == pytest.approx([chances[n] for n in order], rel=1e-2)
+    assert min(fits[:2]) > max(fits[2:])
     assert torch.equal(images, pixels[order])
     assert {labels[n] for n in order[:2]} == {wanted}
     assert [line.split(",")[1] for line in table.splitlines()[1:]] == [str(n) for n in order]
@@ -133,7 +141,70 @@ def test_images_are_sorted_by_what_the_prompt_gains(bundled, vae, drawings, runn
 def test_one_image_is_the_best_of_its_kind(bundled, vae, drawings):
     positive, negative, _ = BiGainDiTLabels.execute(bundled, LABELS[0]).args
     pixels = drawings[0][:1]
-    images, order, scores, _ = BiGainRankImages.execute(
-        bundled, positive, negative, pixels, vae, 1, 0
+    images, order, scores, _, fits = BiGainRankImages.execute(
+        bundled, pixels, vae, 1, 0, positive, negative
     ).args
     assert order == [0] and len(scores) == 1 and torch.equal(images, pixels)
+    assert math.isnan(fits[0])
+
+
+class Clip:
+    """Knows the classes of the bundled model by their names, and no others."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def tokenize(self, text, disable_weights):
+        assert disable_weights
+        return text.removeprefix("a photo of a ")
+
+    def encode_from_tokens_scheduled(self, tokens):
+        positive, negative, _ = BiGainDiTLabels.execute(self.model, tokens or LABELS[0]).args
+        return positive if tokens else negative
+
+
+def test_a_text_is_as_good_as_its_encoding(bundled, vae, drawings):
+    pixels = drawings[0][:2]
+    positive, negative, _ = BiGainDiTLabels.execute(bundled, LABELS[1]).args
+    expected = BiGainRankImages.execute(bundled, pixels, vae, 2, 0, positive, negative).args
+    found = BiGainRankImages.execute(
+        bundled, pixels, vae, 2, 0, clip=Clip(bundled), text=f" {LABELS[1]}\n"
+    ).args
+    assert found[1] == expected[1] == [1, 0] and found[2] == expected[2]
+
+
+def test_labels_in_the_node_are_as_good_as_prompts(bundled, vae, drawings, drawn_prompts):
+    given = {"image": drawings[0][2:3], "vae": vae, "preset": {"preset": "fast"}, "loss": "l2"}
+    given |= {"trial_seed": 0}
+    expected = BiGainDiffusionClassifier.execute(bundled, drawn_prompts, **given).args
+    labels = "\n".join(LABELS)
+    found = BiGainDiffusionClassifier.execute(bundled, clip=Clip(bundled), labels=labels, **given)
+    assert found.args[3] == expected[3]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "got none of them, and no text"),
+        ({"prompt": []}, "got prompt, and no text"),
+        ({"clip": 1}, "got clip, and no text"),
+        ({"text": "a cat"}, "got none of them. Connect the CLIP"),
+        ({"prompt": [], "empty_prompt": [], "clip": 1}, "got prompt and empty_prompt and clip"),
+    ],
+)
+def test_one_way_of_saying_what_images_should_show_is_asked_for(given, message):
+    with pytest.raises(ValueError, match=message):
+        BiGainRankImages.execute(None, None, None, 1, 0, **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "got neither"),
+        ({"clip": 1}, "got no labels"),
+        ({"clip": 1, "prompts": 1, "labels": "cat"}, "got both"),
+    ],
+)
+def test_one_way_of_giving_labels_is_asked_for(given, message):
+    with pytest.raises(ValueError, match=f"expected either `prompts`, or `clip`.*{message}"):
+        BiGainDiffusionClassifier.execute(None, **given)

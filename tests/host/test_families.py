@@ -6,6 +6,7 @@ test_family_models.py has measured, and shorten keys and values by loops.
 
 import importlib
 import itertools
+import math
 from dataclasses import replace
 from functools import cache, partial
 
@@ -26,7 +27,7 @@ from bigain.bigain_core.tokens.grid import TokenGrid
 from comfy.ldm.modules.attention import CrossAttention
 
 from tests.host.compressing import merge, pool, preset, report
-from tests.host.families import CASES, NAMED, for_cases, for_cases_and_sizes
+from tests.host.families import CASES, NAMED, for_cases, for_cases_and_sizes, parametrized
 from tests.host.families.case import sample
 from tests.host.families.models import fill
 from tests.host.families.wan import OUT_OF_REACH
@@ -96,28 +97,43 @@ class Reference(Recorder):
         return out[:, :, spread] if kwargs.get("skip_output_reshape") else out[:, spread]
 
 
-def pooled_by_loops(rotary, repeats=1):
+def boxes(first, frames, rows, columns, factor, step=1):
+    """(nearest token, all tokens, frames) of each key; behind the first, `step` frames share."""
+    runs = [[0], *(list(range(n, min(n + step, frames))) for n in range(1, frames, step))]
+    height, width, frame = rows // factor, columns // factor, rows * columns
+    tall, wide = rows // height, columns // width
+    for run, i, j in itertools.product(runs, range(height), range(width)):
+        corner = first + i * tall * columns + j * wide
+        window = [
+            corner + n * frame + a * columns + b
+            for n in run
+            for a in range(tall)
+            for b in range(wide)
+        ]
+        nearest = first + run[len(run) // 2] * frame + int((i + 0.5) * rows / height) * columns
+        yield nearest + int((j + 0.5) * columns / width), window, len(run)
+
+
+def pooled_by_loops(rotary, weighed=False, step=1, references=lambda start, stop, tokens: []):
     """IE-KVD by the definition of D(alpha, s), one window after the other.
 
-    A key that comes several times weighs as much as so many tokens.
+    A key that comes several times weighs as much as so many tokens: `weighed`, as those it stands
+    for, else as its frames among those of the longest run. `references` tells the places (first,
+    frames, rows, columns) of those that are shortened, and by which factor.
     """
 
     def shorten(q, k, v, where):
-        start, frames, rows, columns = where
         tokens = list(range(q.shape[1]))
-        height, width = rows // FACTOR, columns // FACTOR
-        tall, wide = rows // height, columns // width
-        kept = [(token, [token]) for token in tokens[:start]]  # (nearest token, its window)
-        for frame, i, j in itertools.product(range(frames), range(height), range(width)):
-            first = start + frame * rows * columns
-            window = [
-                first + (i * tall + a) * columns + j * wide + b
-                for a in range(tall)
-                for b in range(wide)
-            ]
-            nearest = first + int((i + 0.5) * rows / height) * columns
-            kept += repeats * [(nearest + int((j + 0.5) * columns / width), window)]
-        kept += [(token, [token]) for token in tokens[start + frames * rows * columns :]]
+        start, image = where[0], math.prod(where[1:])
+        found = [(*where, FACTOR), *references(start, start + image, len(tokens))]
+        kept, end = [], 0  # (nearest token, its window)
+        alone = 1 if weighed else min(step, max(1, where[1] - 1))  # frames of the longest run
+        for first, frames, rows, columns, factor in sorted(found):
+            kept += alone * [(token, [token]) for token in tokens[end:first]]
+            for nearest, window, length in boxes(first, frames, rows, columns, factor, step):
+                kept += (len(window) if weighed else length) * [(nearest, window)]
+            end = first + frames * rows * columns
+        kept += alone * [(token, [token]) for token in tokens[end:]]
         keys = [nearest for nearest, _ in kept]
 
         def blended(x):
@@ -196,9 +212,63 @@ def test_pooling_equals_a_slow_reference_on_the_hosts_attention(case, size):
 @joint_case
 def test_weighed_keys_equal_keys_that_are_repeated(case):
     """The grid is even: every pooled key stands for the same number of tokens."""
-    repeated = pooled_by_loops(is_rotary(case), repeats=FACTOR**2)
+    repeated = pooled_by_loops(is_rotary(case), weighed=True)
     model = pool(case.model, FACTOR, alpha_start=ALPHA, alpha_end=ALPHA, proportional=True)
     assert_equal_to(case, case.sizes[0], model, repeated)
+
+
+@for_cases(case for case in COVERED if case.frames > 1)
+def test_frames_that_share_keys_equal_a_slow_reference_on_the_hosts_attention(case):
+    """The first frame is alone; keys of longer runs weigh as much as the frames in them."""
+    model = pool(case.model, FACTOR, alpha_start=ALPHA, alpha_end=ALPHA, frames=2)
+    assert_equal_to(case, case.sizes[0], model, pooled_by_loops(is_rotary(case), step=2))
+    apart = pool(case.model, FACTOR, alpha_start=ALPHA, alpha_end=ALPHA)
+    assert torch.equal(one_step(case, model, None), one_step(case, apart, None)) == (
+        case.frames == 2
+    )
+
+
+REFERRING = {  # where references of 4 x 5 tokens lie: from the end of the image, or before it
+    "flux_references": 0, "flux2_references": 0, "qwen_image_edit": 0, "krea2_references": 0,
+    "joyimage_references": 0, "omnigen2_references": -20, "boogu_references": -20,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("weighed", [False, True])
+@parametrized("case, behind", {name: (NAMED[name], place) for name, place in REFERRING.items()})
+def test_references_are_shortened_by_a_factor_of_their_own(case, behind, weighed):
+    def places(start, stop, tokens):
+        """None in layers that see the image alone."""
+        first = start + behind if behind else stop
+        return [(first, 1, 4, 5, 3)] if tokens > stop - start else []
+
+    settings = {"alpha_start": ALPHA, "alpha_end": ALPHA, "proportional": weighed}
+    model = pool(case.model, FACTOR, reference_factor=3, **settings)
+    expected = pooled_by_loops(is_rotary(case), weighed, references=places)
+    assert_equal_to(case, case.sizes[0], model, expected)
+    assert ", 20 of references -> 1 keys, " in report(model)
+
+
+@parametrized("case", {"minimax_h3": (NAMED["minimax_h3_references"],)})
+def test_references_with_sound_between_them_are_shortened(case):
+    """Behind 6 tokens of text: an image, a voice of 8, a film, another behind its sound of 6."""
+    places = [(6, 1, 4, 2, 2), (22, 2, 2, 3, 2), (40, 2, 2, 3, 2)]
+    settings = {"alpha_start": ALPHA, "alpha_end": ALPHA, "proportional": True}
+    model = pool(case.model, FACTOR, reference_factor=2, **settings)
+    expected = pooled_by_loops(rotary=True, weighed=True, references=lambda *_: places)
+    assert_equal_to(case, case.sizes[0], model, expected)
+    assert ", 32 of references -> 6 keys, " in report(model)
+
+
+@parametrized("case, behind", {name: (NAMED[name], place) for name, place in REFERRING.items()})
+def test_references_can_be_shortened_alone(case, behind):
+    """Factor 1 leaves the image whole, and models without references as they are."""
+    model = pool(case.model, 1, reference_factor=2)
+    assert not torch.equal(one_step(case, model, None), one_step(case, case.model, None))
+    text = report(model)
+    assert "references IE" not in text and ", 20 of references -> 4 keys, " in text
+    off = pool(case.model, 1, reference_factor=1)
+    assert torch.equal(one_step(case, off, None), one_step(case, case.model, None))
 
 
 @joint_case
@@ -253,7 +323,7 @@ def test_a_family_outside_the_table_is_named(case, node):
 
 def test_every_row_of_the_table_has_a_case():
     there = {family_of(case) for case in CASES if not case.missing} - {None}
-    stood_in_for = {"Qwen-Image 2.1"}  # in test_image_queries.py
+    stood_in_for = {"Qwen-Image 2.1", "Kandinsky 6"}  # in files of their own
     missing = {f.name for f in FAMILIES} - {f.name for f in there} - stood_in_for
     only_newer = {"Kandinsky 5", "Krea 2", "Lens", "JoyImage", "Mage-Flow", "MiniMax H3"}
     assert missing <= {*only_newer, "Ideogram 4", "Boogu", "PixelDiT"}
@@ -265,7 +335,7 @@ def merged(case, layer, x, size, **rotary):
     """What a self-attention module gives for x (B, N, C) with merging, and the groups (B, N)."""
     network, adapter = case.model.model.diffusion_model, family_of(case).adapter
     rules = Compression((Rule(TokenMerging(RATIO)),))
-    call = NetworkCall(rules, DenoisingProgress(0.5), RunLog(), adapter.layer_flops)
+    call = NetworkCall(rules, lambda: DenoisingProgress(0.5), RunLog(), adapter.layer_flops)
     latent = torch.empty(len(x), 4, *(2 * length for length in size))
     inputs = Inputs(network, latent, None, {}, {})
     found = adapter.intercept(adapter.layers(network)[:1], call, inputs)

@@ -6,7 +6,7 @@ of them are tokens of what.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import pytest
@@ -14,7 +14,8 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from comfy.utils import pack_latents, unpack_latents
 
-from tests.host.families import CASES, for_cases, for_cases_and_sizes
+from tests.host.compressing import pool
+from tests.host.families import CASES, NAMED, for_cases, for_cases_and_sizes, parametrized
 from tests.host.families.case import Layer, packed, sample
 from tests.host.recording import OVERRIDE, Recorder, grid, layer_of
 
@@ -250,3 +251,19 @@ def test_masks_hide_the_image_only_where_the_case_says_so(case):
             image = keys.mask[..., [n for n, kind in enumerate(kinds) if kind == "image"]]
             hidden.append(bool((image == 0 if image.dtype == torch.bool else image < 0).any()))
     assert any(hidden) == case.mask_hides_image
+
+
+WITHOUT_TOKENS = {"wan_animate": "face_video_pixels", "wan_humo": "audio_embed"}
+
+
+@parametrized("case, entry", {name: (NAMED[name], WITHOUT_TOKENS[name]) for name in WITHOUT_TOKENS})
+def test_what_reaches_a_video_between_its_layers_reaches_a_shortened_one(case, entry):
+    def without(number):
+        [[tokens, entries]] = case.conditioning(number)
+        return [[tokens, {key: entries[key] for key in entries if key != entry}]]
+
+    model = pool(case.model)
+    whole, changed = (
+        sample(replace(case, conditioning=c), model) for c in (case.conditioning, without)
+    )
+    assert (whole - changed).abs().max() > 1e-3

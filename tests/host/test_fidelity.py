@@ -10,10 +10,12 @@ from benchmarks.data import CLASS_NAMES
 from benchmarks.fidelity import photos, work
 from benchmarks.fidelity import settings as compared_methods
 from benchmarks.fidelity.__main__ import main
+from benchmarks.fidelity.layers import FirstLayer, MadeLayer
 from benchmarks.fidelity.measuring import compressed, predictions, result_files
 from benchmarks.fidelity.settings import METHODS
 from benchmarks.paper.data import small_contest
 from benchmarks.paper.models import LOADERS, UNGUIDED, Files
+from bigain_core.comfyui.patching.unet import attention_layers
 from bigain_core.methods import TokenMerging
 
 FEW = ("IE-KVD 2", "key merging 2")
@@ -40,7 +42,10 @@ def few(monkeypatch, out):
     monkeypatch.setattr("benchmarks.fidelity.page.METHODS", methods)
     for module in ("measuring", "page"):
         monkeypatch.setattr(f"benchmarks.fidelity.{module}.TIMESTEPS", (100, 600))
-    monkeypatch.setattr("benchmarks.fidelity.measuring.small_contest", of_three)
+    monkeypatch.setattr("benchmarks.paper.data.small_contest", of_three)
+    small = MadeLayer(8, 0.1, width=32, heads=2, rotary=True)
+    layers = {"small-unet": {"one": FirstLayer(16)}, "small-dit": {"one": small}, "bundled-dit": {}}
+    monkeypatch.setattr(work, "LAYERS", layers)
     fewer = replace(UNGUIDED, timesteps=UNGUIDED.timesteps[::10])
     monkeypatch.setattr("benchmarks.paper.models.UNGUIDED", fewer)
     return lambda model, images=2: work.Work(model, None, out, images, 2, 1)
@@ -79,6 +84,14 @@ def test_a_tiny_run_goes_on_and_is_reported(few, model, monkeypatch, capsys):
     assert (both.folder / "curves.png").exists()
 
 
+def test_the_bundled_model_predicts_its_own_drawings(few, monkeypatch):
+    monkeypatch.setattr("benchmarks.fidelity.measuring.TIMESTEPS", (600,))
+    own = replace(few("bundled-dit", 1), samples=0, names=FEW[:1])
+    own.measure()
+    (row,) = records(own, "predictions")["ie-kvd-2-seed-0"]
+    assert 0 < row["error"][0] < 0.1 * row["size"][0] and row["flops"] < row["plain_flops"]
+
+
 @pytest.mark.parametrize("model", ["small-dit", "small-unet"])
 def test_photographs_on_a_small_grid_go_on_and_are_reported(few, model, monkeypatch, capsys):
     monkeypatch.setattr(photos, "TIMESTEPS", (300, 900))
@@ -86,8 +99,9 @@ def test_photographs_on_a_small_grid_go_on_and_are_reported(few, model, monkeypa
     one = replace(few(model, 0), samples=0, photos=1, tokens=256)
     one.measure()
     before = {path: path.read_text("ascii") for path in one.folder.rglob("photos-256/*.jsonl")}
+    before |= {path: path.read_text("ascii") for path in one.folder.rglob("layer-one/*.jsonl")}
     replace(one, photos=2).measure()
-    assert len(before) == 3
+    assert len(before) == 6
     for path, text in before.items():
         assert path.read_text("ascii").startswith(text), "what is finished is not done again"
     found = records(one, "photos-256")
@@ -96,7 +110,21 @@ def test_photographs_on_a_small_grid_go_on_and_are_reported(few, model, monkeypa
         assert not any(row["error"]) and row["attention"] == 0
     assert all(row["attention"] > 0 for row in found["ie-kvd-2-seed-0"])
     main(["--report", "--models", model, "--out", str(one.out)])
-    assert "2 photographs, 256 tokens" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "2 photographs, 256 tokens" in text and "2 photographs, one layer alone (one)" in text
+    alone = records(one, "layer-one")
+    assert all(row["error"] == [0] for row in alone["off-seed-0"])
+    assert all(row["error"][0] > 0 for row in alone["ie-kvd-2-seed-0"])
+
+
+def test_the_first_layer_alone_does_what_it_does_in_the_network():
+    loaded = LOADERS["small-unet"](Files())
+    tokens = FirstLayer(16).tokens(loaded, "coffee.png", 0)
+    network = loaded.loaded.patcher.model.diffusion_model
+    (_, block), *_ = attention_layers(network)
+    torch.testing.assert_close(block.norm1(tokens.block_input), tokens.normed)
+    out = block.attn1(tokens.normed)
+    torch.testing.assert_close(block.attn1.to_out(tokens.attention()), out, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("model", ["small-dit", "small-unet"])

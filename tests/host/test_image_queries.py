@@ -71,7 +71,7 @@ def compressed(method, x, cached, image=(ROWS, COLUMNS), chosen=None):
     network = QwenImage21Transformer2DModel(chosen)
     adapter, log = find_family(network).adapter, RunLog()
     call = NetworkCall(
-        Compression((Rule(method),)), DenoisingProgress(0.5), log, adapter.layer_flops
+        Compression((Rule(method),)), lambda: DenoisingProgress(0.5), log, adapter.layer_flops
     )
     latent, text = torch.empty(1, 64, *image), torch.empty(1, TEXT, WIDTH)
     conditions = {"ref_latents": [torch.empty(1, 64, 2, 3)]}

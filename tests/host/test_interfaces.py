@@ -40,10 +40,10 @@ def changed(change, node=NODE):
 
 HARMFUL = {
     "`ratio` is gone": lambda node: node["inputs"].pop(1),
-    "`mode` was input 2 and is input 1": lambda node: node["inputs"].insert(
+    "`mode` was widget 1 and is widget 0": lambda node: node["inputs"].insert(
         1, node["inputs"].pop()
     ),
-    "`ratio` was input 1 and is input 2": lambda node: node["inputs"].insert(1, SEED),
+    "`ratio` was widget 0 and is widget 1": lambda node: node["inputs"].insert(1, SEED),
     "`ratio` took FLOAT and takes INT": lambda node: node["inputs"][1].update(type="INT"),
     "`ratio` had the default 0.5 and has 0.7": lambda node: node["inputs"][1].update(default=0.7),
     "`ratio` starts at 0.1": lambda node: node["inputs"][1].update(min=0.1),
@@ -69,6 +69,7 @@ HARMLESS = {
     "an output at the end": lambda node: node["outputs"].append({"name": "mask", "type": "MASK"}),
     "another option": lambda node: node["inputs"][2]["options"].insert(0, "c"),
     "a wider range": lambda node: node["inputs"][1].update(min=-1.0, max=2.0),
+    "a link that comes later": lambda node: node["inputs"].append(node["inputs"].pop(0)),
     "a required input that becomes optional": lambda node: node["inputs"][1].update(optional=True),
 }
 

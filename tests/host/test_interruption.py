@@ -4,6 +4,7 @@ import comfy.model_management as management
 import pytest
 import torch
 from bigain.bigain_core.classification import TrialPlan
+from bigain.bigain_core.classification.results.fit import TRIALS
 from bigain.bigain_core.comfyui.classifying import denoiser
 from bigain.bigain_core.comfyui.classifying.denoiser import CallbackSampler
 from bigain.bigain_core.comfyui.classifying.latent_classifier import classify_latents
@@ -74,7 +75,7 @@ def test_a_large_latent_is_taken_prompt_by_prompt_on_a_cpu(models, monkeypatch):
     prompts = BiGainDiTLabels.execute(models["dit"], "").args[2]
     for side in (8, 32):
         classify_latents(models["dit"], torch.zeros(1, 4, side, side), prompts, PLAN)
-    assert sizes == [5] + [1] * 5
+    assert sizes == [5] + [2] * TRIALS + [1] * 5 + [1] * 2 * TRIALS, "and whether the best fits"
 
 
 def test_a_latent_far_beyond_what_a_dit_was_made_for_is_refused(models):

@@ -16,6 +16,7 @@ from tests.host.recording import OVERRIDE
 
 WEIGHED = {
     "key merging": partial(pool, method="key merging"),
+    "key pairs": partial(pool, method="key pairs"),
     "merging": partial(merge, proportional=True),
 }
 JOINT = {**WEIGHED, "pooling": partial(pool, proportional=True)}

@@ -103,7 +103,7 @@ def test_a_sequence_with_tokens_too_many_or_too_few_is_left_alone(case):
     inputs, lengths = first_call(case)
     adapter = family_of(case).adapter
     rules = Compression((Rule(KVDownsampling(2)),))
-    call = NetworkCall(rules, DenoisingProgress(0.5), RunLog(), adapter.layer_flops)
+    call = NetworkCall(rules, lambda: DenoisingProgress(0.5), RunLog(), adapter.layer_flops)
     lengths_given = []
 
     def kernel(q, k, v, heads):
@@ -123,3 +123,28 @@ def test_a_sequence_with_tokens_too_many_or_too_few_is_left_alone(case):
     pairs = zip(close, lengths_given, strict=True)
     shortened = {tokens for tokens, given in pairs if given < tokens}
     assert shortened and shortened <= lengths
+
+
+@pytest.mark.parametrize(("hidden", "keys"), [(3, 6 + 6 + 4), (6 + 24 + 7, 6 + 6 + 20)])
+def test_a_reference_stays_whole_where_a_mask_singles_out_a_token_of_it(hidden, keys):
+    """A mask that hides a token of the text leaves both short: 4 x 6 tokens and 4 x 5 behind."""
+    network = NAMED["flux"].model.model.diffusion_model
+    adapter, seen = family_of(NAMED["flux"]).adapter, []
+    rules = Compression((Rule(KVDownsampling(2), references=KVDownsampling(2)),))
+    call = NetworkCall(rules, lambda: DenoisingProgress(0.5), RunLog(), adapter.layer_flops)
+    conditions = {"ref_latents": [torch.empty(1, 16, 8, 10)]}
+    inputs = Inputs(network, torch.empty(1, 16, 8, 12), torch.empty(1, 6, 8), conditions, {})
+
+    def kernel(q, k, v, heads, mask):
+        seen.append((k.shape[1], v.shape[1], mask.shape[-1], int((~mask).sum())))
+        return q
+
+    class Owner(torch.nn.Module):
+        def forward(self, x):
+            mask = (torch.arange(50) != hidden)[None]
+            return patches.options[OVERRIDE](kernel, x, x, x, 2, mask)
+
+    patches = adapter.intercept([(LayerId(0, "transformer"), Owner())], call, inputs)
+    ((_, forward),) = patches.observing
+    forward(torch.randn(1, 50, 8, generator=torch.Generator().manual_seed(0)))
+    assert seen == [(keys, keys, keys, 1)]

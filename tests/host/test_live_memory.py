@@ -13,7 +13,7 @@ from bigain_core.comfyui.patching.adapter import Inputs
 from bigain_core.comfyui.patching.families import FAMILIES
 from bigain_core.compression.forwards import replaced_forwards
 from bigain_core.compression.rules import Rule
-from bigain_core.methods import KVSelection, TokenMerging
+from bigain_core.methods import KeyMerging, KVDownsampling, KVSelection, TokenMerging
 from bigain_core.tokens import parts
 from tests.core.calls import network_call
 
@@ -48,7 +48,10 @@ def peak(*methods):
     return memory.peak
 
 
-@pytest.mark.parametrize("method", [TokenMerging(0.7), KVSelection()], ids=lambda m: m.name)
+METHODS = [TokenMerging(0.7), KVSelection(), KVDownsampling(2, frames=2), KeyMerging(frames=2)]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_a_video_at_full_size_takes_a_tenth_more_at_most(method):
     plain = peak()
     assert plain > 5 * 2 * 21 * 45 * 80 * 5120  # tokens, queries, keys, values and the result

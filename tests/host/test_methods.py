@@ -182,7 +182,9 @@ def first_layer(model, tokens, *methods):
     outcomes = [block.attn1(tokens)]
     for method in methods:
         rules = Compression((Rule(method),))
-        call = NetworkCall(rules, DenoisingProgress(0.5), RunLog(), layer_flops=input_shortened)
+        call = NetworkCall(
+            rules, lambda: DenoisingProgress(0.5), RunLog(), layer_flops=input_shortened
+        )
         with replaced_forwards(unet.UNet().intercept(found, call, None).forwards):
             block.norm1(tokens)
             outcomes.append(block.attn1(tokens, transformer_options=options))
@@ -254,10 +256,10 @@ def everything_pays(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "strength", "by_hand"),
     [
-        ("sd15", "quality", partial(pool, factor=2)),
-        ("sdxl", "balanced", partial(pool, factor=2, levels=2)),
-        ("dit", "quality", partial(merge, ratio=0.5, blocks="1")),
-        ("dit", "auto", partial(merge, ratio=0.7, blocks="1")),
+        ("sd15", "quality", partial(pool, factor=2, method="random places")),
+        ("sdxl", "balanced", partial(pool, factor=2, method="random places", levels=2)),
+        ("dit", "quality", partial(merge, ratio=0.5, proportional=True, blocks="1")),
+        ("dit", "balanced", partial(merge, ratio=0.7, proportional=True, blocks="1")),
     ],
 )
 def test_auto_does_what_a_node_set_by_hand_does(

@@ -149,7 +149,8 @@ def test_each_device_gets_its_share_of_the_prompts(monkeypatch):
     meeting = Meeting(parties=2)
     model = meeting.on(split(loaded(case)))
     classify_latents(model, some_latents(case, 1), some_prompts(case, 6), TrialPlan((2,)))
-    assert [samples for _, samples, _ in meeting.calls] == [3, 3] * 2
+    once_more = 1  # as layers are not watched on several devices
+    assert [samples for _, samples, _ in meeting.calls] == [3, 3] * (2 + once_more)
     assert len({network for network, _, _ in meeting.calls[:2]}) == 2
 
 

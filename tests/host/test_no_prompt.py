@@ -1,11 +1,12 @@
 """Whether an image fits any label, by the error without a prompt."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
-from bigain.bigain_core.classification import PLANS, Budget, Lead, Ranking, TrialPlan
-from bigain.bigain_core.classification.results.summary import fits_none
+from bigain.bigain_core.classification import PLANS, Budget, Ranking, SpreadGrid, TrialPlan
+from bigain.bigain_core.classification.results.fit import TRIALS
 from bigain.bigain_core.comfyui.classifying.latent_classifier import (
     classify_latents,
     encode_images,
@@ -15,6 +16,7 @@ from bigain.bigain_core.comfyui.classifying.prompts import encode_prompts
 from bigain.bigain_core.listener import Listener
 from bigain.nodes.classification_nodes import BiGainDiffusionClassifier
 from bigain.nodes.dit_nodes import BiGainDiTLabels
+from scipy import stats
 
 from benchmarks.data import CLASS_NAMES
 from tests.host.drawn import LABELS
@@ -52,63 +54,69 @@ def classified(bundled, latents):
 
 
 def test_the_lead_is_that_over_the_empty_prompt_among_the_others(bundled, latents, classified):
-    """The same numbers as where the empty prompt takes part as a label."""
+    """The same numbers as where the empty prompt takes part as a label, whatever the plan."""
     prompts = BiGainDiTLabels.execute(bundled, "\n".join(LABELS)).args[2]
     empty = prompts.empty
     together = replace(
         prompts, labels=(*LABELS, "none"), conditionings=(*prompts.conditionings, empty),
         classes=(*LABELS, "none"), empty=None,
     )  # fmt: skip
-    wanted = classify_latents(bundled, latents, together, PLAN)
-    for found, ranking in zip(classified(PLAN).rankings, wanted.rankings, strict=True):
-        lead = ranking.lead(found.best, len(LABELS))
-        assert found.over_no_prompt.margin == pytest.approx(lead.margin, rel=1e-3)
-        assert found.over_no_prompt.trials == 4
+    even = TrialPlan((TRIALS,), (1,), sampler=SpreadGrid())
+    wanted = classify_latents(bundled, latents, together, even)
+    for plan in (PLAN, PLANS["fast"], TrialPlan((5, 20))):
+        for found, ranking in zip(classified(plan).rankings, wanted.rankings, strict=True):
+            errors = ranking.table.errors[[found.best, len(LABELS)]].numpy()
+            gains = errors[1] - errors[0]
+            over = found.over_no_prompt
+            assert over.margin == pytest.approx(gains.mean(), rel=1e-3)
+            assert over.standard_error == pytest.approx(stats.sem(gains), rel=1e-3)
+            z = gains.mean() / stats.sem(gains)
+            assert found.fits == pytest.approx(1 / (1 + math.exp(3.2 - 1.45 * z)), rel=1e-2)
+
+
+def test_trials_that_the_best_prompt_had_are_not_run_again(classified):
+    """The paper's trials are all on the grid, those of `fast` only in part."""
+    for plan, shared in ((TrialPlan((5, 20)), True), (PLANS["fast"], False)):
+        for found in classified(plan).rankings:
+            assert (found.over_no_prompt.calls == TRIALS) == shared
+            assert found.over_no_prompt.calls < 2 * TRIALS
 
 
 @pytest.mark.parametrize("preset", ["fast", "paper [5, 20]"])
 def test_images_that_fit_no_label_are_told_from_those_that_do(classified, preset):
     plan = PLANS[preset]
-    assert not any(map(fits_none, classified(plan).rankings))
-    assert all(map(fits_none, classified(plan, DIGITS).rankings))
+    assert not any(ranking.fits_none for ranking in classified(plan).rankings)
+    assert all(ranking.fits_none for ranking in classified(plan, DIGITS).rankings)
 
 
-def test_two_trials_speak_against_a_label_only_if_no_prompt_is_ahead():
-    lead = Lead(0.1, 1.0, 0.4, 0.5, 2)
-    found = {
-        (margin, trials): fits_none(
-            Ranking(None, None, over_no_prompt=replace(lead, margin=margin, trials=trials))
-        )
-        for margin in (-0.1, 0.1, 1.9, 2.1)
-        for trials in (2, 5)
-    }
-    assert {pair for pair, none in found.items() if none} == {
-        (-0.1, 2), (-0.1, 5), (0.1, 5), (1.9, 5),
-    }  # fmt: skip
-    assert not fits_none(Ranking(None, None))
+def test_what_is_not_known_is_no_answer():
+    ranking = Ranking(None, None)
+    assert math.isnan(ranking.fits) and not ranking.fits_none
 
 
 def test_a_budget_is_kept(classified):
-    (spent,) = {ranking.spent for ranking in classified(PLAN).rankings}
-    assert spent == 4 * len(LABELS) + 4
-    for limit, trials in ((spent - 1, 3), (spent - 3, None)):
+    spent = max(ranking.spent for ranking in classified(PLAN).rankings)
+    for limit, known in ((spent, True), (spent - 1, False)):
         budget = replace(PLAN, budget=Budget(calls=int(limit)))
         for ranking in classified(budget).rankings:
-            lead = ranking.over_no_prompt
-            assert ranking.spent <= limit and (lead and lead.trials) == trials
+            assert ranking.spent <= limit
+            assert (ranking.over_no_prompt is not None) == known
     seconds = replace(PLAN, budget=Budget(seconds=1000.0))
     assert all(ranking.over_no_prompt is None for ranking in classified(seconds).rankings)
 
 
 def test_the_node_says_so(bundled, vae, drawings):
     prompts = BiGainDiTLabels.execute(bundled, DIGITS).args[2]
-    shown = BiGainDiffusionClassifier.execute(
+    found = BiGainDiffusionClassifier.execute(
         bundled, prompts, preset={"preset": "fast"}, image=drawings[0][:1], vae=vae, loss="l2",
         trial_seed=0,
-    ).ui  # fmt: skip
-    assert shown["bigain_race"][0]["none"] is True
-    assert "perhaps none of these" in shown["bigain_notes"][0]
+    )  # fmt: skip
+    shown = found.ui
+    race = shown["bigain_race"][0]
+    assert race["none"] is True and race["fits"] < 0.5
+    assert shown["bigain_notes"][0].startswith("perhaps none of these: digit ")
     assert shown["bigain_notes"][0] in shown["text"][0]
+    assert found.args[7] == [race["fits"]]
 
 
 def test_a_single_label_does_not_win_without_a_word(bundled, vae, drawings):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from bigain.bigain_core.comfyui.classifying.prompts import Prompts
 from bigain.bigain_core.comfyui.patching.attach import attach, compression_state
 from bigain.nodes import kv_nodes, merging_node
 from bigain.nodes.classification_nodes import BiGainDiffusionClassifier
@@ -125,7 +126,11 @@ def test_rotary_positions_and_weights_are_read_where_they_are_there(kind, method
     [
         (BiGainTokenMerging, (0.5,), "one of L-GTM, ToMe, .* in `method`"),
         (BiGainKVDownsampling, (2, 0, 1), "one of IE-KVD, ToDo, .* in `method`"),
-        (BiGainDiffusionClassifier, (None,), "one of balanced, fast, .* in `preset`"),
+        (
+            BiGainDiffusionClassifier,
+            (Prompts(("a", "b"), ()), None),
+            "one of balanced, fast, .* in `preset`",
+        ),
     ],
 )
 def test_an_option_that_is_missing_or_unknown_is_explained(node, arguments, message):

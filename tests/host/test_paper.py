@@ -1,13 +1,11 @@
 """The command that measures the paper's tables, rehearsed on small models and made-up folders."""
 
+import logging
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from hashlib import sha256
-from pathlib import Path
 from zlib import crc32
 
 import comfy.sample
@@ -17,13 +15,14 @@ import numpy as np
 import pytest
 import torch
 import torch_fidelity.feature_extractor_inceptionv3 as inception
+from comfy.cli_args import args
 from PIL import Image
 from safetensors.torch import save_file
 from torch_fidelity import metric_fid
 
 from benchmarks.data import CLASS_NAMES, held_out_shapes
 from benchmarks.demo_host import Loaded, batched
-from benchmarks.dit_runner import DiTRunner, load_dit
+from benchmarks.dit_runner import SMALL_DIT, DiTRunner, load_dit
 from benchmarks.paper import models, words
 from benchmarks.paper.__main__ import main
 from benchmarks.paper.data import SETS, small_contest
@@ -49,13 +48,12 @@ from bigain_core.classification.datasets.imagenet import imagenet_labels
 from bigain_core.classification.datasets.result_files import ResultFile
 from bigain_core.compression.rules import Compression, Rule
 from bigain_core.methods import TokenMerging
-from bigain_core.models.checkpoint import BUNDLED_MODEL, read_checkpoint
+from bigain_core.models.checkpoint import read_checkpoint
 from bigain_core.models.dit import DiT, DiTConfig
 from tests.host.families import NAMED
 from tests.host.families.case import TEXT, WIDTH
 from tests.host.families.models import fill
 
-PACK = Path(__file__).resolve().parents[2]
 L_GTM = "L-GTM 0.7"
 PIXELS = 64  # of a made-up image that a published model sees
 # The made-up ImageNet by places of its classes: of two processes the second has all but the first.
@@ -79,7 +77,7 @@ def small(tmp_path_factory):
 
 def test_every_choice_is_that_of_the_classifier_without_a_host(small):
     found = small.finished(small.data())
-    dit = load_dit(read_checkpoint(BUNDLED_MODEL))
+    dit = load_dit(read_checkpoint(SMALL_DIT))
     for row in (OFF, L_GTM):
         records = found_results(found.recognition, row).records
         assert list(records) == [image.file for image in found.job.all_images]
@@ -102,7 +100,7 @@ def test_products_in_bfloat16_change_little_and_are_told_apart(small, tmp_path):
     rounded = Work("small-dit", replace(small.wanted, tables=tables, out=tmp_path, bf16=True))
     rounded.measure(Share())
     found = [
-        found_results(work.finished(work.data()).recognition, OFF) for work in (small, rounded)
+        found_results(done.finished(done.data()).recognition, OFF) for done in (small, rounded)
     ]
     precisions = [results.settings["dtype"] for results in found]
     assert precisions == ["torch.float32", "torch.float32, products in bfloat16"]
@@ -152,7 +150,7 @@ def test_what_a_word_saves_is_the_difference_of_the_errors_under_two_prompts(sma
     found = torch.cat(list(words.errors(small.load(), ROWS[OFF], 1)))
     assert found.shape == (25, 2), "five shapes in five textures"
     pixels = held_out_shapes(30, APART).pixels[[1]]
-    runner = DiTRunner(load_dit(read_checkpoint(BUNDLED_MODEL)))
+    runner = DiTRunner(load_dit(read_checkpoint(SMALL_DIT)))
     names = ["checkered disc", "plain disc"]
     expected = (
         classify(runner.denoiser([1, 0]), pixels, names, words.PLAN).rankings[0].table.mean_errors
@@ -161,7 +159,7 @@ def test_what_a_word_saves_is_the_difference_of_the_errors_under_two_prompts(sma
     assert found[:, 1].mean() > found[:, 0].mean(), "the right word helps"
 
 
-# A published DiT, with random weights and in processes of its own
+# A published DiT, with random weights
 
 
 @pytest.fixture(scope="module")
@@ -208,62 +206,68 @@ def command(comfyui, dit_file, autoencoder, imagenet):
         given = ["3", "--rows", TOME, "--models", "dit-xl-2", "--host", comfyui]
         given += ["--checkpoint", dit_file, "--vae", autoencoder, "--data", "imagenet100"]
         given += ["--root", imagenet, "--out", out, "--samples", 2, "--workers", 1, *more]
-        return ["-m", "benchmarks.paper", *map(str, given)]
+        return list(map(str, given))
 
     return make
 
 
-def alone(environment=()):
-    keep = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    return keep | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PACK)} | dict(environment)
+@pytest.fixture
+def options(monkeypatch):
+    """What the command sets of the host is put back."""
+    level = logging.getLogger().level
+    for name in ("use_pytorch_cross_attention", "fp16_unet"):
+        monkeypatch.setattr(args, name, False)
+    yield args
+    logging.getLogger().setLevel(level)
 
 
-def begun(*command):
-    said = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, *command], env=alone(), cwd=PACK, **said)
+def rank(number):
+    """What torchrun tells one of two processes."""
+    return {"RANK": str(number), "WORLD_SIZE": "2", "LOCAL_RANK": str(number)}
 
 
-def printed_by(process):
-    """What a process printed that succeeds."""
-    out, errors = process.communicate()
-    assert process.returncode == 0, errors[-3000:]
-    return out
-
-
-def killed_in_the_middle(command, folder):
-    """A second of two processes, ended without warning once it has written some results."""
-    rank = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
-    process = subprocess.Popen(
-        [sys.executable, *command], env=alone(rank), cwd=PACK, stderr=subprocess.DEVNULL
-    )
-    try:
-        first = folder / "off.2-of-2.jsonl"
-        while process.poll() is None and not (first.exists() and first.read_text().count("\n") > 1):
-            time.sleep(0.01)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert process.returncode == -signal.SIGKILL
+def killed_in_the_middle(environ, given, folder):
+    """A copy of this process, the second of two, ended without warning after its first result."""
+    if not (child := os.fork()):
+        try:
+            os.environ |= environ
+            main(given)
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    first = folder / "off.2-of-2.jsonl"
+    deadline = time.monotonic() + 120
+    while not (first.exists() and first.read_text().count("\n") > 1):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
     with first.open("a") as file:
         file.write('{"image": 3, "best')  # as if it had been in the middle of a line
     return first.read_text().splitlines()
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1200)
-def test_two_processes_of_which_one_is_killed_find_what_one_finds(command, tmp_path, capsys):
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a copy of this process")
+def test_two_processes_of_which_one_is_killed_find_what_one_finds(
+    command, tmp_path, capsys, monkeypatch, options
+):
     whole_run, parted = tmp_path / "whole", tmp_path / "parted"
-    one_process = begun(*command(whole_run))
     recognition = parted / "dit-xl-2-imagenet100" / "recognition"
-    before = killed_in_the_middle(command(parted), recognition)
+    before = killed_in_the_middle(rank(1), command(parted), recognition)
     assert 2 < len(before) < 1 + len(IMAGES[1]) + 1, "it was killed in the middle"
     assert found_results(recognition, TOME) is None
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    printed = printed_by(one_process)
-    printed_by(begun(*launcher, *command(parted)))
+    main(command(whole_run))
+    assert options.use_pytorch_cross_attention
+    printed = capsys.readouterr().out
+    for number in (0, 1):
+        with monkeypatch.context() as launched:
+            for name, value in rank(number).items():
+                launched.setenv(name, value)
+            main(command(parted))
     after = (recognition / "off.2-of-2.jsonl").read_text().splitlines()
     assert after[: len(before) - 1] == before[:-1] and len(after) == 1 + len(IMAGES[1])
-    main(command(parted, "--report")[2:])
+    capsys.readouterr()
+    main(command(parted, "--report"))
     report = capsys.readouterr().out
     assert accuracies(report) == accuracies(printed) and len(accuracies(report)) == 2 + 2
     for row in (OFF, TOME, "SiTo 0.7"):

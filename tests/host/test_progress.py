@@ -2,7 +2,10 @@
 
 import comfy.model_sampling as host
 import pytest
-from bigain.bigain_core.comfyui.patching.progress import progress_at_sigma
+import torch
+from bigain.bigain_core.comfyui.patching.progress import NoiseLevel, progress_at_sigma
+
+from tests.devices import DEVICE, StandIn
 
 KINDS = (
     host.ModelSamplingDiscrete,
@@ -29,3 +32,18 @@ def test_progress_is_the_percent_of_a_sigma_and_never_waits_for_the_models_devic
         asked.clear()
         assert progress_at_sigma(sampling, sigma).fraction == pytest.approx(percent, abs=2e-6)
         assert asked and sampling not in asked
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_noise_level_and_the_first_flag_are_read_in_one_wait(dtype):
+    sampling = host.ModelSamplingDiscreteFlow()
+    for flags in ((True, False), (False, True)):
+        with StandIn() as device:
+            level = NoiseLevel(sampling, torch.full((2,), 0.75, dtype=dtype).to(DEVICE))
+            first, second = (torch.tensor(flag).to(DEVICE) for flag in flags)
+            device.waits.clear()
+            assert level.confirms(first) is flags[0]
+            assert level.progress() == progress_at_sigma(sampling, 0.75)
+            assert len(device.waits) == 1
+            assert level.confirms(second) is flags[1]
+        assert len(device.waits) == 2

@@ -10,7 +10,7 @@ from bigain.bigain_core.classification.datasets.image_folder import read_folder
 from bigain.nodes.sample_images_node import ALL, LABELS, BiGainSampleImages
 from PIL import Image
 
-from benchmarks.data import CLASS_NAMES
+from benchmarks.drawings import CLASS_NAMES
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def folder(tmp_path, monkeypatch):
 def test_names_are_those_of_the_images_and_of_the_files(folder):
     images, names, inside = BiGainSampleImages.execute(ALL).args
     names = names.splitlines()
-    assert len(images) == len(names) == 6 and set(names) < set(CLASS_NAMES)
+    assert len(images) == len(names) == 12 and set(names) < set(CLASS_NAMES)
     for image, name in zip(images, names, strict=True):
         kept = np.asarray(Image.open(folder / inside / f"{name}.png"))
         assert torch.equal(image, torch.from_numpy(kept / np.float32(255)))
@@ -33,7 +33,7 @@ def test_names_are_those_of_the_images_and_of_the_files(folder):
 def test_the_folder_can_be_tagged_and_measured(folder):
     inside = BiGainSampleImages.execute(ALL).args[2]
     tagged, labelled = (read_folder(folder, inside, table) for table in ("", LABELS))
-    assert [image.labels for image in tagged.images] == [()] * 6
+    assert [image.labels for image in tagged.images] == [()] * 12
     assert [(Path(image.file).stem,) for image in labelled.images] == [
         image.labels for image in labelled.images
     ]

@@ -29,7 +29,7 @@ def nodes(bundled, drawn_prompts, vae):
 
     def rank(image, vae=vae, prompts=None):
         first = prompts.conditionings[0] if prompts else one
-        return BiGainRankImages.execute(bundled, first, other, image, vae, 1, 0)
+        return BiGainRankImages.execute(bundled, image, vae, 1, 0, first, other)
 
     def token_map(image, vae=vae, prompts=None):
         first = prompts.conditionings[0] if prompts else one

@@ -141,6 +141,42 @@ def test_a_cache_of_any_name_is_refused_by_what_it_does(sd15, prompts, kind):
     vars(network.middle_block[1]).pop("forward", None)
 
 
+def passing(executor, *args, **kwargs):
+    return executor(*args, **kwargs)
+
+
+passing.__module__ = PACK + "SomePack.nodes"
+
+
+def as_compiled(model):
+    """With the key of the host's compiler, whose networks are not watched layer by layer."""
+    model = model.clone()
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "torch.compile", passing)
+    return model
+
+
+def test_a_cache_around_a_compiled_network_is_refused_by_answers_that_do_not_follow_the_prompt(
+    sd15, prompts
+):
+    with pytest.raises(ValueError, match="predictions that follow their prompts.*bypass"):
+        errors(as_compiled(whole_calls(sd15)), prompts)
+
+
+def test_a_compiled_network_is_asked_once_more_and_ranks_as_ever(sd15, prompts):
+    asked = []
+
+    def counted(apply_model, args):
+        asked.append(len(args["cond_or_uncond"]))
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    plain = errors(wrapped(sd15, counted, "SomePack.nodes"), prompts)
+    calls, asked[:] = list(asked), []
+    assert torch.equal(
+        errors(as_compiled(wrapped(sd15, counted, "SomePack.nodes")), prompts), plain
+    )
+    assert asked == [calls[0], *calls]
+
+
 @pytest.mark.parametrize("node", [core.EasyCacheNode, core.LazyCacheNode])
 def test_the_hosts_own_caches_are_taken_off(sd15, prompts, node):
     cached = node.execute(sd15, 10.0, 0.0, 1.0, False).args[0]

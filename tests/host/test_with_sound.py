@@ -109,10 +109,7 @@ def test_the_video_of_h3_is_found_behind_every_combination_of_conditions(case):
         parts = list(itertools.compress(PARTS, chosen))
         keyframes = [part for part in parts if "kind" not in part]
         references = [part for part in parts if "kind" in part]
-        payload = {
-            f"cond_{kind}_latents": [p[key] for p in parts if p.get(key) is not None]
-            for kind, key in (("video", "latent"), ("audio", "audio_latent"))
-        }
+        payload = {"keyframes": keyframes, "refs": references}
         for height, width, text, sound in ((8, 12, 6, 5), (7, 11, 1, 0)):
             shapes = [torch.Size((1, 24, 3, height, width)), torch.Size((1, 32, 2, sound))]
             conditions = {"latent_shapes": shapes, "minimax_payload": payload}
@@ -121,6 +118,10 @@ def test_the_video_of_h3_is_found_behind_every_combination_of_conditions(case):
             host = PackedLayout(text, 3, 8, 12, sound, keyframes, references)
             start, stop, kind = host.segments[-1]
             (place,) = minimax_h3(found)
+            assert [(one.prefix, one.prefix + one.tokens) for one in place.references] == [
+                (first, last) for first, last, kind in host.segments if kind == "ref_img"
+            ]
+            assert {one.sequence_tokens for one in place.references} <= {host.seq_len}
             assert kind == "video" and (place.frames, place.height, place.width) == (3, 4, 6)
             assert (place.prefix, place.sequence_tokens) == (start, stop)
             assert place.suffix == 0 and stop == host.seq_len

@@ -94,9 +94,15 @@ def in_one_step(case, model):
     return sample(case, model, steps=1), report(model)
 
 
+def of_layers(text):
+    """Without the whole network, whose operations are not counted behind wrappers."""
+    first, *lines = text.splitlines()
+    return [first.partition("% saved)")[0], *lines]
+
+
 def assert_same(found, expected):
     assert torch.equal(found[0], expected[0])
-    assert found[1] == expected[1]
+    assert of_layers(found[1]) == of_layers(expected[1])
 
 
 @one_of_each_network

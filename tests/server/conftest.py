@@ -21,6 +21,8 @@ from PIL import Image
 from safetensors.torch import load
 from torch import Tensor
 
+from benchmarks.dit_runner import SMALL_DIT
+
 PACK = Path(__file__).resolve().parents[2]
 EXAMPLES = PACK / "example_workflows"
 FAMILY_NODES = Path(__file__).parent / "family_nodes"
@@ -150,6 +152,9 @@ def make_base(folder: Path, files: list[Path]) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
     shutil.copytree(FAMILY_NODES, folder / "custom_nodes" / FAMILY_NODES.name)
+    models = folder / "models" / "diffusion_models"
+    models.mkdir(parents=True)
+    shutil.copy(SMALL_DIT, models)
     (folder / "input").mkdir()
     return folder
 

@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks.data import CLASS_NAMES, held_out_shapes
-from bigain_core.models.checkpoint import BUNDLED_MODEL, read_checkpoint
+from benchmarks.dit_runner import SMALL_DIT
+from bigain_core.models.checkpoint import read_checkpoint
 
 WORKFLOW = Path(__file__).parent / "workflows" / "compare_epochs.json"
 EPOCHS = {1: 0.3, 2: 1.0, 10: 1.9}  # how much of the damage each takes back
@@ -23,7 +24,7 @@ LAYER = "blocks.2.attn.qkv"
 @pytest.fixture(scope="module")
 def base(server):
     """The folder of the server with a damaged model, LoRAs that heal it and captioned drawings."""
-    base, checkpoint = server.log_file.parent, read_checkpoint(BUNDLED_MODEL)
+    base, checkpoint = server.log_file.parent, read_checkpoint(SMALL_DIT)
     weight, generator = checkpoint.state[f"{LAYER}.weight"], torch.Generator().manual_seed(1)
     up, down = (torch.randn(n, 2, generator=generator) for n in weight.shape)
     up, down = up * weight.float().norm() / (up @ down.T).norm(), down.T.contiguous()

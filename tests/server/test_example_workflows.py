@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.demo_images import CLASSES
+from benchmarks.sample_images import sample_pairs
 from bigain_core.classification.datasets.imagenet import imagenet_labels
 from bigain_core.models.dit import DiT, DiTConfig
 from tests.server.conftest import EXAMPLES, local
@@ -31,13 +31,19 @@ NEEDED = {
 }
 FAMILIES = {HIRES: "sdxl", PHOTO: "sd15"}
 STEPS = 1
+TAGGED, CAPTIONED = 4, 2  # images
 SMALLER = {
     HIRES: {"EmptyLatentImage": {"width": 384, "height": 384}, "KSampler": {"steps": STEPS}},
     PHOTO: {"ImageScale": {"width": 128, "height": 128}},
-    SEEDS: {"KSampler": {"steps": 4}, "BiGainRankImages": {"trials": 4}},
+    SEEDS: {
+        "EmptyChromaRadianceLatentImage": {"batch_size": 4},
+        "KSampler": {"steps": 2},
+        "BiGainRankImages": {"trials": 2},
+    },
     TAGS: {
-        "BiGainDiTLabels": {"labels": "\n".join(CLASSES)},
-        "BiGainEvaluate": {"preset": "fast"},
+        "BiGainDiTLabels": {"labels": "bee\npanda\nrocket"},
+        "BiGainEvaluate": {"preset": "fast", "limit": TAGGED},
+        "BiGainTagFolder": {"limit": CAPTIONED},
     },
 }
 
@@ -192,12 +198,12 @@ def test_the_best_of_the_seeds_is_saved(server, prompt, shown, node_ids):
     scores = [float(row["score"]) for row in ranking]
     order = [int(row["image"]) for row in ranking]
     assert scores == sorted(scores, reverse=True) and len(set(scores)) > 1
-    assert sorted(order) == list(range(8)) and order != sorted(order)
+    assert sorted(order) == list(range(4)) and order != sorted(order)
     generated = done.images("unsorted")
     every = done.images(node_ids(made, "PreviewImage")[0])
     for image, number in zip(every, order, strict=True):
         assert image.shape == (256, 256, 3)
-        assert np.array_equal(image[::8, ::8], generated[number])
+        assert np.array_equal(image[::4, ::4], generated[number])
     (best,) = done.images(save)
     assert np.array_equal(best, every[0])
 
@@ -209,8 +215,35 @@ def tagged(run):
 
 def test_every_image_of_the_folder_gets_a_tag(server, tagged, shown):
     written = rows((server.folder / "output" / "bigain" / "tags.csv").read_text("utf-8"))
-    assert [row["file"] for row in written] == [f"{name}.png" for name in sorted(CLASSES)]
+    names = sorted(sample_pairs())
+    chosen = names[:: len(names) // TAGGED]  # evenly spread
+    assert [row["file"] for row in written] == [f"{name}.png" for name in chosen]
     assert rows(shown(tagged, "PreviewAny", "Tags")) == written
     right = sum(row["best"] == Path(row["file"]).stem for row in written)
-    assert right >= 4
-    assert shown(tagged, "PreviewAny", "Summary").startswith("6 tagged: ")
+    assert right >= 2
+    assert shown(tagged, "PreviewAny", "Summary").startswith(f"{TAGGED} tagged: ")
+
+
+def test_every_image_has_a_copy_and_a_caption(server, tagged, shown):
+    """Read as trainers read them: the text beside each image, tags between commas."""
+    folder = server.folder / "output" / "bigain" / "captions"
+    samples = server.folder / "input" / "bigain_samples"
+    images = sorted(folder.glob("*.png"))
+    assert len(images) == CAPTIONED and len(list(folder.iterdir())) == 2 * CAPTIONED
+    for path in images:
+        assert path.read_bytes() == (samples / path.name).read_bytes()
+        first, *tags = path.with_suffix(".txt").read_text("utf-8").split(", ")
+        assert first == "emoji" and set(tags) <= sample_pairs().keys()
+    assert shown(tagged, "BiGainTagFolder").startswith(f"{CAPTIONED} images with ")
+
+
+def test_captions_stay_where_they_are_when_it_is_run_again(server, tagged):
+    folder = server.folder / "output" / "bigain" / "captions"
+    times = {path: path.stat().st_mtime_ns for path in folder.glob("*.png")}
+    text = min(folder.glob("*.txt"))
+    text.write_text("by hand", "utf-8")
+    record = (folder.parent / "captions.jsonl").read_bytes()
+    assert server.run(tagged[0]).succeeded
+    assert text.read_text("utf-8") == "by hand"
+    assert (folder.parent / "captions.jsonl").read_bytes() == record
+    assert {path: path.stat().st_mtime_ns for path in times} == times

@@ -223,6 +223,20 @@ def test_ratio_0_and_factor_1_are_bit_identical(saved, plain, case, sampled_agai
         assert torch.equal(latent, plain)
 
 
+def test_frames_of_a_video_share_keys_and_values(server, prompt, reports, sampled_again):
+    """Three frames: the first alone, two together, 3 x 5 keys each."""
+    shared = {"BiGainKVDownsampling": {"method.frames": 2}}
+    queued = prompt("wan", **shared)
+    done = server.run(queued)
+    found, apart = latents(done, queued), sampled_again("wan")
+    text = reports(done, "wan")["kv_downsampling"]
+    assert "IE-KVD factor 2, alpha 0.9, over 2 frames, 180 tokens -> 180 queries, 30 keys" in text
+    assert found["kv_downsampling"].isfinite().all()
+    assert not torch.equal(found["kv_downsampling"], apart["kv_downsampling"])
+    for name in ("plain", "token_merging"):
+        assert torch.equal(found[name], apart[name])
+
+
 def test_a_second_run_gives_the_same_latents(saved, case, sampled_again):
     again = sampled_again(case)
     assert all(torch.equal(again[name], saved[name]) for name in saved)

@@ -6,7 +6,7 @@ import io
 import pytest
 
 NAME = "bigain_sure_or_not"
-INPUT_SHOWS = "row-striped triangle"
+INPUT_SHOWS = "cactus"
 
 
 @pytest.fixture(scope="module")

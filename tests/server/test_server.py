@@ -25,6 +25,8 @@ PRIMARY = {  # what a bypassed node passes on, or what it is about
     "BiGainCompare": "models",
     "BiGainSampleImages": "images",
     "BiGainCompareModels": "model",
+    "BiGainBestOfN": "model",
+    "BiGainTagFolder": "model",
 }
 
 

@@ -51,6 +51,12 @@ test("at the end it says what was saved", () => {
   assert.match(progress({ ...ended, saved: 0 }), /0 saved \(0 %\)$/);
 });
 
+test("at the end the probability to fit at all comes first, where it is known", () => {
+  const ended = { image: 0, images: 1, alive: 1, prompts: 2, used: 8, saved: 0, fits: 0.931 };
+  assert.match(progress(ended), /^probability that it fits at all: 93.1 %, 1 of 2/);
+  assert.match(progress({ ...ended, fits: null }), /^1 of 2/);
+});
+
 test("percentages are rounded, but never to all or nothing", () => {
   assert.equal(percent(0.97849), "97.8 %");
   assert.equal(percent(0.99996), "> 99.9 %");

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.ui.conftest import one_front_end, one_renderer_that_promotes
+from tests.ui.conftest import one_front_end, one_renderer, one_renderer_with_values_of_its_own
 
 KIND = "BiGainAlphaSchedule"
 
@@ -122,41 +122,39 @@ PROMOTE = """async (panel) => {
     node.properties.proxyWidgets = ["curve", ...panel].map((name) => [String(inner.id), name]);
     await app.loadGraphData(JSON.parse(JSON.stringify(app.graph.serialize())));
     const [around] = app.graph.nodes;
-    around.widgets.find(({name}) => name === "curve").value = "999: 0.5\\n0: 1";
-}"""
-OPEN = """() => {
-    const [around] = app.graph.nodes;
-    app.canvas.openSubgraph(around.subgraph, around);
+    around.widgets.find(({name}) => name.endsWith("curve")).value = "999: 0.5\\n0: 1";
 }"""
 QUEUED = """async () =>
     Object.values((await app.graphToPrompt()).output).map(({inputs}) => inputs.curve)"""
 
 
-@pytest.fixture(params=[[], ["alpha_editor"]], ids=["", "panel"])
-def promoted(front_end, request):
-    """The editor in a subgraph whose node has the text; a panel is asked for there in vain."""
+def promoted(front_end, panel=()):
+    """The editor in a subgraph whose node has the text, and the panel where the front end can."""
     front_end.show(KIND)
-    front_end.page.evaluate(PROMOTE, request.param)
-    front_end.page.evaluate(OPEN)
+    front_end.page.evaluate(PROMOTE, list(panel))
+    front_end.open_subgraph()
     editor = front_end.panel("alpha_editor")
     editor.get_by_role("slider").first.wait_for()
     return editor
 
 
-@one_renderer_that_promotes
-def test_a_promoted_curve_is_the_current_one_and_edited_where_it_is_kept(promoted, front_end):
-    places = [p.get_attribute("aria-valuetext") for p in promoted.get_by_role("slider").all()]
+@one_renderer
+@pytest.mark.parametrize("panel", [[], ["alpha_editor"]], ids=["", "panel"])
+def test_a_promoted_curve_is_the_current_one_and_edited_where_it_is_kept(front_end, panel):
+    editor = promoted(front_end, panel)
+    places = [p.get_attribute("aria-valuetext") for p in editor.get_by_role("slider").all()]
     assert places == ["timestep 999, alpha 0.5", "timestep 0, alpha 1"]
-    assert promoted.get_by_role("status").text_content() == ""
+    assert editor.get_by_role("status").text_content() == ""
     assert front_end.page.evaluate(QUEUED) == ["999: 0.5\n0: 1"]
-    promoted.get_by_role("combobox").select_option("0.2 to 0.8")
-    promoted.get_by_role("button", name="Add point").click()
-    assert promoted.get_by_role("slider").count() == 3
+    editor.get_by_role("combobox").select_option("0.2 to 0.8")
+    editor.get_by_role("button", name="Add point").click()
+    assert editor.get_by_role("slider").count() == 3
     assert front_end.page.evaluate(QUEUED) == ["999: 0.2\n500: 0.5\n0: 0.8"]
 
 
-@one_renderer_that_promotes
-def test_of_a_subgraph_that_is_there_twice_no_curve_is_the_current_one(promoted, front_end):
+@one_renderer_with_values_of_its_own
+def test_of_a_subgraph_that_is_there_twice_no_curve_is_the_current_one(front_end):
+    editor = promoted(front_end)
     front_end.page.evaluate(
         """() => {
             const root = app.canvas.graph.rootGraph;
@@ -164,7 +162,7 @@ def test_of_a_subgraph_that_is_there_twice_no_curve_is_the_current_one(promoted,
             root.add(LiteGraph.createNode(root.nodes[0].type));
         }"""
     )
-    promoted.wait_for(state="hidden")
-    front_end.page.evaluate(OPEN)
-    promoted.get_by_text("comes from another node").wait_for()
-    assert promoted.get_by_role("slider").count() == 0
+    editor.wait_for(state="hidden")
+    front_end.open_subgraph()
+    editor.get_by_text("comes from another node").wait_for()
+    assert editor.get_by_role("slider").count() == 0

@@ -4,12 +4,12 @@ from tests.ui.conftest import one_front_end
 
 KIND = "BiGainAuto"
 PROMPT = {
-    "1": {"class_type": "BiGainDiTLoader", "inputs": {"model_name": "bundled: shapes and digits"}},
+    "1": {"class_type": "BiGainDiTLoader", "inputs": {"model_name": "bundled: drawings"}},
     "2": {
         "class_type": KIND,
         "inputs": {"model": ["1", 0], "preset": "paper: DiT: L-GTM 0.7, published blocks"},
     },
-    "3": {"class_type": "BiGainDiTLabels", "inputs": {"model": ["1", 0], "labels": "digit 7"}},
+    "3": {"class_type": "BiGainDiTLabels", "inputs": {"model": ["1", 0], "labels": "rocket"}},
     "4": {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 32, "batch_size": 1}},
     "5": {"class_type": "VAELoader", "inputs": {"vae_name": "pixel_space"}},
     "6": {"class_type": "VAEEncode", "inputs": {"pixels": ["4", 0], "vae": ["5", 0]}},
@@ -47,3 +47,14 @@ def test_it_says_what_each_run_came_to_also_when_the_node_itself_is_cached(front
         assert found[-1] == shown(front_end, "BiGainReport", "report_view")
         assert found[-1].endswith("x fewer operations5 of 6 layers")
     assert found[0] != found[1]
+
+
+@one_front_end
+def test_a_run_of_a_subgraph_is_told_where_it_was_asked_for(front_end):
+    front_end.page.evaluate("prompt => app.loadApiJson(prompt, 'auto')", PROMPT)
+    front_end.page.evaluate("() => app.graph.convertToSubgraph(new Set(app.graph.nodes)) && null")
+    assert front_end.run() == "success"
+    front_end.open_subgraph()
+    found = shown(front_end, KIND, "auto_result")
+    assert found == shown(front_end, "BiGainReport", "report_view")
+    assert "x fewer operations" in found

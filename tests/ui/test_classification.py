@@ -5,17 +5,17 @@ from itertools import pairwise
 
 import pytest
 
-from benchmarks.data import CLASS_NAMES
+from benchmarks.drawings import CLASS_NAMES
 from tests.server.conftest import EXAMPLES
 from tests.ui.conftest import overlaps
 
 SECONDS_BETWEEN = 0.25
 DELAY = 0.5  # of a message on its way, in seconds
 ROWS = 12
-INPUT_SHOWS = "row-striped triangle"
+INPUT_SHOWS = "cactus"
 LABELS = CLASS_NAMES[CLASS_NAMES.index(INPUT_SHOWS) % 3 :: 3]
 PROMPTS = len(LABELS)
-TRIALS, EVALUATIONS = "2, 6", PROMPTS * 2 + 5 * 4 + 6  # without a prompt as often as the best
+TRIALS, EVALUATIONS = "2, 6", PROMPTS * 2 + 5 * 4 + 2 * 12  # the best and no prompt
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from tests.server.conftest import EXAMPLES
 from tests.ui.conftest import one_front_end, overlaps
 
 KIND = "BiGainEvaluate"
-LABELS = "checkered disc\nrow-striped triangle\ndigit 8"
+LABELS = "pizza\npenguin\nrocket"
 
 
 def rows(panel):
@@ -19,15 +19,16 @@ def test_tags_are_shown_with_their_images_and_the_place_of_the_file(front_end):
     front_end.set("BiGainDiTLabels", labels=LABELS)
     output = f"shown/{front_end.place}"
     front_end.set(KIND, output=output, preset="fast")
+    front_end.set("BiGainTagFolder", output=f"{output}-captions", limit=2)
     assert front_end.run() == "success"
     front_end.look_at(KIND)
     panel = front_end.panel("evaluation_result")
     panel.get_by_role("status").wait_for()
-    assert panel.get_by_text(f"6 tagged -> output/{output}.csv").is_visible()
+    assert panel.get_by_text(f"12 tagged -> output/{output}.csv").is_visible()
     found = rows(panel)
     folder = front_end.server.folder / "input" / "bigain_samples"
     files = sorted(path.name for path in folder.glob("*.png"))
-    assert len(files) == 6 and sorted(row[1] for row in found) == files
+    assert len(files) == 12 and sorted(row[1] for row in found) == files
     preview = front_end.page.evaluate(
         """() => app.graph.nodes.find(({title}) => title === "Tags")
             .widgets.map(({value}) => String(value)).join()"""
@@ -47,8 +48,29 @@ def test_tags_are_shown_with_their_images_and_the_place_of_the_file(front_end):
     )
     file = (front_end.server.folder / "output" / f"{output}.csv").read_text("utf-8")
     confidences = [line.split(",")[4] for line in file.splitlines()[1:]]
-    assert len(confidences) == 6 and all(len(text) <= 7 for text in confidences)
+    assert len(confidences) == 12 and all(len(text) <= 7 for text in confidences)
     assert overlaps(front_end.outlines()) == []
+    tagged = front_end.panel("tagged_folder")
+    assert tagged.get_by_text(f"2 images tagged -> output/{output}-captions").is_visible()
+    table = tagged.get_by_role("table", name="Images and their tags, those without first")
+    for row in table.locator("tbody tr").all():
+        _, file, tags = row.get_by_role("cell").all_text_contents()
+        text = front_end.server.folder / "output" / f"{output}-captions" / file
+        _, *written = text.with_suffix(".txt").read_text("utf-8").split(", ")
+        assert [tag.rsplit(" (", 1)[0] for tag in tags.split(", ")] == (
+            written or ["none of these"]
+        )
+
+
+@one_front_end
+def test_folders_of_the_input_are_offered_and_chosen(front_end):
+    (front_end.server.folder / "input" / "my images").mkdir(exist_ok=True)
+    front_end.open()
+    front_end.show(KIND)
+    front_end.look_at(KIND)
+    panel = front_end.panel("evaluation_result")
+    panel.get_by_role("button", name="my images").click()
+    assert front_end.widget(KIND, "folder") == "my images"
 
 
 @one_front_end

@@ -16,10 +16,10 @@ OWN = {
         "adaptive block merge": [*SCORES, *MODE, "proportional", "aggregate"],
     },
     SHRINKING: {
-        "ToDo": ["proportional"],
-        "IE-KVD": ["alpha_start", "alpha_end", "proportional", "blend_rotary"],
+        "ToDo": ["proportional", "frames"],
+        "IE-KVD": ["alpha_start", "alpha_end", "proportional", "blend_rotary", "frames"],
         "select low per square": [*SCORES, "blend", "proportional", "blend_rotary"],
-        "key merging": ["blend_rotary"],
+        "key merging": ["blend_rotary", "frames"],
     },
 }
 SET_BEFORE = {

@@ -4,14 +4,14 @@ from tests.ui.conftest import one_front_end
 
 KIND = "BiGainRankImages"
 PROMPT = {
-    "1": {"class_type": "BiGainDiTLoader", "inputs": {"model_name": "bundled: shapes and digits"}},
+    "1": {"class_type": "BiGainDiTLoader", "inputs": {"model_name": "bundled: drawings"}},
     "2": {
         "class_type": "BiGainDiTLabels",
-        "inputs": {"model": ["1", 0], "labels": "row-striped triangle"},
+        "inputs": {"model": ["1", 0], "labels": "penguin"},
     },
     "3": {"class_type": "VAELoader", "inputs": {"vae_name": "pixel_space"}},
-    "4": {"class_type": "BiGainSampleImages", "inputs": {"images": "row-striped triangle"}},
-    "5": {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 32, "color": 16711680}},
+    "4": {"class_type": "BiGainSampleImages", "inputs": {"images": "penguin"}},
+    "5": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "color": 16711680}},
     "6": {"class_type": "ImageBatch", "inputs": {"image1": ["5", 0], "image2": ["4", 0]}},
     "7": {
         "class_type": KIND,
@@ -49,5 +49,5 @@ def test_the_images_are_shown_best_first(front_end):
     assert ranked[0]["score"] > ranked[1]["score"]
     front_end.page.wait_for_function(
         """() => [...document.querySelector('[data-bigain="ranked_images"]').shadowRoot
-            .querySelectorAll("img")].every((image) => image.naturalWidth === 32)"""
+            .querySelectorAll("img")].every((image) => image.naturalWidth === 64)"""
     )

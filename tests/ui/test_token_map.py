@@ -1,12 +1,12 @@
 """BiGain Token Map run in the browser: its image is in the node."""
 
 KIND = "BiGainTokenMap"
-SIDE = 16 * 8  # pixels: as many tokens as the bundled model has, each enlarged
+SIDE = 32 * 8  # pixels: as many tokens as the bundled model has, each enlarged
 PROMPT = {
-    "1": {"class_type": "BiGainDiTLoader", "inputs": {"model_name": "bundled: shapes and digits"}},
+    "1": {"class_type": "BiGainDiTLoader", "inputs": {"model_name": "bundled: drawings"}},
     "2": {"class_type": "BiGainTokenMerging", "inputs": {"model": ["1", 0]}},
-    "3": {"class_type": "BiGainDiTLabels", "inputs": {"model": ["1", 0], "labels": "digit 7"}},
-    "4": {"class_type": "BiGainSampleImages", "inputs": {"images": "digit 5"}},
+    "3": {"class_type": "BiGainDiTLabels", "inputs": {"model": ["1", 0], "labels": "rocket"}},
+    "4": {"class_type": "BiGainSampleImages", "inputs": {"images": "bee"}},
     "5": {"class_type": "VAELoader", "inputs": {"vae_name": "pixel_space"}},
     "6": {
         "class_type": KIND,

@@ -27,9 +27,9 @@ class Captions:
         return template.replace("{}", self.labels[file])
 
 
-def caption_file(image: LabelledImage) -> str:
+def caption_file(file: str) -> str:
     """Where the text of an image lies, as trainers read it; relative to the folder, with /."""
-    return PurePosixPath(image.file).with_suffix(CAPTION_SUFFIX).as_posix()
+    return PurePosixPath(file).with_suffix(CAPTION_SUFFIX).as_posix()
 
 
 def read_captions(images: LabelledSet) -> Captions:
@@ -48,7 +48,7 @@ def read_captions(images: LabelledSet) -> Captions:
 
 def _text(images: LabelledSet, image: LabelledImage) -> str:
     """Line breaks count as spaces, as in the files of trainers."""
-    name = caption_file(image)
+    name = caption_file(image.file)
     path = below(images.root, images.folder, name)
     if not path.is_file():
         return ""

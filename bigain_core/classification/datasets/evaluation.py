@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import isnan
 from pathlib import PureWindowsPath
 
 from ...text import abbreviate, csv_table
@@ -129,7 +130,7 @@ def record(image: LabelledImage, content: str, ranking: Ranking, classes: Sequen
     It does not depend on what else is in the set; `content` tells its file from other ones.
 
     Where several prompts stand for one class, the best of them is its place in the ranking. Without
-    labels nothing is right or wrong, and there is no precision.
+    labels nothing is right or wrong, and there is no precision, but whether the best fits at all.
     """
     place = {name: number for number, name in enumerate(dict.fromkeys(classes))}
     known = known_labels(image, place)
@@ -147,12 +148,18 @@ def record(image: LabelledImage, content: str, ranking: Ranking, classes: Sequen
         "right": best in known if known else None,
         "margin": ranking.margin,
         "confidence": ranking.confidence,
-        "calls": ranking.calls,
+        "calls": ranking.spent,
         "precision": {
             kind: average_precision(order, wanted) for kind, order in ranked.items() if wanted
         },
         "ranked": ranked["paired"],
+        **({} if known else {"fits": _number(ranking.fits)}),
     }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if isnan(value) else value
 
 
 COLUMNS = ("image", "file", "labels", "best", "right", "margin", "confidence", "calls")
@@ -294,21 +301,24 @@ class Summary:
         """CSV with a row per classified image, and columns about their labels if they have any."""
         columns, kinds = COLUMNS, RANKINGS
         if not self.job.images.is_labelled:
-            columns, kinds = [name for name in COLUMNS if name not in ABOUT_LABELS], ()
+            columns, kinds = [*(name for name in COLUMNS if name not in ABOUT_LABELS), "fits"], ()
         places = {image.file: image.number for image in self.job.all_images}
         rows = (
             [
                 places[r["file"]],
-                *("; ".join(r[c]) if c == "labels" else _cell(r[c]) for c in columns[1:]),
-                *(_cell(r["precision"][kind]) for kind in kinds),
+                *(_cell(r, column) for column in columns[1:]),
+                *(_cell(r["precision"], kind) for kind in kinds),
             ]
             for r in self.finished
         )
         return csv_table((*columns, *(f"precision_{kind}" for kind in kinds)), rows)
 
 
-def _cell(value):
+def _cell(record: Mapping, column: str):
     """Fractions with as many digits as mean anything; the result files have all of them."""
+    value = record.get(column)
+    if column == "labels":
+        return "; ".join(value)
     return f"{value:.4g}" if isinstance(value, float) else value
 
 

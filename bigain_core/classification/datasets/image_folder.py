@@ -6,12 +6,12 @@ import csv
 import hashlib
 import io
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from unicodedata import normalize
 
-from ...text import cell_text
+from ...text import abbreviate, cell_text
 from .imagenet import imagenet_labels
 
 IMAGE_SUFFIXES = frozenset(  # the last three are often unreadable, but must not be overlooked
@@ -134,11 +134,7 @@ def read_folder(root: Path, folder: str, table: str = "") -> LabelledSet:
 
     Raises ValueError for what lies elsewhere, for a folder without images and for a bad table.
     """
-    top = below(root, folder)
-    if not top.is_dir():
-        raise ValueError(
-            f"BiGain: expected a folder of images in {root.name}, got {folder!r}, which is none."
-        )
+    top = _folder(root, folder)
     if table:
         found, empty = _listed(below(root, folder, table)), ()
         check_names(root, *found)
@@ -150,9 +146,47 @@ def read_folder(root: Path, folder: str, table: str = "") -> LabelledSet:
             f"BiGain: expected images in {folder!r}, got none. Put them into one folder per class, "
             "or give the name of a CSV file with their labels, or put them there without labels."
         )
-    ordered = sorted(found.items())
-    images = (LabelledImage(n, file, labels) for n, (file, labels) in enumerate(ordered))
-    return LabelledSet(root, folder, tuple(images), empty)
+    return LabelledSet(root, folder, _numbered(found), empty)
+
+
+def read_tree(root: Path, folder: str) -> LabelledSet:
+    """All images of a folder below `root` and of the folders in it, without labels.
+
+    Raises ValueError for what lies elsewhere and for a folder without images.
+    """
+    top = _folder(root, folder)
+    files = (path.relative_to(top) for path in top.rglob("*") if _is_image(path))
+    found = [file.as_posix() for file in files if not any(p.startswith(".") for p in file.parts)]
+    if not found:
+        raise ValueError(
+            f"BiGain: expected images in {folder!r}, got none. Put them there, or choose another "
+            "folder."
+        )
+    return LabelledSet(root, folder, _numbered(dict.fromkeys(found, ())))
+
+
+def folders_in(root: Path) -> list[str]:
+    """Names of the folders that a user can choose in `root`; none if it is not there."""
+    if not root.is_dir():
+        return []
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def _folder(root: Path, folder: str) -> Path:
+    top = below(root, folder) if folder.strip() else root
+    if top == root or not top.is_dir():
+        known = abbreviate([repr(name) for name in folders_in(root)])
+        raise ValueError(
+            f"BiGain: expected a folder of images in {root.name}, got {folder!r}, which is none. "
+            + (f"There are {known}." if known else f"Put one into {root.name}.")
+        )
+    return top
+
+
+def _numbered(found: Mapping[str, tuple[str, ...]]) -> tuple[LabelledImage, ...]:
+    """In the order of the file names."""
+    ordered = enumerate(sorted(found.items()))
+    return tuple(LabelledImage(number, file, labels) for number, (file, labels) in ordered)
 
 
 def _by_class(top: Path) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:

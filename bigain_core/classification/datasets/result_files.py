@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
 from ..differences import differences
 from .file_lock import try_lock
@@ -35,13 +36,17 @@ class Results:
         return "".join(json.dumps(line) + "\n" for line in lines)
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file that is there whole or, if that fails, as it was before."""
-    part = path.with_name(path.name + ".part")
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file that is there whole or, if that fails, as it was before.
+
+    Of several that write it at once the last one wins.
+    """
+    if isinstance(content, str):
+        content = content.encode(errors="backslashreplace")
+    part = path.with_name(f"{path.name}.{uuid4()}.part")
     try:
-        part.unlink(missing_ok=True)
-        with part.open("x", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
+        with part.open("xb") as file:
+            file.write(content)
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)

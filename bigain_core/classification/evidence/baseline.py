@@ -1,49 +1,68 @@
-"""Whether the best prompt describes an image at all, or only less badly than the others."""
+"""Prompts against no prompt at all: whether one describes an image, or only less badly."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from math import log
 
 import torch
 from torch import Tensor
 
 from ..errors import ErrorSource
+from ..results.fit import (
+    TRIALS,
+    LeadOverNoPrompt,
+    fit_trials,
+    probability_of_fit,
+    standard_error,
+)
 from ..results.ranking import Ranking
-from ..results.trial_table import Lead, TrialTable
-from ..trials.samplers import TrialSampler, TrialSpec
+from ..trials.samplers import SpreadGrid, TrialSampler, TrialSpec
 
-BASELINE_TRIALS = 20  # at most, of those that the best prompt had: one evaluation each
-
-
-@dataclass(frozen=True)
-class LeadOverNoPrompt(Lead):
-    """`bits` are the evidence for the prompt: NaN where errors are no squares."""
-
-    bits: float
+MAX_CALLS = 2 * TRIALS  # for the best prompt of an image
 
 
 def lead_over_no_prompt(
     source: ErrorSource, ranking: Ranking, empty: int
 ) -> LeadOverNoPrompt | None:
     """How far the best prompt is ahead of prompt number `empty` of the denoiser, which says
-    nothing, over the first trials of the best one. `source.labels` name that prompt as well.
+    nothing. `source.labels` name that prompt as well.
 
-    None where the budget leaves no two evaluations, or limits the time.
+    Trials that the best prompt had are not run again.
+    None where the budget leaves too few evaluations, or limits the time.
     """
-    table, budget = ranking.table, source.plan.budget
-    count = min(int(table.trials[ranking.best]), BASELINE_TRIALS)
-    if budget.calls is not None:
-        count = min(count, int(budget.calls - ranking.spent))
-    if count < 2 or budget.seconds is not None:
+    table, budget, specs = ranking.table, source.plan.budget, fit_trials()
+    had = table.specs[: int(table.trials[ranking.best])]
+    known = {spec: table.errors[ranking.best, n].item() for n, spec in enumerate(had)}
+    calls = TRIALS + sum(spec not in known for spec in specs)
+    too_few = budget.calls is not None and budget.calls - ranking.spent < calls
+    if too_few or budget.seconds is not None:
         return None
-    specs = table.specs[:count]
-    errors = torch.cat([source.errors(spec, [empty]).double().cpu() for spec in specs])
-    best = table.errors[ranking.best, :count]
-    lead = TrialTable(torch.stack([best, errors]), specs, table.sampler).leads(0, [1], count)[0]
-    bits = evidence_bits(errors - best, source.nats(specs), specs, table.sampler)
-    return LeadOverNoPrompt(**asdict(lead), bits=bits)
+    pairs = [
+        [known[spec], *source.errors(spec, [empty]).tolist()]
+        if spec in known
+        else source.errors(spec, [ranking.best, empty]).tolist()
+        for spec in specs
+    ]
+    best, errors = torch.tensor(pairs, dtype=torch.float64).T
+    gains = errors - best
+    return LeadOverNoPrompt(
+        gains.mean().item(),
+        standard_error(gains).item(),
+        evidence_bits(gains, source.nats(specs), specs, SpreadGrid()),
+        probability_of_fit(gains).item(),
+        calls,
+    )
+
+
+def probabilities_of_fit(source: ErrorSource, empty: int) -> Tensor:
+    """(P,) that each prompt describes the image, judged by itself against number `empty`, the last.
+
+    Takes TRIALS evaluations of each and of that one.
+    """
+    rows = [source.errors(spec, range(empty + 1)).double().cpu() for spec in fit_trials()]
+    errors = torch.stack(rows, 1)  # (P + 1, TRIALS)
+    return probability_of_fit(errors[empty] - errors[:empty])
 
 
 def evidence_bits(

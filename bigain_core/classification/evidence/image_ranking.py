@@ -11,9 +11,11 @@ from torch import Tensor
 from ...text import csv_table
 from ..classifier import Denoiser, classify
 from ..elimination.trial_plan import TrialPlan
+from ..results.fit import TRIALS, probability_of_fit
 from ..trials.samplers import TrialSampler, TrialSpec
 
 PROMPT, EMPTY = 0, 1
+COLUMNS = ("rank", "image", "score", "behind_best", "standard_error", "fits")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +36,14 @@ class ImageRanking:
         return self.sampler.score(self.gains, self.specs)
 
     @property
+    def fits(self) -> Tensor:
+        """(N,) the probability that the prompt describes each image at all; NaN after too few
+        trials. All are on the spread-out grid."""
+        if len(self.specs) < TRIALS:
+            return torch.full((len(self.gains),), torch.nan)
+        return probability_of_fit(self.gains[:, :TRIALS])
+
+    @property
     def order(self) -> list[int]:
         """Images best first; equal ones stay in order."""
         return self.scores.argsort(descending=True, stable=True).tolist()
@@ -48,12 +58,12 @@ class ImageRanking:
 
     def table(self) -> str:
         """CSV with a row per image, best first."""
-        found = torch.stack([self.scores, *self.behind_best()], 1).tolist()
+        found = torch.stack([self.scores, *self.behind_best(), self.fits], 1).tolist()
         rows = (
             [rank, image, *(f"{value:.4g}" for value in found[image])]
             for rank, image in enumerate(self.order, 1)
         )
-        return csv_table(("rank", "image", "score", "behind_best", "standard_error"), rows)
+        return csv_table(COLUMNS, rows)
 
 
 def rank_images(

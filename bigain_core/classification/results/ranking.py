@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import nan
 
 from torch import Tensor
 
 from ..elimination.trial_plan import TrialPlan
+from .fit import FITS, LeadOverNoPrompt
 from .trial_table import Lead, TrialTable
 
 RANKINGS = ("paired", "stage", "paper_code", "raw")
@@ -41,7 +43,7 @@ class Ranking:
     stage: Tensor
     planned: int = 0
     provenance: Provenance = Provenance()
-    over_no_prompt: Lead | None = None
+    over_no_prompt: LeadOverNoPrompt | None = None
 
     @property
     def screening(self) -> Ranking | None:
@@ -123,6 +125,16 @@ class Ranking:
         return max(1.0 - doubt, 0.0)
 
     @property
+    def fits(self) -> float:
+        """The probability that the best prompt describes the image at all; NaN if not known."""
+        return self.over_no_prompt.fits if self.over_no_prompt else nan
+
+    @property
+    def fits_none(self) -> bool:
+        """Whether perhaps none of the prompts describes the image."""
+        return self.fits < FITS
+
+    @property
     def calls(self) -> int:
         """Evaluations of the deciding model."""
         return int(self.table.trials.sum())
@@ -130,7 +142,7 @@ class Ranking:
     @property
     def spent(self) -> float:
         """All evaluations, those of the cheaper model at their cost."""
-        others = self.over_no_prompt.trials if self.over_no_prompt else 0
+        others = self.over_no_prompt.calls if self.over_no_prompt else 0
         if self.screening:
             others += self.provenance.cost * self.screening.calls
         return self.calls + others

@@ -10,7 +10,6 @@ from .ranking import Classification, Ranking
 
 SHOWN_PROBABILITIES = 3
 SURE = 2.0  # standard errors
-FEW = 5  # trials, whose standard error is not relied on if there are fewer
 SAME_WINNER = 4  # images from which on it is odd that one prompt wins them all
 
 
@@ -51,22 +50,9 @@ def warnings(result: Classification) -> list[str]:
     return found
 
 
-def fits_none(ranking: Ranking) -> bool:
-    """Whether the best prompt is not clearly better than no prompt at all.
-
-    With the bundled model that was said of none of 39 held-out images whose label was among the
-    prompts, and of 10 of 10 shapes among digits. After few trials only a lead of no prompt counts:
-    what they say of the standard error means little.
-    """
-    lead = ranking.over_no_prompt
-    if lead is None:
-        return False
-    return not lead.margin > (SURE * lead.standard_error if lead.trials >= FEW else 0)
-
-
 def _warning(ranking: Ranking, labels: Sequence[str]) -> str:
     lead = ranking.best_lead
-    if fits_none(ranking):
+    if ranking.fits_none:
         return (
             f"perhaps none of these: {labels[ranking.best]} describes the image hardly better than "
             "no prompt at all."
@@ -99,8 +85,9 @@ def _lines(result: Classification, number: int, every: Ranking, temperature: flo
     if (over := ranking.over_no_prompt) is not None:
         bits = "" if isnan(over.bits) else f", evidence of {over.bits:.3g} bits"
         yield (
-            f"ahead of no prompt by {over.margin:.4g} (standard error {over.standard_error:.2g})"
-            f"{bits}"
+            f"{labels[ranking.best]} is ahead of no prompt by {over.margin:.4g} (standard error "
+            f"{over.standard_error:.2g}){bits}; probability that it fits at all: "
+            f"{over.fits:.1%}"
         )
     yield f"{every.spent:.6g} network evaluations, {max(every.saved, 0):.6g} saved"
 

@@ -185,11 +185,12 @@ class HostDenoiser:
 
     def __init__(
         self, guider: _Guider, options: dict, levels: tuple[Tensor, NoiseSchedule],
-        prompts: Prompts, listener: Listener, check: Callable[[], None],
+        prompts: Prompts, listener: Listener, check: Callable[[], None] | None,
     ):  # fmt: skip
         self.guider, self.options = guider, _all_positive(options)
         self.prompts, self.listener, self.check = prompts, listener, check
         self.sigmas, self.schedule = levels
+        self._followed = False
         self._image: Tensor | None = None
         self._prepared: dict[int, list] = {}
 
@@ -203,11 +204,19 @@ class HostDenoiser:
         clean = {}
         size = _prompts_per_call(latent)
         size *= len(self.options.get("multigpu_clones", ())) or 1  # the host deals prompts out
-        for chunk in self._chunks(prompts, size):
+
+        def predict(chunk: list[int]) -> list[Tensor]:
             throw_exception_if_processing_interrupted()
             conds = self._conditions(latent, chunk)
-            predicted = comfy.samplers.calc_cond_batch(model, conds, noisy, sigma, self.options)
-            self.check()
+            return comfy.samplers.calc_cond_batch(model, conds, noisy, sigma, self.options)
+
+        for chunk in self._chunks(prompts, size):
+            predicted = predict(chunk)
+            if self.check:
+                self.check()
+            elif len(chunk) > 1 and not self._followed:
+                _check_followed(predicted, predict(chunk[1:] + chunk[:1]))
+                self._followed = True
             clean.update(zip(chunk, predicted, strict=True))
             self.listener.on_calls(len(chunk))
         return torch.cat([clean[k] for k in prompts])
@@ -240,6 +249,21 @@ class HostDenoiser:
             )  # fmt: skip
             self._prepared |= {k: made[name] for k, name in missing.items()}
         return [self._prepared[k] for k in prompts]
+
+
+def _check_followed(predicted: list[Tensor], turned: list[Tensor]) -> None:
+    """Of a network whose layers are not watched: clean latents of prompts and of the same prompts
+    each one place further. What a node has kept of the first ones stays in its place.
+    """
+    first, second = torch.cat(predicted), torch.cat(turned)
+    stayed, moved = ((second - other).square().mean() for other in (first, first.roll(-1, 0)))
+    if 2 * stayed < moved:
+        raise ValueError(
+            "BiGain: expected predictions that follow their prompts, got nearly the same ones for "
+            "other prompts in their places. A node in front of this one keeps results between "
+            "evaluations, as caches do, and would answer for one prompt with those of another. "
+            "Remove or bypass it."
+        )
 
 
 def _check_size(model: ModelPatcher, latents: Tensor) -> None:

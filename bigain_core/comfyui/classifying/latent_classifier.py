@@ -19,7 +19,7 @@ from ...classification import (
     TrialPlan,
     classify,
 )
-from ...classification.evidence.baseline import BASELINE_TRIALS, lead_over_no_prompt
+from ...classification.evidence.baseline import MAX_CALLS, lead_over_no_prompt
 from ...listener import SILENT, Listener
 from ..dit_model import native_side
 from ..image_files import middle_squares
@@ -102,7 +102,7 @@ def max_calls(plan: TrialPlan, prompts: Prompts, screener: Screener | None = Non
     if screener is not None and screener.keep < count:
         calls = screener.trials * count + min(calls, plan.elimination_steps[-1] * screener.keep)
     if prompts.empty is not None:
-        calls += min(BASELINE_TRIALS, plan.elimination_steps[-1])
+        calls += MAX_CALLS
     return min(calls, max(plan.budget.calls or calls, count))
 
 
@@ -161,7 +161,7 @@ def classify_latents(
                 denoiser, x, prompts.labels, plan, classes=prompts.classes, masks=masks,
                 model=name, listener=listener, **options,
             )  # fmt: skip
-            return _beside_no_prompt(found, denoiser, x, masks, prompts)
+            return beside_no_prompt(found, denoiser, x, prompts, masks)
 
         return with_denoiser(model, latents, prompts, plan, listener, work)
 
@@ -176,8 +176,13 @@ def classify_latents(
     return run(model, plan, screening=screening, previous=previous)
 
 
-def _beside_no_prompt(
-    found: Classification, denoiser: Denoiser, x: Tensor, masks: Tensor | None, prompts: Prompts
+def beside_no_prompt(
+    found: Classification,
+    denoiser: Denoiser,
+    x: Tensor,
+    prompts: Prompts,
+    masks: Tensor | None = None,
+    first_image: int = 0,
 ) -> Classification:
     """The same where each best prompt is compared with none, if it is known how that is encoded."""
     if prompts.empty is None:
@@ -185,7 +190,7 @@ def _beside_no_prompt(
     labels, rankings = (*prompts.labels, "(no prompt)"), []
     for number, ranking in enumerate(found.rankings):
         mask = None if masks is None else masks[number]
-        source = ErrorSource(denoiser, x[number], labels, found.plan, number, mask)
+        source = ErrorSource(denoiser, x[number], labels, found.plan, first_image + number, mask)
         lead = lead_over_no_prompt(source, ranking, len(prompts.labels))
         rankings.append(replace(ranking, over_no_prompt=lead))
     return replace(found, rankings=tuple(rankings))

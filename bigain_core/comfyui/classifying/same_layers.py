@@ -7,26 +7,29 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from comfy.patcher_extension import WrappersMP
+from comfy.model_management import get_torch_device
 from torch import nn
 
 from ...placement import unwrapped
-from ..patching.attach import COMPILED
+from ..patching.compiled import is_compiled, is_recorded
 from ..patching.families import find_family
 
 
 @contextmanager
-def same_layers(network: nn.Module, options: Mapping[str, Any]) -> Iterator[Callable[[], None]]:
+def same_layers(
+    network: nn.Module, options: Mapping[str, Any]
+) -> Iterator[Callable[[], None] | None]:
     """Within, the function that is given is to be called after each batch of prompts.
 
     It raises ValueError unless every call of the network has run its self-attention layers as often
-    as the first one. Nothing is watched of networks of no known family, which are compiled or on
-    several devices.
+    as the first one. None is given for networks that are not watched: of no known family, compiled,
+    recorded or on several devices.
     """
     family = find_family(network)
-    wrapped = options["transformer_options"].get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
-    if family is None or COMPILED in wrapped or "multigpu_clones" in options:
-        yield lambda: None
+    inner, device = options["transformer_options"], get_torch_device()
+    kept = is_compiled(network, inner) or is_recorded(unwrapped(network), device)
+    if family is None or kept or "multigpu_clones" in options:
+        yield None
         return
     found = family.adapter.layers(unwrapped(network))
     layers = [layer for _, layer in found if layer is not None]

@@ -22,21 +22,27 @@ from torch import nn
 
 from ...compression.decisions import Decision
 from ...compression.forwards import Replacement, replaced_forwards
-from ...compression.network_call import NetworkCall
+from ...compression.network_call import CAPTURED, NetworkCall, captured
 from ...compression.report import summary
 from ...compression.rules import Compression, Rule
 from ...compression.run_log import RunLog
 from ...measure.counting import counted_layers
 from ...placement import LayerId, block_ranges, unwrapped
 from .adapter import WHOLE, Inputs
-from .compiled import DisabledCallables, may_compile, needs_one_graph
+from .compiled import (
+    DisabledCallables,
+    is_compiled,
+    is_recorded,
+    may_compile,
+    needs_one_graph,
+    outside_graph,
+)
 from .families import FAMILIES, Family, find_family
 from .fused_layers import counted_past_forwards
-from .progress import progress_at_sigma
+from .progress import NoiseLevel
 
 KEY = "bigain"
 FOR_ONE_CALL = "bigain_call"  # a state that takes the place of the model's own
-COMPILED = "torch.compile"  # the host's key for its own wrapper
 JOINED = "bigain_joined"  # states whose models are called in a run
 ONE_GRAPH = (
     "torch.compile was asked for one full graph, which BiGain has to break; compile without "
@@ -96,7 +102,7 @@ def attach(model: ModelPatcher, rule: Rule) -> ModelPatcher:
     compression = before.compression if before else Compression()
     state, clone = build_state(model, compression.followed_by(rule)), model.clone()
     state.on_end = before.on_end if before else None
-    if rule.method.is_identity and not compression.rules:
+    if rule.is_identity and not compression.rules:
         return clone
     clone.model_options["transformer_options"][KEY] = state
     for kind, wrapper in _WRAPPERS.items():
@@ -178,22 +184,29 @@ def compress_network_call(
     state = options.get(FOR_ONE_CALL, own)
     if state is None:
         return run(options)
-    if ONE_GRAPH in state.log.skipped:  # found in an earlier call of the run
-        state.log.add_reason(ONE_GRAPH)
-        return run(options)
+    for reason, holds in ((ONE_GRAPH, ONE_GRAPH in state.log.skipped), (CAPTURED, captured())):
+        if holds:  # the first one was found in an earlier call of the run
+            state.log.add_reason(reason)
+            return run(options)
     latent = unpack_latents(x, conditions.get("latent_shapes") or [x.shape])[0]  # of the video
     if not state.family.has(network) or latent.ndim not in (4, 5):
         kind = f"a {type(network).__name__} called with a latent of {latent.ndim} dimensions"
         state.log.add_reason(f"{kind} is not a {state.family.name} with 4 or 5")
         return run(options)
-    progress = progress_at_sigma(model.model_sampling, float(t.flatten()[0]))
+    level = NoiseLevel(model.model_sampling, t)
+    if not any("mask" in name for name in conditions):  # else it can wait for a look at a mask
+        level.progress()
+    kept = is_compiled(model.diffusion_model, options) or is_recorded(network, x.device)
+    copies = 1 if kept else len(options.get("cond_or_uncond", (0,)))
     call = NetworkCall(
-        state.compression, progress, state.log, state.family.adapter.layer_flops,
-        copies=len(options.get("cond_or_uncond", (0,))), on_decision=state.on_decision,
+        state.compression, level.progress, state.log, state.family.adapter.layer_flops,
+        copies=copies, on_decision=state.on_decision, confirms=level.confirms,
+        outliving=outside_graph,
     )  # fmt: skip
     inputs = Inputs(network, latent, c_crossattn, conditions, options)
+    counted = nullcontext() if kept else _counted(call, inputs)
     try:
-        with _intercepted(state, call, inputs) as changes, _counted(call, inputs):
+        with _intercepted(state, call, inputs) as changes, counted:
             return run({**options, **changes})
     except Exception as error:
         if not needs_one_graph(error):
@@ -231,13 +244,11 @@ def _intercepted(
 
 @contextmanager
 def _counted(call: NetworkCall, inputs: Inputs) -> Iterator[None]:
-    """Note the work of an uncompressed call; counted once per latent, and not when compiled."""
+    """Note the work of an uncompressed call, which is counted once per latent."""
     batch, *shape = inputs.latent.shape
     log, latent = call.log, tuple(shape)
     if latent in log.networks:
         log.add_call(latent)
-        yield
-    elif COMPILED in inputs.options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {}):
         yield
     else:
         with counted_layers(inputs.network) as count, counted_past_forwards(inputs.network, count):

@@ -1,7 +1,8 @@
 """Image transformers that keep attention to themselves: PixArt, HunyuanDiT and our own DiT.
 
 They hand the host's attention none of its options, or are ours, so the forward of the module is
-replaced. The metric is what enters attention, after the adaptive norm, as published for DiT.
+replaced. The metric is what enters attention, after the adaptive norm, as published for DiT, or
+keys and values for methods that go by them.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from dataclasses import dataclass
 from comfy.ldm.hydit.attn_layers import apply_rotary_emb
 from torch import Tensor, nn
 
+from ...compression.decisions import Decision
 from ...compression.network_call import NetworkCall
 from ...measure.flops import projections_shortened
 from ...models import compressed_dit
 from ...placement import LayerId, modules_at, transformer_layers, unwrapped
 from ...tokens.grid import TokenGrid, patch_grid
-from ...tokens.plans import MergePlan, Plan
+from ...tokens.plans import MergePlan, Plan, key_mask
 from ..key_weights import chosen_attention, weighed_attention
 from .adapter import Inputs, Layers, Patches
 
@@ -35,12 +37,12 @@ class ClassConditionalDiT:
 class BlockAttention:
     """A network whose `blocks` have their self-attention in an attribute, `layer`.
 
-    `compressed(module, plan, positions, x, ...)` is its forward with a plan; queries and keys that
-    carry rotary positions follow `positions`.
+    `compressed(module, decided, x, ...)` is its forward with what `decide` gives for a layer.
     """
 
     layer: str
     compressed: Callable[..., object]
+    decide: Callable[[NetworkCall, LayerId, Tensor, TokenGrid], Plan | Decision | None]
 
     layer_flops = staticmethod(projections_shortened)
 
@@ -61,32 +63,31 @@ class BlockAttention:
             if getattr(inner, "sr_ratio", 1) > 1:
                 call.skip(layer_id, *x.shape[1:], "the checkpoint already shortens keys and values")
                 return original(x, *args, **kwargs)
-            decision = call.visit(layer_id, x, grid)
-            if decision is None:
+            decided = self.decide(call, layer_id, x, grid)
+            if decided is None:
                 return original(x, *args, **kwargs)
-            return self.compressed(inner, decision.plan, decision.positions, x, *args, **kwargs)
+            return self.compressed(inner, decided, x, *args, **kwargs)
 
         return forward
 
 
-def pixart(layer: nn.Module, plan: Plan, positions: Plan, x: Tensor, *args, **kwargs) -> Tensor:
+def pixart(layer: nn.Module, plan: Plan, x: Tensor, *args, **kwargs) -> Tensor:
     """PixArt's forward of x (B, N, C); what else it is called with it only uses to shorten."""
     q, k, v = layer.qkv(plan.queries(x)).chunk(3, dim=-1)
     q, k = layer.q_norm(q), layer.k_norm(k)
-    if not isinstance(plan, MergePlan):  # which has merged them before the projection
-        k, v = plan.context(k), plan.context(v)
-    chosen = chosen_attention(layer)
-    out = weighed_attention(q, k, v, layer.num_heads, plan.key_bias, chosen)
+    k, v, mask = plan.attended(q, k, v, layer.num_heads)
+    out = weighed_attention(q, k, v, layer.num_heads, mask, chosen_attention(layer))
     return plan.restore(layer.proj(out))
 
 
 def hunyuan_dit(
-    layer: nn.Module, plan: Plan, positions: Plan, x: Tensor, freqs_cis_img=None
+    layer: nn.Module, decision: Decision, x: Tensor, freqs_cis_img=None
 ) -> tuple[Tensor]:
     """HunyuanDiT's forward of x (B, N, C) with rotary tables for N positions.
 
     Merged queries and keys are spread to all positions, turned, and gathered again.
     """
+    plan, positions = decision.plan, decision.positions
 
     def by_heads(x: Tensor) -> Tensor:
         return x.unflatten(2, (layer.num_heads, layer.head_dim)).transpose(1, 2)  # (B, heads, N, D)
@@ -102,6 +103,6 @@ def hunyuan_dit(
         v = plan.context(v)
     precision, chosen = layer.attn_precision, chosen_attention(layer)
     out = weighed_attention(
-        q, k, v, layer.num_heads, plan.key_bias, chosen, attn_precision=precision
+        q, k, v, layer.num_heads, key_mask(plan, q.dtype), chosen, attn_precision=precision
     )
     return (plan.restore(layer.proj_drop(layer.out_proj(out))),)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from types import FunctionType
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from comfy.patcher_extension import WrappersMP
 from torch import nn
 
 from .adapter import Patches
+
+COMPILED = "torch.compile"  # the host's key for its own wrapper
 
 
 def may_compile() -> bool:
@@ -22,6 +27,27 @@ def may_compile() -> bool:
 def needs_one_graph(error: Exception) -> bool:
     """Whether a compiler has refused our graph breaks: `torch.compile(fullgraph=True)`."""
     return may_compile() and isinstance(error, torch._dynamo.exc.Unsupported)
+
+
+def is_compiled(network: nn.Module, options: Mapping[str, Any]) -> bool:
+    """Whether a network or some part of it is compiled, by the host's node or by wrappers."""
+    if COMPILED in options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {}):
+        return True
+    return any(hasattr(module, "_orig_mod") for module in network.modules())
+
+
+def is_recorded(network: nn.Module, device: torch.device) -> bool:
+    """Whether a newer host records what the forward of a network allocates, to replay it.
+
+    A network starts that by itself, with a function of the host's module.
+    """
+    host = sys.modules.get("comfy.model_prefetch")
+    enabled = getattr(host, "malloc_graph_enabled", None)
+    if enabled is None or not enabled(device):
+        return False
+    members = (member for kind in type(network).__mro__ for member in vars(kind).values())
+    functions = (member for member in members if isinstance(member, FunctionType))
+    return any("malloc_graph_begin" in function.__code__.co_names for function in functions)
 
 
 def outside_graph() -> AbstractContextManager:

@@ -8,6 +8,7 @@ from operator import attrgetter
 from torch import nn
 
 from ...compression.automatic import WHOLE_PROCESS
+from ...compression.network_call import NetworkCall
 from ...placement import unwrapped
 from ...schedules import ActiveRange
 from .adapter import AttentionAdapter
@@ -19,6 +20,7 @@ from .joint_attention import (
     hunyuan_video,
     image_alone,
     image_references_text,
+    kandinsky6,
     ltxv,
     lumina,
     minimax_h3,
@@ -75,8 +77,12 @@ FAMILIES = (
         UNet(),
     ),
     Family("class-conditional DiT", "models.dit.DiT", ClassConditionalDiT(), "bigain_core"),
-    Family("PixArt", "pixart.pixartms.PixArtMS", BlockAttention("attn", pixart)),
-    Family("HunyuanDiT", "hydit.models.HunYuanDiT", BlockAttention("attn1", hunyuan_dit)),
+    Family("PixArt", "pixart.pixartms.PixArtMS", BlockAttention("attn", pixart, NetworkCall.plan)),
+    Family(
+        "HunyuanDiT",
+        "hydit.models.HunYuanDiT",
+        BlockAttention("attn1", hunyuan_dit, NetworkCall.visit),
+    ),
     Family(
         "Stable Diffusion 3",
         "modules.diffusionmodules.mmdit.MMDiT",
@@ -164,6 +170,11 @@ FAMILIES = (
         "Kandinsky 5",
         "kandinsky5.model.Kandinsky5",
         JointAttention(("visual_transformer_blocks.*.self_attention",), image_alone),
+    ),
+    Family(
+        "Kandinsky 6",
+        "kandinsky6.model.Kandinsky6",
+        JointAttention(("visual_blocks.*.videoT.self_attention",), kandinsky6),
     ),
     Family(
         "Krea 2",

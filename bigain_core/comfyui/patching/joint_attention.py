@@ -15,14 +15,13 @@ from operator import attrgetter
 import torch
 from torch import Tensor, nn
 
-from ...compression.network_call import NetworkCall
+from ...compression.network_call import NetworkCall, captured
 from ...measure.flops import attention_shortened
 from ...placement import LayerId, modules_at, transformer_layers, unwrapped
 from ...tokens.grid import TokenGrid
 from ...tokens.sequence import JointPlan, even_over_image
 from ..key_weights import OVERRIDE, chosen_attention, kernel, wants_channel, widened
 from .adapter import WHOLE, Inputs, Layers, Patches, patch_name
-from .compiled import outside_graph
 
 # Where the image may lie in the sequences of a network: the one that has exactly all tokens is it.
 Layout = Callable[[Inputs], Sequence[TokenGrid]]
@@ -34,26 +33,34 @@ def image_alone(inputs: Inputs) -> list[TokenGrid]:
 
 def text_image_references(inputs: Inputs) -> list[TokenGrid]:
     """[text, image, reference images], or the image alone."""
-    return [inputs.image, inputs.placed(_text(inputs), _references(inputs))]
+    place = inputs.placed(_text(inputs), _references(inputs))
+    return [inputs.image, _with_references(inputs, place, place.prefix + place.tokens)]
 
 
 def text_references_image(inputs: Inputs) -> list[TokenGrid]:
     """[text, reference images, image], the same without the text, or the image alone."""
-    references = _references(inputs)
-    return [inputs.image, inputs.placed(references), inputs.placed(_text(inputs) + references)]
+    alone = inputs.placed(_references(inputs))
+    return [inputs.image, _with_references(inputs, alone, 0), *before_image(inputs)]
 
 
 def before_image(inputs: Inputs) -> list[TokenGrid]:
     """[text, reference images, image]"""
-    return [inputs.placed(_text(inputs) + _references(inputs))]
+    text = _text(inputs)
+    return [_with_references(inputs, inputs.placed(text + _references(inputs)), text)]
 
 
 def image_references_text(inputs: Inputs) -> list[TokenGrid]:
-    return [inputs.placed(0, _references(inputs) + _text(inputs))]
+    place = inputs.placed(0, _references(inputs) + _text(inputs))
+    return [_with_references(inputs, place, place.tokens)]
 
 
 def registers_text_image(inputs: Inputs) -> list[TokenGrid]:
     return [inputs.placed(inputs.network.register_tokens.shape[1] + _text(inputs))]
+
+
+def kandinsky6(inputs: Inputs) -> list[TokenGrid]:
+    """[video, reference frame]"""
+    return [inputs.placed(0, _tokens_of(inputs, "k6_reference"))]
 
 
 def hidream(inputs: Inputs) -> list[TokenGrid]:
@@ -137,13 +144,24 @@ def ltxv(inputs: Inputs) -> list[TokenGrid]:
 
 
 def minimax_h3(inputs: Inputs) -> list[TokenGrid]:
-    """[text, keyframes, references, sound, video]; sound of keyframes and references among them."""
+    """[text, keyframes, references, sound, video]
+
+    Keyframes and references may have sound of their own, that of a reference is in front of it.
+    """
     given = inputs.conditions.get("minimax_payload") or {}
-    video = sum(inputs.grid(latent).tokens for latent in given.get("cond_video_latents", ()))
-    sounds = [latent.shape for latent in given.get("cond_audio_latents", ())]
-    sounds += inputs.conditions.get("latent_shapes", ())[1:]  # (B, C, channels of stereo, length)
-    sound = sum(prod(shape[2:]) for shape in sounds)
-    return [inputs.placed(_text(inputs) + video + sound)]
+    start, references = _text(inputs), []
+    for part in (*given.get("keyframes", ()), *given.get("refs", ())):
+        video, sound = part.get("latent"), part.get("audio_latent")
+        start += 0 if sound is None else prod(sound.shape[2:])  # (B, C, channels of stereo, length)
+        if video is not None:
+            grid = inputs.grid(video)
+            if "kind" in part:  # a reference
+                references.append((grid, start))
+            start += grid.tokens
+    sounds = inputs.conditions.get("latent_shapes", ())[1:]
+    place = inputs.placed(start + sum(prod(shape[2:]) for shape in sounds))
+    found = (grid.placed(start, place.sequence_tokens) for grid, start in references)
+    return [replace(place, references=tuple(found))]
 
 
 def _text(inputs: Inputs) -> int:
@@ -151,7 +169,20 @@ def _text(inputs: Inputs) -> int:
 
 
 def _references(inputs: Inputs) -> int:
-    return sum(inputs.grid(latent).tokens for latent in inputs.conditions.get("ref_latents") or ())
+    return sum(grid.tokens for grid in _reference_grids(inputs))
+
+
+def _reference_grids(inputs: Inputs) -> list[TokenGrid]:
+    return [inputs.grid(latent) for latent in inputs.conditions.get("ref_latents") or ()]
+
+
+def _with_references(inputs: Inputs, place: TokenGrid, start: int) -> TokenGrid:
+    """The place of the image in a sequence whose reference images begin at token `start`."""
+    references = []
+    for grid in _reference_grids(inputs):
+        references.append(grid.placed(start, place.sequence_tokens))
+        start += grid.tokens
+    return replace(place, references=tuple(references))
 
 
 def _tokens_of(inputs: Inputs, condition: str) -> int:
@@ -266,7 +297,7 @@ class _Override:
         by_channel = mask is None and wants_channel(function, channels)
         bias = plan.key_bias(short_k, torch.float32 if by_channel else q.dtype)
         if by_channel and bias is not None:
-            run = widened(run, bias, heads)
+            run = widened(run, bias[:, None], heads)
         else:
             mask = self._mask(plan, mask, bias)
         if self.beside_sparse and given is None and (plan.keeps_queries or mask is not None):
@@ -311,9 +342,12 @@ class _Override:
                 f"{' or '.join(map(str, sorted(lengths)))}: another node adds or removes tokens, "
                 "or a reference lies beside the image"
             )
-        elif mask is not None and not self._can_shorten(mask, grid):
+        elif mask is not None and not captured() and not self._can_shorten(mask, grid):
             reason = "an attention mask differs between image tokens"
         else:
+            if mask is not None and any(rule.references for rule in self.call.compression.rules):
+                even = [place for place in grid.references if self._can_shorten(mask, place)]
+                grid = replace(grid, references=tuple(even))
             return self._decide(values, grid, q.shape[1] * q.shape[3] if by_heads else q.shape[2])
         return self.call.skip(self.layer_id, tokens, width, reason)
 
@@ -321,9 +355,25 @@ class _Override:
         decision = self.call.visit(self.layer_id, values, grid, width=width)
         if decision is None:
             return None
-        positions = decision.positions if self.adapter.rotary else decision.plan
-        weighed, alone = decision.rule.method.proportional, self.adapter.image_queries
-        return JointPlan(grid, decision.plan, positions, weighed, alone)
+        rule, rotary = decision.rule, self.adapter.rotary
+        references = tuple(
+            JointPlan(
+                place,
+                plan,
+                decision.kept_in_place(plan) if rotary else plan,
+                rule.references.proportional,
+            )
+            for place, plan in decision.references
+        )
+        positions = decision.positions if rotary else decision.plan
+        return JointPlan(
+            decision.grid,
+            decision.plan,
+            positions,
+            rule.method.proportional,
+            self.adapter.image_queries,
+            references,
+        )
 
     def _can_shorten(self, mask: Tensor, grid: TokenGrid) -> bool:
         """Looked at once in a call for each mask, as looking waits for the device.
@@ -331,12 +381,12 @@ class _Override:
         Some networks make one anew in every layer, all alike from what the layers are given.
         """
         sources = self.sources or (mask,)
-        key = (*map(id, sources), mask.shape)
+        key = (*map(id, sources), mask.shape, grid.prefix, grid.tokens)
         if key not in self.masks:
             tokens = grid.sequence_tokens
             fits = mask.ndim > 1 and mask.shape[-1] == tokens and mask.shape[-2] in (1, tokens)
-            with outside_graph():
-                self.masks[key] = (sources, fits and even_over_image(mask, grid))
+            even = fits and self.call.confirms(even_over_image(mask, grid))
+            self.masks[key] = (sources, even)
         return self.masks[key][1]
 
     def _mask(self, plan: JointPlan, mask: Tensor | None, bias: Tensor | None) -> Tensor | None:

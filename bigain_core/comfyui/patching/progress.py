@@ -5,14 +5,48 @@ from __future__ import annotations
 from copy import deepcopy
 from weakref import WeakKeyDictionary
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ...schedules import DenoisingProgress
+from .compiled import outside_graph
 
 BISECTIONS = 30
 EDGE = 1e-6
 
 _on_cpu: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
+
+
+class NoiseLevel:
+    """The noise level of a network call, sigma (B,), which lies on the device.
+
+    To read it waits for all work there, so it is read once, and together with the first flag that
+    somebody looks at.
+    """
+
+    def __init__(self, model_sampling: nn.Module, sigma: Tensor):
+        self._model_sampling = model_sampling
+        self._sigma = sigma.flatten()[0]
+        self._progress: DenoisingProgress | None = None
+
+    def progress(self) -> DenoisingProgress:
+        if self._progress is None:
+            self._read()
+        return self._progress
+
+    def confirms(self, flag: Tensor) -> bool:
+        """Whether a flag () on the device is true."""
+        if self._progress is None:
+            return bool(self._read(flag)[0])
+        with outside_graph():
+            return bool(flag)
+
+    def _read(self, *flags: Tensor) -> list[float]:
+        both = torch.stack((self._sigma, *(flag.to(self._sigma) for flag in flags)))
+        with outside_graph():
+            sigma, *flags = both.tolist()
+            self._progress = progress_at_sigma(self._model_sampling, sigma)
+        return flags
 
 
 def progress_at_sigma(model_sampling: nn.Module, sigma: float) -> DenoisingProgress:

@@ -97,13 +97,13 @@ class _CompressedAttention:
         if decision is None:
             return self.original_attention(x, context=context, value=value, **kept)
         plan = decision.plan
-        bias, previous = plan.key_bias, options.get(OVERRIDE)
+        bias, previous = key_mask(plan, x.dtype), options.get(OVERRIDE)
         default = kernel(optimized_attention, previous, self.chosen)
         if bias is not None and takes_no_mask(default):
             override = weighing(bias, previous, self.chosen)
             kept["transformer_options"] = {**options, OVERRIDE: override}
         else:
-            kept["mask"] = key_mask(plan, x.dtype)
+            kept["mask"] = bias
         queries = plan.queries(x)
         shared = source is x and isinstance(plan, MergePlan)  # merge once, not twice
         keys = queries if shared else plan.context(source)

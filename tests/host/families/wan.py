@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from comfy.ldm.wan.model import WanModel
 
 from .case import EVEN, Case, Layer, image, prompt
+from .models import Network
 from .self_attention import WAN
 
 SEEN = {"clip_vision_output": SimpleNamespace(penultimate_hidden_states=image(1, 5, 1280))}
@@ -28,7 +29,18 @@ def wan(name, title, family, prefix=(), suffix=(), given=None, **keys):
     fields = {name: keys.pop(name) for name in Case.__dataclass_fields__ if name in keys}
     layers = (Layer(r"blocks\.\d+\.self_attn", prefix, suffix),)
     fields = {"frames": 3, "references": ("reference_latent",), **fields}
-    return Case(name, title, WAN.but(family, **keys), layers, prompt(**given or {}), **fields)
+    build = fields.pop("build", WAN).but(family, **keys)
+    return Case(name, title, build, layers, prompt(**given or {}), **fields)
+
+
+class WithFaces(Network):
+    """Of faces in 512 x 512 pixels the host's encoder would need longer than all the rest."""
+
+    def __call__(self, *args):
+        model = super().__call__(*args)
+        encoder = model.model.diffusion_model.motion_encoder
+        encoder.get_motion = lambda pixels: pixels.flatten(1)
+        return model
 
 
 WAN_KINDS = (
@@ -60,8 +72,10 @@ WAN_KINDS = (
         references=("context_latents",), ignored=not IN_CONTEXT,
     ),
     wan(
-        "wan_humo", "Wan 2.1 HuMo with a reference image", "WAN21_HuMo", suffix=OF_REFERENCE,
-        given=REFERENCE,
+        "wan_humo", "Wan 2.1 HuMo with a reference image and sound", "WAN21_HuMo",
+        suffix=WHOLE_FRAME,
+        given={"reference_latents": [image(1, 16, 1, 12, 20)], "audio_embed": (1, 3, 8, 5, 1280)},
+        sizes=EVEN,
     ),
     wan(
         "wan_s2v", "Wan 2.2 S2V with a reference image and earlier frames", "WAN22_S2V",
@@ -74,8 +88,12 @@ WAN_KINDS = (
         audio_dim=8, audio_inject_layers=[0],
     ),
     wan(
-        "wan_animate", "Wan 2.2 Animate", "WAN22_Animate",
-        given={**SHOWN, "pose_video_latent": image(1, 16, 2, 12, 20)}, sizes=EVEN, in_dim=36,
+        "wan_animate", "Wan 2.2 Animate with poses and faces", "WAN22_Animate",
+        given={
+            **SHOWN, "pose_video_latent": image(1, 16, 2, 12, 20),
+            "face_video_pixels": image(1, 2, 5, 16, 16),  # as many as a face has numbers
+        },
+        sizes=EVEN, build=WithFaces("WAN22_Animate", **WAN.config), in_dim=36, num_layers=5,
     ),
     wan(
         "wan_scail", "Wan 2.1 SCAIL with a reference image and poses", "WAN21_SCAIL",

@@ -1,4 +1,4 @@
-"""Train the bundled model: `python -m benchmarks.train_demo --bf16`, two hours or a little more.
+"""Train the small DiT: `python -m benchmarks.train_small_dit --bf16`, two hours or a little more.
 
 Interrupt it whenever you like: the same command resumes from the last saved step and draws the same
 batches as an uninterrupted run.
@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmarks.data import CLASS_NAMES, SHAPE_CLASSES, SHAPES, SIZE, TEXTURES
-from benchmarks.dit_runner import PlainDiT
+from benchmarks.dit_runner import SMALL_DIT, PlainDiT
 from benchmarks.training import Recipe, Stage, argument_parser, initialise, train
 from bigain_core.models.dit import DiT, DiTConfig
 
@@ -28,8 +28,6 @@ CONFIG = DiTConfig(
     num_classes=len(CLASS_NAMES),
     learn_sigma=False,
 )
-BUNDLED = Path(__file__).parent.parent / "bigain_core" / "models" / "shapes_and_digits.safetensors"
-
 STAGES = (
     Stage(7000, 1.5e-3, (0.08, 0.20), digit_share=0.25, crowding=2, weight_limit=1.0),
     Stage(4800, 1.2e-3, (0.04, 0.12), digit_share=0.7, crowding=1, weight_limit=50.0),
@@ -110,7 +108,7 @@ RECIPE = Recipe(fresh_model, "linear", STAGES, export)
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, BUNDLED, Path("build/train_demo.pt"))
+    parser = argument_parser(__doc__, SMALL_DIT, Path("build/train_small_dit.pt"))
     parser.add_argument("--batch", type=int, default=64)
     train(RECIPE, parser.parse_args())
 
