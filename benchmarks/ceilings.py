@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.demo_report import Row, table
 from benchmarks.host import enter_host
-from bigain_core.compression.automatic import STRENGTHS, automatic_rule
+from bigain_core.compression.automatic import STRENGTHS, automatic_rules
 from bigain_core.compression.rules import Rule
 from bigain_core.compression.run_log import RunLog
 from bigain_core.measure.flops import attention_shortened
@@ -165,14 +165,15 @@ def build(model: FullSize):
     return comfy.model_patcher.ModelPatcher(network, load_device=cpu, offload_device=cpu)
 
 
-def count(patcher, model: FullSize, size: tuple[int, ...], rule: Rule) -> RunLog:
+def count(patcher, model: FullSize, size: tuple[int, ...], *rules: Rule) -> RunLog:
     """One network call behind the wrappers that the nodes install, and what it logged."""
     from comfy.patcher_extension import WrapperExecutor, WrappersMP
     from comfy.utils import pack_latents, unpack_latents
 
     from bigain_core.comfyui.patching.attach import attach, compression_state
 
-    patcher = attach(patcher, rule)
+    for rule in rules:
+        patcher = attach(patcher, rule)
     conditions = {name: meta(1, *shape) for name, shape in model.conditions.items()}
 
     def network_call(x, sigma, concat, context, control, transformer_options, **conditions):
@@ -196,20 +197,20 @@ def count(patcher, model: FullSize, size: tuple[int, ...], rule: Rule) -> RunLog
     return compression_state(patcher).log
 
 
-def automatic_rules(patcher) -> list[Rule]:
+def choices(patcher) -> list[tuple[Rule, ...]]:
     """Those of BiGain (Auto)."""
     from bigain_core.comfyui.patching.attach import resolve
 
     blocks = len(resolve(patcher)[1])
-    return [automatic_rule(strength, attention_shortened, blocks) for strength in STRENGTHS]
+    return [automatic_rules(strength, attention_shortened, blocks) for strength in STRENGTHS]
 
 
 def rows() -> Iterator[Row]:
     for name, model in MODELS.items():
         patcher = build(model)
-        rules = [Rule(method) for method in METHODS.values()] + automatic_rules(patcher)
+        settings = [(Rule(method),) for method in METHODS.values()] + choices(patcher)
         for label, size in model.sizes.items():
-            logs = [count(patcher, model, size, rule) for rule in rules]
+            logs = [count(patcher, model, size, *rules) for rules in settings]
             whole = logs[0].network_flops
             gains = [whole / (whole - log.flops_saved) for log in logs]
             shortest = whole / (whole - logs[0].flops_before + logs[0].flops_fixed)

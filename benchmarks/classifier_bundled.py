@@ -246,9 +246,9 @@ def effect(markdown: Markdown) -> None:
         pairs = list(zip(found[OFF], results, strict=True))
         changes = [
             noise_change(
-                before.errors[1] - before.errors[0],
-                after.errors[1] - after.errors[0],
-                before.specs,
+                before.table.errors[1] - before.table.errors[0],
+                after.table.errors[1] - after.table.errors[0],
+                before.table.specs,
                 plan.sampler,
             )
             for (before, _), (after, _) in pairs

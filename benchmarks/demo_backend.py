@@ -12,7 +12,6 @@ from bigain_core.classification import Classification, TrialPlan
 from bigain_core.compression.rules import Compression
 from bigain_core.compression.run_log import RunLog
 from bigain_core.listener import SILENT, Listener
-from bigain_core.placement import Placement
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,8 @@ class Backend(Protocol):
         ...
 
     @property
-    def placement(self) -> Placement:
-        """The layers that the paper compresses in this kind of model."""
+    def automatic(self) -> Compression:
+        """What BiGain (Auto) does to the model."""
         ...
 
     def flops(self, compression: Compression) -> CallFlops:

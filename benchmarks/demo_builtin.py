@@ -12,11 +12,12 @@ from torch import Tensor
 
 from benchmarks.demo_backend import CallFlops
 from benchmarks.dit_runner import DiTRunner, load_dit
-from benchmarks.methods import BUNDLED_PLACEMENT
 from benchmarks.outlines.dit_outline import dit_outline
 from bigain_core.classification import Classification, TrialPlan, classify
+from bigain_core.compression.automatic import AUTO, automatic_rules
 from bigain_core.compression.rules import Compression
 from bigain_core.listener import SILENT, Listener
+from bigain_core.measure.flops import projections_shortened
 from bigain_core.models.checkpoint import class_indices, read_checkpoint
 
 GUIDANCE = 2.5
@@ -36,7 +37,6 @@ class BuiltinBackend:
     """A `Backend` around a pixel-space DiT whose file names its classes."""
 
     runner = "built-in runner"
-    placement = BUNDLED_PLACEMENT
 
     def __init__(self, path: Path):
         checkpoint = read_checkpoint(path)
@@ -44,6 +44,8 @@ class BuiltinBackend:
         self.class_names = checkpoint.class_names
         self.image_size = checkpoint.config.input_size
         self.dit = load_dit(checkpoint)
+        rules = automatic_rules(AUTO, projections_shortened, checkpoint.config.depth)
+        self.automatic = Compression(rules)
 
     @cached_property
     def device(self) -> str:

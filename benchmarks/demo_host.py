@@ -15,13 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.demo_backend import CallFlops
 from benchmarks.demo_builtin import GUIDANCE, cpu_name
 from benchmarks.host import enter_host
-from benchmarks.methods import BUNDLED_PLACEMENT
 from bigain_core.classification import Classification, TrialPlan, trial_noise
+from bigain_core.compression.automatic import AUTO, automatic_rules
 from bigain_core.compression.rules import Compression
 from bigain_core.compression.run_log import RunLog
 from bigain_core.listener import SILENT, Listener
 from bigain_core.models.checkpoint import BUNDLED_MODEL
-from bigain_core.placement import Placement
 
 if TYPE_CHECKING:  # importable only inside the host
     from comfy.model_patcher import ModelPatcher
@@ -97,6 +96,14 @@ def batched(conditionings: Sequence[list]) -> list:
     return [[torch.cat([row[0] for row in rows]), extra]]
 
 
+def automatic(model: ModelPatcher) -> Compression:
+    """What BiGain (Auto) does to a model of the host."""
+    from bigain_core.comfyui.patching.attach import resolve
+
+    family, layers = resolve(model)
+    return Compression(automatic_rules(AUTO, family.adapter.layer_flops, len(layers)))
+
+
 class HostBackend:
     """A `Backend` around a model of the host."""
 
@@ -104,7 +111,7 @@ class HostBackend:
         enter_host(host, cpu=not torch.accelerator.is_available())
         bundled = path == BUNDLED_MODEL
         self.loaded = Loaded.bundled() if bundled else Loaded.stable_diffusion(path)
-        self.placement = BUNDLED_PLACEMENT if bundled else Placement()
+        self.automatic = automatic(self.loaded.patcher)
         self.model = path.name
         self.image_size = self.loaded.image_size
 

@@ -16,7 +16,7 @@ from benchmarks.demo_backend import Backend, CallFlops
 from benchmarks.demo_drawing import Bar, Card, ranking_chart, sample_grid
 from benchmarks.demo_page import page
 from benchmarks.demo_run import Job, Outcome, Question
-from benchmarks.demo_whole import NAME, PIXELS
+from benchmarks.demo_whole import NAME, PIXELS, SETTING
 from benchmarks.methods import OFF
 from bigain_core.classification import Ranking
 from bigain_core.classification.results.result_table import COLUMNS, result_table
@@ -41,6 +41,17 @@ def table(head: Row, rows: Sequence[Row]) -> str:
 
 
 # Times and operations
+
+
+def headline(outcomes: Outcomes) -> str:
+    """What a reader wants to know first."""
+    plain, found = outcomes[OFF], outcomes[SETTING]
+    before, after = (median(outcome.sample_seconds) for outcome in (plain, found))
+    ranking = plain.answer_seconds / found.answer_seconds
+    return (
+        f"**{SETTING} generated these images {before / after:.2f}x as fast** ({after:.1f} s, plain "
+        f"{before:.1f} s) and ranked prompts {ranking:.2f}x as fast."
+    )
 
 
 def times_table(outcomes: Outcomes) -> str:
@@ -170,24 +181,19 @@ operations alone the speed-up would be {ceiling:.2f}x."""
 def summary(
     backend: Backend, job: Job, outcomes: Outcomes, whole: Benchmark | None, command: str
 ) -> str:
-    rounds = f"{job.rounds} round{'s' if job.rounds > 1 else ''}"
+    several = f"median of {job.rounds} rounds in which the settings took turns"
+    timed = several if job.rounds > 1 else "timed once"
     trials = job.plan.trials
     flops = max((o.flops for o in outcomes.values()), key=lambda flops: flops.layers_before)
     share = flops.layers_before / flops.network
     return f"""# BiGain demo
 
-| | |
-| --- | --- |
-| command | `{command}` |
-| runner | {backend.runner} |
-| model | {backend.model} |
-| device | {backend.device} |
-| versions | torch {torch.__version__}, Python {platform.python_version()} |
+{headline(outcomes)}
 
 ![images](images.png)
 
-The same prompts, {job.steps} steps and starting noise (seed {job.seed}) under each setting. How
-similar they are to the plain ones, by medians (SSIM: 1 is equal):
+The same prompts, {job.steps} steps and starting noise (seed {job.seed}), plain (`{OFF}`) and with
+{SETTING}. How similar they are to the plain ones, by medians (SSIM: 1 is equal):
 
 {apart_table(outcomes)}
 
@@ -199,7 +205,7 @@ similar they are to the plain ones, by medians (SSIM: 1 is equal):
 
 {times_table(outcomes)}
 
-Sampling: {len(job.generated)} images, median of {rounds} in which the settings took turns. Ranking:
+Sampling: {len(job.generated)} images, {timed}. Ranking:
 {job.calls} network evaluations, timed once. Speed-up: time of `{OFF}` divided by
 the setting's; below 1 the setting is slower. Ceiling: the speed-up if time went with the
 floating point operations of the network alone.
@@ -222,6 +228,16 @@ In brackets: how far the error of the next prompt lies above the best one's. All
 in [ranking.csv](ranking.csv).
 
 ![ranking](ranking.png)
+
+## How this was made
+
+| | |
+| --- | --- |
+| command | `{command}` |
+| runner | {backend.runner} |
+| model | {backend.model} |
+| device | {backend.device} |
+| versions | torch {torch.__version__}, Python {platform.python_version()} |
 """
 
 
@@ -233,7 +249,7 @@ def write(folder: Path, text: str, job: Job, outcomes: Outcomes) -> list[Path]:
     samples = {setting: outcome.samples for setting, outcome in outcomes.items()}
     sample_grid(samples, job.generated).save(paths[0])
     subtitle = (
-        "Error in predicting the image's noise, above that of the best prompt. "
+        "Error of the model's prediction, above that of the best prompt. "
         "Green: the prompt in the file's name."
     )
     ranking_chart(cards(job, outcomes), subtitle).save(paths[1])

@@ -12,8 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.demo_backend import Backend, CallFlops
-from benchmarks.demo_whole import NAME, PIXELS, whole_call
-from benchmarks.methods import methods
+from benchmarks.demo_whole import NAME, PIXELS, SETTING, whole_call
+from benchmarks.methods import OFF
 from bigain_core.classification import Classification, TrialPlan
 from bigain_core.compression.rules import Compression
 from bigain_core.listener import Listener
@@ -117,7 +117,7 @@ def answer(
 
 def run(backend: Backend, job: Job) -> dict[str, Outcome]:
     """Outcomes by setting, "off" first."""
-    settings = methods(backend.placement)
+    settings = {OFF: Compression(), SETTING: backend.automatic}
     flops = {setting: backend.flops(compression) for setting, compression in settings.items()}
     samples, sample_seconds = generate(backend, job, settings)
     answers = answer(backend, job, settings)

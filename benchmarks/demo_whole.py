@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from bigain_core.compression.automatic import AUTO, automatic_rule
-from bigain_core.compression.rules import Compression
+from benchmarks.demo_host import automatic
 from bigain_core.listener import SILENT, Listener
 from bigain_core.measure.benchmark import Benchmark
 
@@ -25,14 +24,12 @@ def whole_call(pixels: int = PIXELS, rounds: int = 1, listener: Listener = SILEN
         our_settings,
         uncompressed,
     )
-    from bigain_core.comfyui.patching.attach import resolve
 
     network = networks()[NAME]
     model = load(network, torch.float16 if torch.cuda.is_available() else torch.float32)
-    family, layers = resolve(model)
-    rule = automatic_rule(AUTO, family.adapter.layer_flops, len(layers))
+    found = automatic(model)
     model = uncompressed(model)
-    settings = our_settings(model, {SETTING: Compression((rule,))})
+    settings = our_settings(model, {SETTING: found})
     side = pixels // network.latent_scale
     latent = torch.zeros(network.inputs(side, side).latent)
     return measure(model, latent, [empty_prompt(model)], settings, rounds, listener=listener)

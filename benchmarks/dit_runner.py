@@ -79,7 +79,7 @@ class DiTRunner:
 
     def denoiser(self, classes: Sequence[int], listener: Listener = SILENT) -> DiTDenoiser:
         """Denoiser for `classify`; prompt k is class classes[k]; `listener` hears of each call."""
-        schedule = variance_preserving(self.signal)
+        schedule = variance_preserving(self.signal, self.model.config.predicts)
         return DiTDenoiser(self, tuple(classes), schedule, listener)
 
     def sample(

@@ -35,12 +35,13 @@ from benchmarks.demo_drawing import (
 )
 from benchmarks.demo_report import bars
 from benchmarks.demo_run import Question
+from benchmarks.demo_whole import SETTING as AUTOMATIC
 from benchmarks.dit_runner import DiTRunner
 from benchmarks.drawings import SIZE as SAMPLE_SIDE
-from benchmarks.methods import BUNDLED_PLACEMENT, OFF, methods
+from benchmarks.methods import BUNDLED_PLACEMENT, OFF
 from benchmarks.registry_images import mosaic, scene
 from bigain_core.classification import PLANS, SpreadGrid, TrialPlan
-from bigain_core.classification.evidence.image_ranking import ImageRanking, rank_images
+from bigain_core.classification.evidence.image_ranking import rank_images
 from bigain_core.compression.presets import PRESETS, TABLE_3
 from bigain_core.compression.rules import Compression, Rule
 from bigain_core.methods import KVDownsampling, TokenMerging
@@ -56,7 +57,8 @@ LEFT = 24
 
 GENERATED = ("sunflower", "rocket")
 SHOWN = "cactus"
-SEEDS, TRIALS = 8, 20
+SEEDS, TRIALS = 8, 12
+WANTED = "rocket"
 RIVALS = (SHOWN, "palm tree", "fir tree", "sunflower", "frog", "tulip")
 HYBRID = Compression(
     (
@@ -64,7 +66,7 @@ HYBRID = Compression(
         Rule(KVDownsampling(2, AlphaSchedule(0.8, 1.2)), Placement(layers=(3, 4))),
     )
 )
-PRESET = "Table 7: factor 2, alpha 0.9"
+PRESET = "DiT: L-GTM 0.7, published blocks"
 
 
 @cache
@@ -96,12 +98,13 @@ def blank() -> tuple[Image.Image, ImageDraw.ImageDraw]:
 
 
 def quality() -> Image.Image:
-    settings = methods(BUNDLED_PLACEMENT)
+    pooled = Compression((Rule(KVDownsampling()),))
+    settings = {OFF: Compression(), AUTOMATIC: model().automatic, "IE-KVD factor 2": pooled}
     return whole(sample_grid({name: generated(how) for name, how in settings.items()}, GENERATED))
 
 
 def hybrid() -> Image.Image:
-    settings = {OFF: Compression(), "hybrid": HYBRID, "preset, every block": PRESETS[PRESET]}
+    settings = {OFF: Compression(), "hybrid": HYBRID, "paper, one click": PRESETS[PRESET]}
     return whole(sample_grid({name: generated(how) for name, how in settings.items()}, GENERATED))
 
 
@@ -125,31 +128,31 @@ def sure_or_not() -> Image.Image:
     return classified(RIVALS, {"until it is sure": (Compression(), "balanced")})
 
 
-@cache
-def ranked_seeds() -> tuple[Tensor, ImageRanking]:
-    """Images (8, 64, 64, 3) of one class from eight seeds, and their ranking."""
-    drawings = generated(Compression(), GENERATED[:1] * SEEDS)
-    config = model().dit.config
-    classes = [*model().classes(GENERATED[:1]), config.num_classes]
+def ranked(name: str, images: Tensor, side: int, columns: int) -> Image.Image:
+    """(B, 64, 64, 3) by how well the name describes them, best first, in squares of `side`."""
+    classes = [*model().classes([name]), model().dit.config.num_classes]
     plan = TrialPlan((TRIALS,), sampler=SpreadGrid())
     denoiser = DiTRunner(model().dit).denoiser(classes)
-    return drawings, rank_images(denoiser, drawings.movedim(-1, 1) * 2 - 1, plan)
+    ranking = rank_images(denoiser, images.movedim(-1, 1) * 2 - 1, plan)
+    image, draw = blank()
+    gap = 16
+    draw.text((LEFT, 14), f"{name}: best first", INK, TEXT)
+    for place, number in enumerate(ranking.order):
+        row, column = divmod(place, columns)
+        x, y = LEFT + column * (side + gap), 44 + row * (side + gap)
+        if place == 0:
+            draw.rectangle((x - 5, y - 5, x + side + 4, y + side + 4), TRUE)
+        enlarged = to_image(images[number]).resize((side, side), Image.Resampling.NEAREST)
+        image.paste(enlarged, (x, y))
+    return image
 
 
 def best_of_seeds() -> Image.Image:
-    drawings, ranking = ranked_seeds()
-    image, draw = blank()
-    side, gap = 92, 16
-    top = 44
-    draw.text((LEFT, 14), f"{GENERATED[0]}: best first", INK, TEXT)
-    for place, number in enumerate(ranking.order):
-        row, column = divmod(place, SEEDS // 2)
-        x, y = LEFT + column * (side + gap), top + row * (side + gap)
-        if place == 0:
-            draw.rectangle((x - 5, y - 5, x + side + 4, y + side + 4), TRUE)
-        enlarged = to_image(drawings[number]).resize((side, side), Image.Resampling.NEAREST)
-        image.paste(enlarged, (x, y))
-    return image
+    return ranked(GENERATED[0], generated(Compression(), GENERATED[:1] * SEEDS), 92, SEEDS // 2)
+
+
+def sort_images() -> Image.Image:
+    return ranked(WANTED, sample_files([path.stem for path in SAMPLE_FILES]), 56, 6)
 
 
 def tag_dataset() -> Image.Image:
@@ -248,6 +251,7 @@ THUMBNAILS: dict[str, Callable[[], Image.Image]] = {
     "bigain_ltx_2_video_with_sound": partial(with_sound, "LTX-2"),
     "bigain_minimax_h3_video": partial(with_sound, "MiniMax H3"),
     "bigain_rank_prompts_for_photo": rank_prompts,
+    "bigain_sort_images": sort_images,
     "bigain_sure_or_not": sure_or_not,
     "bigain_tag_dataset": tag_dataset,
 }

@@ -18,7 +18,7 @@ from benchmarks.methods import OFF, methods
 from benchmarks.outlines.dit_outline import DIT_XL_2, dit_outline
 from benchmarks.outlines.outline import Outline
 from benchmarks.outlines.unet_outline import SD_1, SD_2, SD_XL, unet_outline
-from bigain_core.compression.automatic import STRENGTHS, automatic_rule
+from bigain_core.compression.automatic import STRENGTHS, automatic_rules
 from bigain_core.compression.presets import PRESETS
 from bigain_core.compression.rules import Compression, Rule
 from bigain_core.measure.flops import projections_shortened
@@ -118,8 +118,8 @@ def automatic_rows() -> Iterator[Row]:
         for pixels in SIZES:
             outline = outline_of(config, pixels // LATENT_SCALE, pixels // LATENT_SCALE)
             blocks = len(outline.layers)
-            rules = (automatic_rule(name, outline.layer_flops, blocks) for name in STRENGTHS)
-            gains = [count(outline, Compression((rule,))).ceiling for rule in rules]
+            rules = (automatic_rules(name, outline.layer_flops, blocks) for name in STRENGTHS)
+            gains = [count(outline, Compression(some)).ceiling for some in rules]
             yield [f"{model.split(', ')[0]}, {pixels} px", *(f"{gain:.2f}x" for gain in gains)]
 
 

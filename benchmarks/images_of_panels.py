@@ -15,7 +15,7 @@ from tests.server.conftest import EXAMPLES, FOLDER, PACK, booted, make_base
 from tests.ui.browser import launched
 from tests.ui.conftest import FrontEnd, open_page
 
-COLOURS = 64  # keep the files small
+COLOURS = 256
 RUN = {  # panel: its node, and a size at which all of it is seen
     "race": ("BiGainDiffusionClassifier", (480, 790)),
     "report_view": ("BiGainReport", (640, 250)),
@@ -30,6 +30,7 @@ SET_APART = """([kind, size]) => {
 
 CHECKPOINT = "sd_xl_base_1.0.safetensors"
 IN_PLACE = """() => {
+    app.extensionManager.setting.set("Comfy.NodeBadge.NodeSourceBadgeMode", "None");
     app.graph.clear();
     const add = (type, x, size) => {
         const node = LiteGraph.createNode(type);
@@ -56,6 +57,8 @@ def panels(host: Path) -> Iterator[Image.Image]:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as started:
         base = make_base(Path(folder), [])
         (base / "custom_nodes" / FOLDER).symlink_to(PACK)
+        (base / "models" / "checkpoints").mkdir()
+        (base / "models" / "checkpoints" / CHECKPOINT).touch()  # the loader shows its name
         browser = launched(started.chromium)
         with booted(host, base) as server:
             shown = open_page(browser, server)

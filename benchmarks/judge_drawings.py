@@ -39,7 +39,7 @@ from benchmarks.paper.judge import Judge, train
 from benchmarks.timing import gain
 from benchmarks.training import SEEDS_APART
 from bigain_core.classification import TrialPlan, classify, mcnemar, wilson_interval
-from bigain_core.compression.automatic import AUTO, automatic_rule
+from bigain_core.compression.automatic import AUTO, automatic_rules
 from bigain_core.compression.rules import Compression
 from bigain_core.measure.flops import projections_shortened
 from bigain_core.measure.similarity import ssim
@@ -54,8 +54,8 @@ FOLDER = Path("build/judge_drawings")
 
 
 def settings(dit: DiT) -> dict[str, DiTRunner]:
-    rule = automatic_rule(AUTO, projections_shortened, dit.config.depth)
-    return {OFF: DiTRunner(dit), PLACED: DiTRunner(dit, Compression((rule,)))}
+    rules = automatic_rules(AUTO, projections_shortened, dit.config.depth)
+    return {OFF: DiTRunner(dit), PLACED: DiTRunner(dit, Compression(rules))}
 
 
 # Judging

@@ -64,7 +64,7 @@ def outcome(q: Tensor, k: Tensor, v: Tensor, text: int, bias: Tensor | None = No
 
 def row(text: int, factor: int) -> list[str]:
     inputs = attention_inputs(text)
-    grid = TokenGrid(SIDE, SIDE, before=text)
+    grid = TokenGrid(SIDE, SIDE, prefix=text)
     plain, share = outcome(inputs.q, inputs.k, inputs.v, text)
     plan = KVDownsampling(factor).plan(grid.image(inputs.v), grid.frame, DenoisingProgress(0.5), 0)
     cells = [str(text), str(factor), f"{share:.1%}"]

@@ -75,4 +75,8 @@ class BiGainBestOfN(io.ComfyNode):
         )
         seeds = [found.seeds[number] for number in found.best]
         made = {**latent, "samples": latents}
-        return io.NodeOutput(made, seeds, found.table(), ui=ui.PreviewText(str(found)))
+        # A browser rounds whole numbers as large as seeds may be.
+        rows = [{**row, "seed": str(row["seed"])} for row in found.rows]
+        shown = {"rows": rows, "saved": 1 - found.share}
+        shown = ui.PreviewText(str(found)).as_dict() | {"bigain_best": [shown]}
+        return io.NodeOutput(made, seeds, found.table(), ui=shown)

@@ -206,8 +206,8 @@ class BiGainDiffusionClassifier(io.ComfyNode):
                     display_name="fits",
                     is_output_list=True,
                     tooltip="For each image, the probability that the best prompt describes it "
-                    "at all, by the error without a prompt. Calibrated on a small model of shapes "
-                    "and digits alone. NaN where that was not run.",
+                    "at all, by the error without a prompt. Calibrated on the bundled model alone. "
+                    "NaN where that was not run.",
                 ),
             ],
         )
@@ -356,7 +356,7 @@ class BiGainGate(io.ComfyNode):
                         force_input=True,
                         tooltip="From BiGain Diffusion Classifier: below 0.5, where none of the "
                         "prompts fits, nothing is sure, whatever the value. That was calibrated on "
-                        "a small model of shapes and digits alone.",
+                        "the bundled model alone.",
                     )
                 ),
             ],

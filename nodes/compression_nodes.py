@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..bigain_core.comfyui.patching.attach import attach, compression_state, resolve
-from ..bigain_core.compression.automatic import AUTO, STRENGTHS, automatic_rule
+from ..bigain_core.compression.automatic import AUTO, STRENGTHS, automatic_rules
 from ..bigain_core.compression.presets import PRESETS
 from ..bigain_core.compression.report import headline_data, report, report_data
 from ._host import schema, sender
@@ -56,7 +56,7 @@ class BiGainAuto(io.ComfyNode):
         family, layers = resolve(model)
         if preset in STRENGTHS:
             kind = family.adapter.layer_flops
-            rules = (automatic_rule(preset, kind, len(layers), family.active),)
+            rules = automatic_rules(preset, kind, len(layers), family.active)
         else:
             rules = PRESETS[preset.removeprefix(PAPER)].rules
         for rule in rules:

@@ -161,8 +161,7 @@ class BiGainRankImages(io.ComfyNode):
                     display_name="fits",
                     is_output_list=True,
                     tooltip="The probability that the prompt describes each image at all, best "
-                    "first. Calibrated on a small model of shapes and digits alone. NaN after "
-                    "fewer than 12 trials.",
+                    "first. Calibrated on the bundled model alone. NaN after fewer than 12 trials.",
                 ),
             ],
         )

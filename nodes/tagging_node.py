@@ -38,8 +38,8 @@ class BiGainTagFolder(io.ComfyNode):
             node_id="BiGainTagFolder",
             display_name="BiGain Tag Folder (Captions)",
             description="Writes captions for training: copies of the images of a folder, each with "
-            "a text file of the tags that fit it. Every tag is judged by itself. A run that was "
-            "stopped, or a folder that has grown, goes on where it is.",
+            "a text file of the tags that fit it. A run that was stopped, or a folder that has "
+            "grown, goes on where it is.",
             search_aliases=[
                 "tag images",
                 "tag a folder",
@@ -72,8 +72,8 @@ class BiGainTagFolder(io.ComfyNode):
                     "threshold",
                     (0.5, 0.0, 1.0, 0.01),
                     "A tag is written if the probability that it fits is at least this. That "
-                    "probability was calibrated on a small model of shapes and digits alone: with "
-                    "another model try a few images first. Changing it takes no new evaluations.",
+                    "probability was calibrated on the bundled model alone: with another model try "
+                    "a few images first. Changing it takes no new evaluations.",
                 ),
                 io.String.Input(
                     "prefix",

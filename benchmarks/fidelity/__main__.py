@@ -2,15 +2,17 @@
 
 Both small models and the bundled one, all methods: error of the prediction by noise level, error
 and rank correlation of what tells prompts apart, agreement of decisions, generated images from the
-same noise, and photographs on larger grids and in single layers, beside operations. Results are
-kept image by image in --out: what was stopped goes on when the command is given again. The report
-covers the images that every method has.
+same noise, and photographs on larger grids and in single layers, beside operations. By default this
+takes less than an hour of two cores, and what costs most is measured of the most important methods
+alone; what is left is printed first. Results are kept image by image in --out: what was stopped
+goes on when the command is given again. The report covers the images that every method has.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.fidelity.drawing import chart
@@ -19,8 +21,21 @@ from benchmarks.fidelity.photos import PHOTOS
 from benchmarks.fidelity.settings import METHODS, SEEDS
 from benchmarks.fidelity.work import MODELS, Work, measure_all
 
-IMAGES, SAMPLES, LARGEST_PHOTOS = 48, 64, 4096
-QUICK_IMAGES, QUICK_SAMPLES, QUICK_PHOTOS = 6, 8, 2
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    images: int
+    samples: int
+    seeds: int
+    photos: int
+    tokens: int
+
+
+HOUR = Size(12, 24, len(SEEDS), 8, 4096)
+QUICK = Size(6, 8, 1, 2, 1024)
+FULL = Size(48, 64, len(SEEDS), len(PHOTOS), 16384)
 
 
 def main(given: list[str] | None = None) -> None:
@@ -29,26 +44,36 @@ def main(given: list[str] | None = None) -> None:
     add = parser.add_argument
     add("--host", default=os.environ.get("COMFYUI_PATH"), type=Path, help="folder of ComfyUI")
     add("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    add("--images", type=int, default=IMAGES, help="images whose noise is predicted")
-    add("--samples", type=int, default=SAMPLES, help="images that are generated")
-    add("--photos", type=int, default=len(PHOTOS), help="photographs whose noise is predicted")
-    add(
-        "--tokens", type=int, default=LARGEST_PHOTOS,
-        help="of the largest grid of photographs; 16384 takes hours",
-    )  # fmt: skip
+    size = parser.add_mutually_exclusive_group()
+    for name, preset, why in (
+        ("--quick", QUICK, "a few images and one seed, to see that it runs"),
+        ("--full", FULL, "every method everywhere, of more images: about ten hours of one core"),
+    ):
+        size.add_argument(
+            name, dest="size", action="store_const", const=preset, default=HOUR, help=why
+        )
+    for name, why in (
+        ("images", "images whose noise is predicted"),
+        ("samples", "images that are generated"),
+        ("seeds", "of methods that draw"),
+        ("photos", "photographs whose noise is predicted"),
+        ("tokens", "of the largest grid of photographs"),
+    ):
+        add(f"--{name}", type=int, help=f"{why}; {getattr(HOUR, name)} by default")
     add("--methods", nargs="+", choices=METHODS, default=(), metavar="NAME", help="these alone")
-    add("--quick", action="store_true", help="a few images and one seed, to see that it runs")
-    add("--workers", type=int, default=os.cpu_count(), help="processes; one for each model at most")
+    add("--workers", type=int, default=os.cpu_count(), help="processes")
     add("--out", type=Path, default=Path("build/fidelity"))
     add("--report", action="store_true", help="measure nothing")
     args = parser.parse_args(given)
     if args.host is None and not args.report:
         parser.error("--host PATH is needed, or COMFYUI_PATH")
-    sizes = (args.images, args.samples, len(SEEDS), args.photos)
-    if args.quick:
-        sizes = QUICK_IMAGES, QUICK_SAMPLES, 1, QUICK_PHOTOS
+    sizes = {
+        name: preset if getattr(args, name) is None else getattr(args, name)
+        for name, preset in vars(args.size).items()
+    }
     works = [
-        Work(model, args.host, args.out, *sizes, args.tokens, args.methods) for model in args.models
+        Work(model, args.host, args.out, **sizes, names=args.methods, full=args.size is FULL)
+        for model in args.models
     ]
     if not args.report:
         measure_all(works, args.workers)

@@ -48,16 +48,25 @@ class Tokens:
         side = int(self.normed.shape[1] ** 0.5)
         return TokenGrid(side, side)
 
-    def attention(self, method: Method | None = None) -> Tensor:
-        """(1, QUERIES or N, C): what the layer makes of evenly spread tokens, before `to_out`."""
-        x, count = self.normed, self.normed.shape[1]
-        row = torch.arange(0, count, max(1, count // QUERIES))
-        q, k, v = (x @ weight.T for weight in self.weights)
+    @property
+    def compared(self) -> Tensor:
+        """Places of the evenly spread tokens of which the output is compared."""
+        count = self.normed.shape[1]
+        return torch.arange(0, count, max(1, count // QUERIES))
+
+    def projected(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (1, N, C)."""
+        q, k, v = (self.normed @ weight.T for weight in self.weights)
         if self.rotary:
             q, k = (turned(part, self.grid, self.heads) for part in (q, k))
-        bias = None
+        return q, k, v
+
+    def attention(self, method: Method | None = None) -> Tensor:
+        """(1, QUERIES or N, C): what the layer makes of `compared` tokens, before `to_out`."""
+        row, bias = self.compared, None
+        q, k, v = self.projected()
         if method is not None:
-            metric = x if method.metric == "normed" else self.block_input
+            metric = self.normed if method.metric == "normed" else self.block_input
             plan = method.plan(metric, self.grid, DenoisingProgress(0.5), 0)
             positions = plan.unblended() if self.rotary else plan
             q, k, v, bias = (

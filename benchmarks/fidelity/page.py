@@ -145,7 +145,7 @@ errors with those of the plain model, "decision" how often the same prompt has t
 RMSE, SSIM and FLIP are of images generated from the same noise, pixels from 0 to 1. Of
 photographs, which the models never saw, "attention" is the relative L2 error of what a compressed
 layer returns where all layers get what they get in the plain model. Brackets are 95 %
-intervals of the bootstrap over images. Methods that draw are means over {seeds} seeds, but for
+intervals of the bootstrap over images. Methods that draw are means over their seeds, but for
 McNemar's test of decisions, which has the first."""
 
 
@@ -157,10 +157,12 @@ def of_model(found: Fidelity) -> str:
     if not names:
         return "\n\n".join(photos) or "Nothing was measured yet."
     images = f"{len(found.predictions.images)} images, {len(found.generation.images)} generated"
+    seeds = max(map(len, found.predictions.records.values()))
     plain = found.predictions.first(names[0], "plain_flops")[0] / 1e9
     right = found.predictions.first(names[0], "plain_right")
     about = (
-        f"{images}. The plain model: {plain:.4g} GFLOP a call, {sum(right)} of {len(right)} right."
+        f"{images}, seeds of methods that draw: {seeds}. "
+        f"The plain model: {plain:.4g} GFLOP a call, {sum(right)} of {len(right)} right."
     )
     parts = [about, _figures(found, names), _levels(found, names)]
     pairs = {name: (CANDIDATE, name) for name in names if name != CANDIDATE}
@@ -257,7 +259,7 @@ def verdict(ratio: Figure) -> str:
 
 
 def whole(models: Mapping[str, Fidelity]) -> str:
-    parts = ["# Fidelity", NOTES.format(seeds=len(SEEDS))]
+    parts = ["# Fidelity", NOTES]
     for name, found in models.items():
         parts.append(f"## {name}\n\n{of_model(found)}")
     return "\n\n".join(parts) + "\n"

@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks.data import CLASS_NAMES
 from benchmarks.fidelity.measuring import compressed, predictions, result_files
 from benchmarks.fidelity.settings import Setting
 from benchmarks.paper.models import Model
@@ -122,7 +121,12 @@ def attention_error(errors: Sequence[Sequence[tuple[float, float]]]) -> float:
 
 
 def measure_photos(
-    model: Model, settings: Sequence[Setting], photos: Sequence[str], side: int, folder: Path
+    model: Model,
+    prompt: str,
+    settings: Sequence[Setting],
+    photos: Sequence[str],
+    side: int,
+    folder: Path,
 ) -> None:
     """Add the photographs that are missing to the results of each setting."""
     from bigain_core.comfyui.classifying.latent_classifier import encode_images
@@ -131,7 +135,7 @@ def measure_photos(
     layers = Layers.of(model.loaded.patcher.model.diffusion_model)
 
     def predicted(patcher, number: int, latents: Tensor) -> tuple[Tensor, dict]:
-        found, _, cost = predictions(model, patcher, latents, CLASS_NAMES[:1], number, TIMESTEPS)
+        found, _, cost = predictions(model, patcher, latents, [prompt], number, TIMESTEPS)
         return found.flatten(1).double(), cost
 
     with result_files(folder, settings) as files:

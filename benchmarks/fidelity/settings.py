@@ -76,6 +76,10 @@ COLOURS = dict(
     )
 )  # fmt: skip
 METHODS = {name: method for line in LINES.values() for name, method in line.items()}
+FEW = (  # that are measured where each takes minutes
+    "L-GTM 0.7", f"L-GTM 0.5{WEIGHED}", RIVAL, "ToDo 2, random places", "average 2",
+    "key merging 2", CANDIDATE, "key pairs, 1/8 of the keys",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

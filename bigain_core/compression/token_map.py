@@ -97,7 +97,9 @@ def stand_ins(plan: Plan, grid: TokenGrid, batch: int = 1) -> Tensor:
     pool = plan.average if isinstance(plan, SelectPlan) else plan
     if isinstance(pool, PoolPlan):
         members = split_windows(index[None], grid, pool.factor).expand(batch, -1, -1)
-        owners = kept[..., None].expand_as(members)
+        owners = kept.unflatten(1, (members.shape[1], -1))  # in raster order, as members are
+        size, draws = members.shape[2], owners.shape[2]
+        owners = owners[..., torch.arange(size, device=index.device) * draws // size]
         found.scatter_(1, members.flatten(1), owners.flatten(1))
     return found.scatter_(1, kept, kept)
 

@@ -42,7 +42,8 @@ class KVDownsampling(_ByFactor):
 
     The nearest token is always at the same place of its window, which aliases with textures. With
     `random_places` it is a token of the window drawn by `seed` for each layer and timestep, the
-    same for all images and prompts of a call.
+    same for all images and prompts of a call. With `opposite` the token across the middle of the
+    window is kept as well, so that what changes evenly over a window keeps its mean.
 
     Of a film, runs of `frames` share keys and values: see `downsample_film`. Keys of a shorter run
     weigh as much less as it has fewer frames.
@@ -53,12 +54,22 @@ class KVDownsampling(_ByFactor):
     proportional: bool = False
     keys: int = 0
     random_places: bool = False
+    opposite: bool = False
     seed: int = 0
     frames: int = 1
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.opposite and not (self.random_places and self.alpha == AlphaSchedule(1.0, 1.0)):
+            raise ValueError(
+                "BiGain: expected random places and alpha 1 for pairs of opposite tokens, got "
+                f"{self.name}. Turn random_places on and set alpha to 1."
+            )
+
     @property
     def name(self) -> str:
-        how = f"alpha {self.alpha}{', random places' if self.random_places else ''}"
+        places = ", random places" if self.random_places else ""
+        how = f"alpha {self.alpha}{places}{' in opposite pairs' if self.opposite else ''}"
         if self.frames > 1:
             how += f", over {self.frames} frames"
         if self.keys:
@@ -68,16 +79,19 @@ class KVDownsampling(_ByFactor):
     def plan(
         self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_number: int
     ) -> Plan:
-        factor, places = self._factor(grid), {}
+        factor, places, draws = self._factor(grid), {}, 1
         if self.random_places and factor > 1:
             tokens = torch.arange(grid.frame.tokens, device=metric.device)[None]
             windows = split_windows(tokens, grid.frame, factor)[0]  # (keys, tokens of a window)
             drawn = random_bits(len(windows), self.seed, progress, layer_number, metric.device)
             drawn = drawn[:, None] % windows.shape[1]
+            if self.opposite and windows.shape[1] > 1:
+                drawn = torch.cat((drawn, windows.shape[1] - 1 - drawn), dim=1).sort(dim=1).values
+            draws = drawn.shape[1]
             drawn = windows.gather(1, drawn).view(pooled_grid(grid, factor).height, -1)
             places[metric.device] = drawn // grid.width, drawn % grid.width  # rows, columns
         alpha = self.alpha.at(progress.timestep)
-        return PoolPlan(grid, factor, alpha, places, self.frames)
+        return PoolPlan(grid, factor, alpha, places, self.frames, draws)
 
     def decision_flops(self, width: int, grid: TokenGrid) -> int:
         return 0

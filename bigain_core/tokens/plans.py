@@ -103,7 +103,8 @@ class IdentityPlan(Plan):
 class PoolPlan(Plan):
     """Keys and values are pooled by D(alpha, factor) (paper, IE-KVD).
 
-    Those of a film come from runs of so many `frames`, see `frame_runs`.
+    Those of a film come from runs of so many `frames`, see `frame_runs`. Of each window so many are
+    taken as `draws` says, at the places in `indices`.
     """
 
     grid: TokenGrid
@@ -113,6 +114,7 @@ class PoolPlan(Plan):
         default_factory=dict, compare=False, repr=False
     )
     frames: int = 1
+    draws: int = 1
 
     @property
     def context_tokens(self) -> int:
@@ -121,7 +123,7 @@ class PoolPlan(Plan):
     @property
     def stands_for(self) -> list[tuple[int, float]]:
         keys, runs = (
-            pooled_grid(self.grid, self.factor).tokens,
+            self.draws * pooled_grid(self.grid, self.factor).tokens,
             frame_runs(self.grid.frames, self.frames),
         )
         return [

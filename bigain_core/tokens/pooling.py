@@ -23,7 +23,7 @@ def downsample_tokens(
     the average over windows of H // h by W // w tokens without overlap (remainders dropped), alpha
     > 1 extrapolates away from the average. Factor 1 returns x itself. `indices`, rows and columns
     by device, take the place of those of the nearest tokens, and keep them for calls with the same
-    grid and factor.
+    grid and factor; where alpha is 1 they may be several for each window.
 
     Raises ValueError unless factor >= 1 and N matches the grid.
     """

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.kernels import SHAPES, kernels
 from benchmarks.methods import BUNDLED_PLACEMENT
-from bigain_core.compression.automatic import STRENGTHS, automatic_rule
+from bigain_core.compression.automatic import STRENGTHS, automatic_rules
 from bigain_core.compression.presets import PRESETS
 from bigain_core.measure.flops import attention_shortened, input_shortened, projections_shortened
 from bigain_core.placement import LayerId
@@ -27,8 +27,8 @@ def transformer(blocks):
 
 def tokens_left(kind, strength, layers, height, width):
     """{layer: (queries, keys)} of one call, on a device for which nothing was measured."""
-    rule = automatic_rule(strength, KINDS[kind], len(layers))
-    call = network_call(rule, layer_flops=KINDS[kind])
+    rules = automatic_rules(strength, KINDS[kind], len(layers))
+    call = network_call(*rules, layer_flops=KINDS[kind])
     for layer_id in layers:
         grid = TokenGrid(height >> layer_id.level - 1, width >> layer_id.level - 1)
         planned(call, layer_id, torch.empty(1, grid.tokens, 8, device="meta"), grid)
@@ -42,7 +42,7 @@ in_unet = partial(tokens_left, "unet", layers=UNET)
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_unets_are_pooled_at_random_places(strength):
     """Those of quality lie where the row of the paper without a loss has its fixed ones."""
-    rule = automatic_rule(strength, input_shortened, len(UNET))
+    (rule,) = automatic_rules(strength, input_shortened, len(UNET))
     assert rule.method.random_places and rule.method.alpha.at(500) == 1
     if strength == "quality":
         (published,) = PRESETS["Table 9: IE-KVD factor 2"].rules
@@ -52,14 +52,15 @@ def test_unets_are_pooled_at_random_places(strength):
 
 @pytest.mark.parametrize("strength", ["quality", "balanced", "fast"])
 def test_merged_keys_weigh_as_much_as_their_tokens(strength):
-    assert automatic_rule(strength, projections_shortened, 28).method.proportional
+    (rule,) = automatic_rules(strength, projections_shortened, 28)
+    assert rule.method.proportional
 
 
 @pytest.mark.parametrize("kind", ["unet", "own"])
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_no_layer_starts_many_kernels(kind, strength):
-    rule = automatic_rule(strength, KINDS[kind], 28)
-    assert all(kernels(rule.method, shape) < 41 for shape in SHAPES.values())
+    for rule in automatic_rules(strength, KINDS[kind], 28):
+        assert all(kernels(rule.method, shape) < 41 for shape in SHAPES.values())
 
 
 @pytest.mark.parametrize(
@@ -101,15 +102,19 @@ def test_a_dit_is_merged_in_the_published_blocks(strength, kept):
     assert left == dict.fromkeys(PUBLISHED, (kept, kept))
 
 
-def test_auto_pools_every_block_of_a_dit_down_to_256_keys():
+@pytest.mark.parametrize(
+    ("blocks", "middle"), [(1, ()), (2, (1,)), (6, (2, 3, 4)), (28, range(10, 24))]
+)
+def test_auto_pools_every_block_of_a_dit_and_the_middle_by_half_as_much(blocks, middle):
     for side, keys in ((64, 1024), (32, 256), (16, None)):
-        left = tokens_left("own", "auto", transformer(6), side, side)
-        assert left == (dict.fromkeys(range(6), (side * side, keys)) if keys else {})
+        left = tokens_left("own", "auto", transformer(blocks), side, side)
+        kept = {n: (side * side, 2 * keys if n in middle else keys) for n in range(blocks) if keys}
+        assert left == kept
 
 
 def test_fast_in_a_dit_decides_twice_as_the_published_scripts():
-    rule = replace(automatic_rule("fast", projections_shortened, 28), only_where_faster=False)
-    call = network_call(rule, layer_flops=projections_shortened)
+    (rule,) = automatic_rules("fast", projections_shortened, 28)
+    call = network_call(replace(rule, only_where_faster=False), layer_flops=projections_shortened)
     grid, x = TokenGrid(8, 8), torch.randn(1, 64, 8, generator=torch.Generator().manual_seed(0))
     plans = [planned(call, layer_id, x, grid) for layer_id in transformer(28)]
     assert all(plans[number] is plans[1] for number in PUBLISHED[:5])
@@ -119,13 +124,14 @@ def test_fast_in_a_dit_decides_twice_as_the_published_scripts():
 
 def test_the_published_depth_in_the_bundled_model_is_that_of_its_measurement():
     for kind, strength in (("own", "balanced"), ("joint", "quality")):
-        placement = automatic_rule(strength, KINDS[kind], 6).placement
-        assert placement.layers == BUNDLED_PLACEMENT.layers
+        (rule,) = automatic_rules(strength, KINDS[kind], 6)
+        assert rule.placement.layers == BUNDLED_PLACEMENT.layers
 
 
 @pytest.mark.parametrize("blocks", [28, 38, 57, 60])
 def test_the_published_depth_is_the_same_share_of_every_network(blocks):
-    numbers = automatic_rule("auto", attention_shortened, blocks).placement.layers
+    (rule,) = automatic_rules("auto", attention_shortened, blocks)
+    numbers = rule.placement.layers
     assert len(numbers) / blocks == pytest.approx(10 / 28, abs=0.03)
     assert min(numbers) / blocks == pytest.approx(1 / 28, abs=1 / blocks)
     assert (max(numbers) + 1) / blocks == pytest.approx(12 / 28, abs=1 / blocks)
@@ -149,6 +155,7 @@ def test_models_with_text_in_their_attention_are_pooled(strength, numbers, keys)
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_every_network_has_a_layer_and_small_ones_are_spared(kind, strength):
     for blocks in (1, 2, 3):
-        rule = automatic_rule(strength, KINDS[kind], blocks)
-        assert any(rule.placement.covers(layer_id) for layer_id in transformer(blocks))
-        assert rule.only_where_faster
+        rules = automatic_rules(strength, KINDS[kind], blocks)
+        layers = transformer(blocks)
+        assert any(rule.placement.covers(layer_id) for rule in rules for layer_id in layers)
+        assert all(rule.only_where_faster for rule in rules)

@@ -13,26 +13,44 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from benchmarks import demo
+from benchmarks import demo, demo_builtin
 from benchmarks.demo_backend import CallFlops
 from benchmarks.demo_builtin import GUIDANCE, BuiltinBackend
 from benchmarks.demo_drawing import to_image
 from benchmarks.dit_runner import DiTRunner
 from benchmarks.drawings import CLASS_NAMES, STYLES, held_out
-from benchmarks.methods import BUNDLED_PLACEMENT, methods
 from benchmarks.sample_images import sample_pairs
 from bigain_core.classification import TrialPlan, classify
+from bigain_core.compression.automatic import AUTO
+from bigain_core.compression.rules import Compression, Rule
+from bigain_core.measure.flops import projections_shortened
 from bigain_core.measure.similarity import ssim
+from bigain_core.methods import KVDownsampling
 from bigain_core.models.checkpoint import SAMPLES
+from bigain_core.placement import Placement
 from tests.core.classifying import Calls
 
-SIZE = 16
-METHODS = methods(BUNDLED_PLACEMENT)
+SIZE, DEPTH = 16, 3
+# In place of what BiGain (Auto) does, which leaves images as small as these as they are.
+RULE = Rule(KVDownsampling(), Placement(layers=(1, 2)))
+SETTINGS = {"off": Compression(), "BiGain (Auto)": Compression((RULE,))}
 PROMPTS = ("pizza", "cat", "guitar")
 CLASSES = [CLASS_NAMES.index(prompt) for prompt in PROMPTS]
 IMAGE = SAMPLES / "pizza.png"
+SHOWN = 160  # pixels: ten times as large
 STEPS, SEED = 2, 3
 OWN_MODEL = ("--host", "ComfyUI", "--checkpoint", "missing.safetensors")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_rule():
+    def rules(*asked):
+        assert asked == (AUTO, projections_shortened, DEPTH)
+        return (RULE,)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo_builtin, "automatic_rules", rules)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -94,18 +112,16 @@ def test_the_page_holds_its_images_and_tables_and_needs_no_other_file(finished):
     names = "images.png", "ranking.png"
     assert images == [(finished.folder / name).read_bytes() for name in names]
     assert page.count("<table>") == page.count("</table>") >= 4
-    assert "L-GTM 0.7" in page and "http" not in page
+    assert "BiGain (Auto) generated these images" in page and "http" not in page
 
 
 def test_images_are_compared_with_the_plain_ones(finished, backend):
-    plain, merged = (
-        backend.samples(METHODS[name], PROMPTS, STEPS, SEED, ignore) for name in list(METHODS)[:2]
-    )
+    plain, found = (backend.samples(how, PROMPTS, STEPS, SEED, ignore) for how in SETTINGS.values())
     text = (finished.folder / "summary.md").read_text(encoding="utf-8")
-    found = re.search(r"\| L-GTM 0.7 +\| +([\d.-]+) \| +([\d.]+) \|\n", text)
-    squares = (merged - plain).square().flatten(1).mean(1)
-    assert float(found[2]) == pytest.approx(-10 * squares.log10().median().item(), abs=0.06)
-    assert float(found[1]) == pytest.approx(ssim(merged, plain).median().item(), abs=6e-4)
+    told = re.search(r"\| BiGain \(Auto\) +\| +([\d.-]+) \| +([\d.]+) \|\n", text)
+    squares = (found - plain).square().flatten(1).mean(1)
+    assert float(told[2]) == pytest.approx(-10 * squares.log10().median().item(), abs=0.06)
+    assert float(told[1]) == pytest.approx(ssim(found, plain).median().item(), abs=6e-4)
 
 
 def test_without_a_host_the_large_network_is_left_out_in_words(finished):
@@ -114,12 +130,12 @@ def test_without_a_host_the_large_network_is_left_out_in_words(finished):
 
 def test_samples_are_those_of_the_runner(finished, dit):
     with Image.open(finished.folder / "images.png") as sheet:
-        assert sheet.size == (20 + 120 + 3 * 160 + 2 * 8 + 20, 20 + 44 + 3 * 160 + 2 * 8 + 20)
-        for column, compression in enumerate(METHODS.values()):
+        assert sheet.size == (20 + 120 + 2 * SHOWN + 8 + 20, 20 + 44 + 3 * SHOWN + 2 * 8 + 20)
+        for column, compression in enumerate(SETTINGS.values()):
             pixels = DiTRunner(dit, compression).sample(CLASSES, STEPS, GUIDANCE, SEED)
             for row, expected in enumerate(pixels.movedim(1, -1) / 2 + 0.5):
-                x, y = 140 + 168 * column, 64 + 168 * row
-                cell = sheet.crop((x, y, x + 160, y + 160))
+                x, y = 140 + (SHOWN + 8) * column, 64 + (SHOWN + 8) * row
+                cell = sheet.crop((x, y, x + SHOWN, y + SHOWN))
                 shown = cell.resize((SIZE, SIZE), Image.Resampling.NEAREST)
                 assert shown.tobytes() == to_image(expected.clamp(0, 1)).tobytes()
 
@@ -128,7 +144,7 @@ def test_ranking_table_is_that_of_the_classifier(finished, dit):
     with Image.open(IMAGE) as image:
         pixels = demo.squares([image], SIZE).movedim(-1, 1) * 2 - 1
     expected = []
-    for setting, compression in METHODS.items():
+    for setting, compression in SETTINGS.items():
         denoiser = DiTRunner(dit, compression).denoiser(CLASSES)
         ranking = classify(denoiser, pixels, PROMPTS, TrialPlan(seed=SEED)).rankings[0]
         expected += [
@@ -149,13 +165,13 @@ def test_ranking_table_is_that_of_the_classifier(finished, dit):
 
 def test_chart_has_a_card_per_image(finished):
     with Image.open(finished.folder / "ranking.png") as chart:
-        assert chart.size == (2 * 20 + 200 + 3 * 316, 20 + 76 + 204)
+        assert chart.size == (2 * 20 + 200 + 2 * 316, 20 + 76 + 204)
 
 
 def test_summary_puts_the_ceiling_beside_the_times(finished, backend):
     text = (finished.folder / "summary.md").read_text(encoding="utf-8")
     times = text.partition("## Times")[2]
-    for setting, compression in METHODS.items():
+    for setting, compression in SETTINGS.items():
         line = next(line for line in times.splitlines() if line.startswith(f"| {setting} "))
         ceiling = backend.flops(compression).ceiling
         assert line.split("|")[-2].strip() == f"{ceiling:.2f}x"
@@ -171,15 +187,15 @@ def test_ceiling_is_plain_by_compressed_operations():
 
 
 def test_network_operations_equal_the_sum_over_layers(backend):
-    C, N, depth, patch = 128, 64, 3, 2 * 2 * 3
+    C, N, patch = 128, 64, 2 * 2 * 3
     block = 24 * N * C**2 + 4 * N * N * C + 12 * C**2  # projections and MLP, attention, modulation
     ends = 2 * N * C * patch * 2 + 2 * (256 * C + C**2) + 4 * C**2  # patches, timestep, modulation
-    assert backend.flops(METHODS["off"]).network == depth * block + ends
+    assert backend.flops(SETTINGS["off"]).network == DEPTH * block + ends
 
 
 def test_pooled_attention_has_the_ceiling_of_its_smaller_product(backend):
-    C, N, layers = 128, 64, len(BUNDLED_PLACEMENT.layers)
-    flops = backend.flops(METHODS["IE-KVD factor 2, alpha 0.9"])
+    C, N, layers = 128, 64, 2
+    flops = backend.flops(SETTINGS["BiGain (Auto)"])
     assert flops.tokens == N
     assert flops.layers_before == layers * (4 * N * N * C + 8 * N * C**2)
     saved = layers * 4 * N * (N - N // 4) * C
@@ -187,14 +203,14 @@ def test_pooled_attention_has_the_ceiling_of_its_smaller_product(backend):
 
 
 def test_plain_calls_have_no_ceiling_above_one(backend):
-    flops = backend.flops(METHODS["off"])
+    flops = backend.flops(SETTINGS["off"])
     assert (flops.ceiling, flops.layers_ceiling) == (1.0, 1.0)
 
 
 def test_equal_seeds_give_equal_samples_and_the_global_generator_is_left_alone(backend):
     before = torch.get_rng_state()
     first, again, other = (
-        backend.samples(METHODS["off"], PROMPTS, STEPS, seed, ignore) for seed in (1, 1, 2)
+        backend.samples(SETTINGS["off"], PROMPTS, STEPS, seed, ignore) for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -203,10 +219,10 @@ def test_equal_seeds_give_equal_samples_and_the_global_generator_is_left_alone(b
 
 def test_progress_adds_up_to_the_plan(backend):
     steps, calls = [], Calls()
-    backend.samples(METHODS["off"], PROMPTS, 3, SEED, steps.append)
+    backend.samples(SETTINGS["off"], PROMPTS, 3, SEED, steps.append)
     plan = TrialPlan((1, 2), (2, 1))
     images = torch.full((2, SIZE, SIZE, 3), 0.5)
-    backend.classify(METHODS["off"], images, PROMPTS, plan, calls)
+    backend.classify(SETTINGS["off"], images, PROMPTS, plan, calls)
     assert steps == [1, 2, 3]
     assert sum(calls.counts) == 2 * plan.calls(len(PROMPTS))
 
@@ -246,7 +262,7 @@ def test_sample_images_are_ranked_among_their_names(small_model):
     _, job = demo.prepare(demo.parse([]))
     names = {path.stem for path in SAMPLES.glob("*.png")}
     assert set(job.question.prompts) == names <= set(CLASS_NAMES)
-    assert len(set(job.question.names)) == len(job.question.images) == 6
+    assert len(set(job.question.names)) == len(job.question.images) == 2
     assert set(job.question.names) < names
     assert set(demo.GENERATED) < set(CLASS_NAMES)
     _, job = demo.prepare(demo.parse(["--image", str(IMAGE)]))

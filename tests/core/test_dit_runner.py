@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.dit_runner import DiTRunner
-from bigain_core.classification import Trial, TrialPlan, classify
+from bigain_core.classification import ErrorSource, Trial, TrialPlan, TrialSpec, classify
 from bigain_core.compression.rules import Compression, Rule
 from bigain_core.compression.run_log import RunLog
 from bigain_core.methods import KVDownsampling, TokenMerging
@@ -102,6 +102,18 @@ def test_sampling_reports_steps_and_leaves_the_global_random_state_alone(model):
     DiTRunner(model).sample([0], 3, 1.0, seed=0, on_step=steps.append)
     assert steps == [1, 2, 3]
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_errors_of_a_model_that_predicts_velocity_are_those_of_velocity(make_dit, randn):
+    network, latent = make_dit(predicts="v"), randn(4, 8, 8)
+    source = ErrorSource(DiTRunner(network).denoiser([3]), latent, ("c",), TrialPlan())
+    spec = TrialSpec(325, 0)
+    noise, level = source.trial(spec).noise, signal_level(325)
+    noisy = math.sqrt(level) * latent + math.sqrt(1 - level) * noise
+    velocity = math.sqrt(level) * noise - math.sqrt(1 - level) * latent
+    predicted = network(noisy[None], torch.tensor([325]), torch.tensor([3]))[0]
+    expected = (predicted - velocity).square().mean().item()
+    assert source.errors(spec, [0]).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_clean_latents_are_what_the_predicted_noise_leaves(model, randn):

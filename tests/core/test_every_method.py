@@ -42,6 +42,7 @@ METHODS = [
     KVDownsampling(2, AlphaSchedule(0.8, 1.2)),
     KVDownsampling(4, AlphaCurve(((999, 0.0), (300, 1.0), (0, 1.2)))),
     KVDownsampling(3, random_places=True),
+    KVDownsampling(2, AlphaSchedule(1.0, 1.0), random_places=True, opposite=True),
     *(KVSelection(choice) for choice in SELECTION_MODES),
     *(KVCellSelection(choice) for choice in CELL_MODES),
     KVCellSelection("high", 3, 1.0),

@@ -4,6 +4,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from benchmarks.fidelity.__main__ import FULL, HOUR
 from benchmarks.fidelity.drawing import chart, line_step
 from benchmarks.fidelity.intervals import RESAMPLES, Figure, mean, relative, resamples
 from benchmarks.fidelity.measuring import compared, flip, images_compared, rank_correlation
@@ -12,6 +13,7 @@ from benchmarks.fidelity.photos import PHOTOS, read_photo
 from benchmarks.fidelity.settings import (
     CANDIDATE,
     COLOURS,
+    FEW,
     LINES,
     METHODS,
     RIVAL,
@@ -19,6 +21,8 @@ from benchmarks.fidelity.settings import (
     sd_layer_gflop,
     settings,
 )
+from benchmarks.fidelity.work import COSTLY, GENERATION, MODELS, PREDICTIONS, Work
+from bigain_core.classification.datasets.result_files import SUFFIX, ResultFile
 
 
 def test_every_method_is_a_setting_and_those_that_draw_have_seeds():
@@ -34,6 +38,50 @@ def test_every_method_is_a_setting_and_those_that_draw_have_seeds():
     }
     assert drawing == expected
     assert all(len(set(methods)) == len(methods) for methods in found.values())
+
+
+def works(out, size, **others):
+    return [Work(model, None, out, **vars(size), **others) for model in MODELS]
+
+
+def test_what_is_measured_by_default_takes_less_than_an_hour_of_two_cores(tmp_path):
+    hour, full = (
+        sum(
+            work.seconds(part)
+            for work in works(tmp_path, size, full=size is FULL)
+            for part in work.parts
+        )
+        for size in (HOUR, FULL)
+    )
+    assert 3000 < hour < 6000 and full > 5 * hour
+    for work in works(tmp_path, HOUR, full=False):
+        assert {PREDICTIONS, GENERATION} < set(work.parts)
+        assert max(map(work.seconds, work.parts)) < 1800, "two cores end at about the same time"
+
+
+def test_costly_parts_take_few_methods_unless_told_otherwise(tmp_path):
+    def names(work, part):
+        return [setting.name for setting in work.settings(part) if not setting.seed]
+
+    for work in works(tmp_path, HOUR, full=False):
+        for part in work.parts:
+            costly = work.seconds_each(part) > COSTLY
+            assert names(work, part) == [n for n in METHODS if n in FEW or not costly]
+    bundled = works(tmp_path, HOUR, full=True)[-1]
+    assert names(bundled, PREDICTIONS) == list(METHODS)
+    (*_, one) = works(tmp_path, HOUR, names=["SiTo 0.7"], full=False)
+    assert names(one, PREDICTIONS) == ["SiTo 0.7"]
+
+
+def test_what_is_done_is_not_counted_again(tmp_path):
+    work = works(tmp_path, HOUR, names=[RIVAL], full=False)[0]
+    before, each = work.seconds(PREDICTIONS), work.seconds_each(PREDICTIONS)
+    assert before == pytest.approx(HOUR.images * each)
+    path = work.folder / PREDICTIONS / f"ie-kvd-2-seed-0{SUFFIX}"
+    with ResultFile(path, {"method": repr(METHODS[RIVAL])}) as results:
+        for number in range(3):
+            results.add({"file": f"{number}.png"})
+    assert work.seconds(PREDICTIONS) == pytest.approx(before - 3 * each)
 
 
 def test_operations_of_a_layer_are_those_known_for_stable_diffusion():
@@ -132,7 +180,8 @@ def test_the_page_takes_images_that_all_have_and_pairs_them():
     found = Fidelity(*(Kind({n: [r[k]] for n, r in records.items()}) for k in (0, 1)))
     assert found.predictions.images == [0, 1] and found.generation.images == [0, 1, 2]
     text = of_model(found)
-    assert "2 images, 3 generated. The plain model: 2 GFLOP a call, 2 of 2 right." in text
+    assert "2 images, 3 generated, seeds of methods that draw: 1. The plain model: 2 G" in text
+    assert "2 of 2 right." in text
     assert "0.5 (0.5 to 0.5), wins" in text and "1 (1 to 1), ties" in text
     few, dozens = chart(found), chart(with_every_method(strong))
     assert few.width > few.height

@@ -25,6 +25,7 @@ POOLING = [
     KVDownsampling(2, AlphaSchedule(1.0, 1.0), frames=3),
     KVDownsampling(1, AlphaSchedule(0.0, 0.0), frames=4),
     KVDownsampling(2, AlphaSchedule(1.0, 1.0), random_places=True, frames=2),
+    KVDownsampling(2, AlphaSchedule(1.0, 1.0), random_places=True, opposite=True, frames=2),
 ]
 MERGING = [KeyMerging(window=4, frames=2), KeyMerging(0.0, cell=1, frames=3)]
 every_method = pytest.mark.parametrize("method", POOLING + MERGING, ids=lambda m: m.name)

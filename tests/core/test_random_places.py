@@ -1,12 +1,16 @@
 """Pooling whose sampled token is drawn: against windows written out, and what is drawn."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from bigain_core.compression.token_map import stand_ins
 from bigain_core.methods import KVDownsampling
 from bigain_core.methods.base import random_bits
 from bigain_core.schedules import AlphaSchedule, DenoisingProgress
 from bigain_core.tokens.grid import TokenGrid
+from bigain_core.tokens.plans import PoolPlan
 from tests.core.calls import MIDDLE
 
 SAMPLED = AlphaSchedule(1.0, 1.0)
@@ -63,3 +67,50 @@ def test_rotary_keys_are_the_drawn_tokens(randn):
     blended = random_places(alpha=AlphaSchedule(0.5, 0.5)).plan(x, grid, MIDDLE, 0)
     sampled = random_places().plan(x, grid, MIDDLE, 0)
     assert torch.equal(blended.unblended().context(x), sampled.context(x))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "factor"), [(6, 8, 2), (7, 11, 3), (2, 9, 4), (1, 1, 2)]
+)
+def test_an_opposite_pair_is_the_drawn_token_and_that_across_the_middle(
+    randn, height, width, factor
+):
+    grid, x = TokenGrid(height, width), randn(2, height * width, 3)
+    plan = random_places(factor, opposite=True, seed=5).plan(x, grid, MIDDLE, 1)
+    h, w = max(1, height // factor), max(1, width // factor)
+    down, right = height // h, width // w
+    drawn = random_bits(h * w, 5, MIDDLE, 1, x.device).tolist()
+    expected = []
+    for key in range(h * w):
+        y, z = divmod(drawn[key] % (down * right), right)
+        pair = [(y, z), (down - 1 - y, right - 1 - z)][: down * right]
+        top, left = key // w * down, key % w * right
+        expected += sorted((top + y) * width + left + z for y, z in pair)
+    assert torch.equal(plan.context(x), x[:, expected])
+    assert plan.context_tokens == len(expected)
+
+
+def test_the_mean_of_an_opposite_pair_is_that_of_a_slope():
+    grid = TokenGrid(12, 12)
+    slope = torch.arange(144.0)[None, :, None]  # rises evenly along both sides
+    for factor in (2, 3):
+        found = random_places(factor, opposite=True).plan(slope, grid, MIDDLE, 0).context(slope)
+        average = PoolPlan(grid, factor, 0.0).context(slope)
+        torch.testing.assert_close(found.view(1, -1, 2, 1).mean(2), average)
+
+
+def test_each_token_of_a_pair_stands_for_the_half_that_it_lies_in():
+    grid, x = TokenGrid(4, 4), torch.zeros(1, 16, 1)
+    plan = random_places(opposite=True).plan(x, grid, MIDDLE, 0)
+    owners = stand_ins(plan, grid)[0]
+    rows = torch.arange(16) // 4
+    assert torch.equal(owners // 4, rows), "halves of 2 x 2 tokens are their rows"
+    assert owners.unique(return_counts=True)[1].tolist() == [2] * 8
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"random_places": False}, {"alpha": AlphaSchedule(1.0, 0.9)}], ids=str
+)
+def test_pairs_are_neither_fixed_nor_blended(wrong):
+    with pytest.raises(ValueError, match="expected random places and alpha 1"):
+        replace(random_places(), opposite=True, **wrong)

@@ -1,5 +1,6 @@
 """Small random models of the host's own classes, and a sampling run in miniature."""
 
+import re
 from functools import cache
 
 import comfy.lora
@@ -8,6 +9,7 @@ import folder_paths
 import pytest
 import torch
 from bigain.nodes.dit_nodes import BiGainDiTLabels
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from benchmarks.data import CLASS_NAMES, held_out_shapes
@@ -119,6 +121,24 @@ def bundled():
     from bigain.bigain_core.comfyui.dit_model import load_dit_model
 
     return load_dit_model(SMALL_DIT)
+
+
+@pytest.fixture(scope="session")
+def shallow_file(tmp_path_factory):
+    """The small DiT cut to its first block, where any results will do."""
+    with safe_open(SMALL_DIT, "pt") as file:
+        kept = [key for key in file.keys() if not re.match(r"blocks\.[1-9]", key)]
+        weights, metadata = {key: file.get_tensor(key) for key in kept}, file.metadata()
+    path = tmp_path_factory.mktemp("shallow") / "model.safetensors"
+    save_file(weights, path, metadata)
+    return path
+
+
+@pytest.fixture(scope="session")
+def shallow(shallow_file):
+    from bigain.bigain_core.comfyui.dit_model import load_dit_model
+
+    return load_dit_model(shallow_file)
 
 
 @pytest.fixture(scope="session")

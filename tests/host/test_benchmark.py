@@ -27,6 +27,8 @@ from tests.host.families import NAMED, parametrized
 from tests.host.families.case import sample
 from tests.host.side_by_side import instance_forwards
 
+pytestmark = pytest.mark.once
+
 METHODS = 7  # of the paper's Table 3
 
 

@@ -57,6 +57,7 @@ def node(models):
     return Node(models["dit"])
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("sampler", KSAMPLER.SAMPLERS)
 def test_under_any_sampler_the_image_is_that_of_its_seed_alone(node, sampler):
     found, (seed,), rows = node.best(sampler=sampler)

@@ -15,6 +15,8 @@ from bigain.nodes.dit_nodes import BiGainDiTLabels
 import nodes
 from tests.host.compressing import merge, pool
 
+pytestmark = pytest.mark.once
+
 SIDE, STEPS, CFG = 32, 3, 2.0
 
 

@@ -4,6 +4,7 @@ from functools import cache
 from unittest.mock import patch
 
 import comfy.model_management
+import pytest
 import torch
 from bigain.bigain_core.comfyui.patching.attach import compression_state
 from comfy.ldm.qwen_image import model as qwen_image
@@ -15,6 +16,8 @@ from tests.devices import DEVICE, StandIn, moved
 from tests.host.compressing import merge, pool
 from tests.host.families import NAMED, for_cases, parametrized
 from tests.host.families.case import sample
+
+pytestmark = pytest.mark.once
 
 WAYS = {
     "L-GTM": lambda model: merge(model, 0.5),

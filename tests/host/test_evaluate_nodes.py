@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import re
 import shutil
 from dataclasses import replace
 from hashlib import sha256
@@ -20,13 +19,10 @@ from bigain.bigain_core.classification.datasets.result_files import read_results
 from bigain.bigain_core.comfyui.classifying import folder_evaluation
 from bigain.bigain_core.comfyui.classifying.identity import settings, weights_digests
 from bigain.bigain_core.comfyui.classifying.prompts import Prompts
-from bigain.bigain_core.comfyui.dit_model import load_dit_model
 from bigain.bigain_core.models.checkpoint import read_checkpoint
 from bigain.nodes.dit_nodes import BiGainDiTLabels
 from bigain.nodes.evaluation_node import BiGainEvaluate
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from benchmarks.data import CLASS_NAMES
 from benchmarks.dit_runner import SMALL_DIT, DiTRunner, load_dit
@@ -47,17 +43,6 @@ def folders(tmp_path, monkeypatch, drawings):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((pixels.numpy() * 255).round().astype(np.uint8)).save(path)
     return tmp_path
-
-
-@pytest.fixture(scope="module")
-def shallow(tmp_path_factory):
-    """The bundled model cut to its first block, where any results will do."""
-    with safe_open(SMALL_DIT, "pt") as file:
-        kept = [key for key in file.keys() if not re.match(r"blocks\.[1-9]", key)]
-        weights, metadata = {key: file.get_tensor(key) for key in kept}, file.metadata()
-    path = tmp_path_factory.mktemp("shallow") / "model.safetensors"
-    save_file(weights, path, metadata)
-    return load_dit_model(path)
 
 
 @pytest.fixture

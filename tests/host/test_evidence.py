@@ -12,6 +12,7 @@ from bigain.bigain_core.classification import (
     classify,
     trial_noise,
 )
+from bigain.bigain_core.classification.results.fit import OFFSET, SLOPE, WRONG
 from bigain.bigain_core.comfyui.classifying.latent_classifier import classify_latents, encode_images
 from bigain.bigain_core.comfyui.classifying.latent_evidence import find_evidence
 from bigain.bigain_core.models.checkpoint import read_checkpoint
@@ -128,7 +129,8 @@ def test_images_are_sorted_by_what_the_prompt_gains(bundled, vae, drawings, runn
         errors = classify(denoiser, latent[None], ("c", "empty"), plan).rankings[0].table.errors
         gains = (errors[1] - errors[0]).numpy()
         expected.append(gains.mean())
-        chances.append(1 / (1 + math.exp(3.2 - 1.45 * gains.mean() / stats.sem(gains))))
+        ahead = gains.mean() / stats.sem(gains) - WRONG
+        chances.append(1 / (1 + math.exp(-OFFSET - SLOPE * ahead)))
     assert order == sorted(range(COUNT), key=lambda n: -expected[n])
     assert scores == pytest.approx([expected[n] for n in order], rel=1e-3)
     assert fits == pytest.approx([chances[n] for n in order], rel=1e-2)

@@ -21,6 +21,11 @@ from bigain_core.methods import TokenMerging
 FEW = ("IE-KVD 2", "key merging 2")
 
 
+def measure(whole):
+    for part in whole.parts:
+        whole.measure(part)
+
+
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     return tmp_path_factory.mktemp("fidelity")
@@ -61,9 +66,9 @@ def records(work, kind):
 @pytest.mark.parametrize("model", ["small-dit", "small-unet"])
 def test_a_tiny_run_goes_on_and_is_reported(few, model, monkeypatch, capsys):
     first, both = few(model, 1), few(model)
-    first.measure()
+    measure(first)
     before = {path: path.read_text("ascii") for path in first.folder.rglob("*.jsonl")}
-    both.measure()
+    measure(both)
     for path, text in before.items():
         assert path.read_text("ascii").startswith(text), "what is finished is not done again"
     predictions, generation = records(both, "predictions"), records(both, "generation")
@@ -84,10 +89,15 @@ def test_a_tiny_run_goes_on_and_is_reported(few, model, monkeypatch, capsys):
     assert (both.folder / "curves.png").exists()
 
 
-def test_the_bundled_model_predicts_its_own_drawings(few, monkeypatch):
-    monkeypatch.setattr("benchmarks.fidelity.measuring.TIMESTEPS", (600,))
-    own = replace(few("bundled-dit", 1), samples=0, names=FEW[:1])
-    own.measure()
+def test_the_bundled_model_predicts_its_own_drawings_and_photographs(few, monkeypatch):
+    for module in ("measuring", "photos"):
+        monkeypatch.setattr(f"benchmarks.fidelity.{module}.TIMESTEPS", (600,))
+    monkeypatch.setitem(photos.SIDES, "bundled-dit", {256: 32})
+    whole = few("bundled-dit", 1)
+    own = replace(whole, samples=0, photos=1, tokens=256, names=FEW[:1])
+    measure(own)
+    (photo,) = records(own, "photos-256")["ie-kvd-2-seed-0"]
+    assert 0 < photo["error"][0] < 0.1 * photo["size"][0]
     (row,) = records(own, "predictions")["ie-kvd-2-seed-0"]
     assert 0 < row["error"][0] < 0.1 * row["size"][0] and row["flops"] < row["plain_flops"]
 
@@ -97,10 +107,10 @@ def test_photographs_on_a_small_grid_go_on_and_are_reported(few, model, monkeypa
     monkeypatch.setattr(photos, "TIMESTEPS", (300, 900))
     monkeypatch.setitem(photos.SIDES, model, {256: 32})
     one = replace(few(model, 0), samples=0, photos=1, tokens=256)
-    one.measure()
+    measure(one)
     before = {path: path.read_text("ascii") for path in one.folder.rglob("photos-256/*.jsonl")}
     before |= {path: path.read_text("ascii") for path in one.folder.rglob("layer-one/*.jsonl")}
-    replace(one, photos=2).measure()
+    measure(replace(one, photos=2))
     assert len(before) == 6
     for path, text in before.items():
         assert path.read_text("ascii").startswith(text), "what is finished is not done again"

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 PACK = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import asyncio, json, sys

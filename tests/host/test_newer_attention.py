@@ -14,6 +14,8 @@ from tests.host.newer_attention import newer_host
 from tests.host.recording import OVERRIDE
 from tests.host.test_families import COVERED, NAMED, family_of
 
+pytestmark = pytest.mark.once
+
 WAYS = {
     "pooling": pool,
     "weighed pools": partial(pool, proportional=True),

@@ -10,6 +10,8 @@ from bigain.nodes.token_map_node import BiGainTokenMap
 
 from tests.host.compressing import merge
 
+pytestmark = pytest.mark.once
+
 PRESET = {"preset": "custom", "trials": "1", "keep": "auto"}
 NUMBERS = torch.rand(2, 32, 32, 3, generator=torch.Generator().manual_seed(0))
 

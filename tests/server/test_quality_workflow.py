@@ -1,4 +1,4 @@
-"""bigain_compare_quality.json: the same images plain, merged and downsampled, in one grid."""
+"""bigain_compare_quality.json: the same images plain, with Auto and downsampled, in one grid."""
 
 import csv
 import io
@@ -6,11 +6,17 @@ import io
 import numpy as np
 import pytest
 
+from tests.server.conftest import FEW_TOKENS
+
 NAME = "bigain_compare_quality"
-COMPRESSING = ("BiGainTokenMerging", "BiGainKVDownsampling")
-OFF = {"BiGainTokenMerging": {"ratio": 0.0}, "BiGainKVDownsampling": {"factor": 1}}
+COMPRESSING = ("BiGainAuto", "BiGainKVDownsampling")
+OFF = {"BiGainAuto": {"preset": "off"}, "BiGainKVDownsampling": {"factor": 1}}
 STEPS, IMAGES, MODELS = 2, 4, 3
-SIDE = 32  # half of the saved one, which is four times as fast
+SIDE = 64
+SMALL = {  # Auto leaves so few tokens as they are
+    "BiGainDiTLoader": {"model_name": FEW_TOKENS},
+    "BiGainAuto": {"preset": "paper: DiT: L-GTM 0.7, published blocks"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +24,7 @@ def run(server, example, converted, node_ids):
     """Runs the workflow with changes: the images of each model, and what the server says of it."""
 
     def queued(switched_off=(), **changes):
-        small = {"EmptyChromaRadianceLatentImage": {"width": SIDE, "height": SIDE}}
-        prompt = converted(example(NAME, switched_off), **small, **changes)
+        prompt = converted(example(NAME, switched_off), **{**SMALL, **changes})
         (compare,) = node_ids(prompt, "BiGainCompare")
         prompt[compare]["inputs"]["steps"] = STEPS
         saved = {"images": [compare, 1], "filename_prefix": "every"}
@@ -40,15 +45,15 @@ def shipped(run):
 def test_every_model_has_a_row_in_the_grid_and_in_the_table(server, shipped, node_ids):
     images, prompt, done = shipped
     table = list(csv.DictReader(io.StringIO(done.text("table"))))
-    names = ["plain", "L-GTM 0.7", "IE-KVD factor 2, alpha 0.9"]
+    names = ["plain", "BiGain (Auto)", "IE-KVD factor 2"]
     assert [row["model"] for row in table] == names
     assert [row["operations"] == "" for row in table] == [True, False, False]
     kinds = "BiGainCompare", "SaveImage"
     (grid,), (saved,) = (done.images(node_ids(prompt, kind)[0]) for kind in kinds)
     assert np.array_equal(grid, saved)
-    assert "BiGain: L-GTM 0.7: " in server.log
+    assert "BiGain: IE-KVD factor 2: " in server.log
     for row in images:  # enlarged, one beside the other
-        line = np.concatenate(list(row), 1).repeat(6, 0).repeat(6, 1)
+        line = np.concatenate(list(row), 1).repeat(3, 0).repeat(3, 1)
         width = line.shape[1]
         left = (grid.shape[1] - width) // 2
         columns = grid[:, left : left + width].astype(int)
@@ -71,10 +76,10 @@ def test_each_image_of_the_batch_has_its_own_class(run, shipped):
 
 
 def test_compression_changes_the_images(shipped):
-    plain, merged, downsampled = shipped[0]
-    assert not np.array_equal(plain, merged)
+    plain, automatic, downsampled = shipped[0]
+    assert not np.array_equal(plain, automatic)
     assert not np.array_equal(plain, downsampled)
-    assert not np.array_equal(merged, downsampled)
+    assert not np.array_equal(automatic, downsampled)
 
 
 @pytest.mark.parametrize("off", [{"switched_off": COMPRESSING}, OFF], ids=["bypassed", "0 and 1"])
@@ -91,3 +96,14 @@ def test_an_unknown_class_is_an_error_in_our_words(server, example, converted, n
     assert [error["node_id"]] == node_ids(prompt, "BiGainDiTLabels")
     assert error["exception_message"].startswith("BiGain: expected a class number from 0 to 47 or")
     assert "got 'wolf'" in error["exception_message"]
+
+
+def test_as_saved_auto_saves_operations(server, example, converted, node_ids):
+    """With the bundled model, one image and one step."""
+    one = {"EmptyChromaRadianceLatentImage": {"batch_size": 1}}
+    prompt = converted(example(NAME), **one, BiGainDiTLabels={"labels": "rocket"})
+    (compare,) = node_ids(prompt, "BiGainCompare")
+    prompt[compare]["inputs"]["steps"] = 1
+    prompt["table"] = {"class_type": "PreviewAny", "inputs": {"source": [compare, 2]}}
+    _, automatic, _ = csv.DictReader(io.StringIO(server.run(prompt).text("table")))
+    assert automatic["model"] == "BiGain (Auto)" and float(automatic["operations"]) < 0.8

@@ -1,16 +1,17 @@
 """BiGain (Auto) tells in its own node what a run came to, as BiGain Report does."""
 
+from tests.server.conftest import FEW_TOKENS
 from tests.ui.conftest import one_front_end
 
 KIND = "BiGainAuto"
 PROMPT = {
-    "1": {"class_type": "BiGainDiTLoader", "inputs": {"model_name": "bundled: drawings"}},
+    "1": {"class_type": "BiGainDiTLoader", "inputs": {"model_name": FEW_TOKENS}},
     "2": {
         "class_type": KIND,
         "inputs": {"model": ["1", 0], "preset": "paper: DiT: L-GTM 0.7, published blocks"},
     },
     "3": {"class_type": "BiGainDiTLabels", "inputs": {"model": ["1", 0], "labels": "rocket"}},
-    "4": {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 32, "batch_size": 1}},
+    "4": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
     "5": {"class_type": "VAELoader", "inputs": {"vae_name": "pixel_space"}},
     "6": {"class_type": "VAEEncode", "inputs": {"pixels": ["4", 0], "vae": ["5", 0]}},
     "7": {
@@ -38,7 +39,7 @@ def test_it_says_what_each_run_came_to_also_when_the_node_itself_is_cached(front
     front_end.look_at(KIND)
     front_end.panel("auto_result").get_by_text("After a run").wait_for()
     found = []
-    for side in (32, 48):
+    for side in (64, 96):
         seed = 10 * front_end.place + side  # what ran before would be taken from the cache
         front_end.set("KSampler", seed=seed)
         front_end.set("EmptyImage", width=side, height=side)

@@ -2,7 +2,7 @@
 
 import json
 
-from tests.server.conftest import EXAMPLES
+from tests.server.conftest import EXAMPLES, FEW_TOKENS
 from tests.ui.conftest import one_front_end, overlaps
 
 KIND = "BiGainEvaluate"
@@ -16,6 +16,7 @@ def rows(panel):
 
 def test_tags_are_shown_with_their_images_and_the_place_of_the_file(front_end):
     front_end.load(json.loads((EXAMPLES / "bigain_tag_dataset.json").read_text("utf-8")))
+    front_end.set("BiGainDiTLoader", model_name=FEW_TOKENS)
     front_end.set("BiGainDiTLabels", labels=LABELS)
     output = f"shown/{front_end.place}"
     front_end.set(KIND, output=output, preset="fast")
@@ -64,8 +65,6 @@ def test_tags_are_shown_with_their_images_and_the_place_of_the_file(front_end):
 
 @one_front_end
 def test_folders_of_the_input_are_offered_and_chosen(front_end):
-    (front_end.server.folder / "input" / "my images").mkdir(exist_ok=True)
-    front_end.open()
     front_end.show(KIND)
     front_end.look_at(KIND)
     panel = front_end.panel("evaluation_result")

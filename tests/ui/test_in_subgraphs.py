@@ -37,6 +37,12 @@ ANSWERS = {
     "BiGainCompareModels": (
         "model_comparison", "executed", {"bigain_comparison": [MODEL | {"name": "m"}]}, "best: m"
     ),
+    "BiGainBestOfN": (
+        "best_of_n",
+        "executed",
+        {"bigain_best": [{"rows": [{"seed": "7", "dropped": ""}], "saved": 0.4}]},
+        "best: seed 7",
+    ),
 }  # fmt: skip
 PANELS = [panel for panel, *_ in ANSWERS.values()]
 # A node of each kind in one subgraph, whose node has the widgets of all of them but those left out.

@@ -1,10 +1,11 @@
 """BiGain Rank Images alone in a prompt: its images are in the node, best first, with scores."""
 
+from tests.server.conftest import FEW_TOKENS
 from tests.ui.conftest import one_front_end
 
 KIND = "BiGainRankImages"
 PROMPT = {
-    "1": {"class_type": "BiGainDiTLoader", "inputs": {"model_name": "bundled: drawings"}},
+    "1": {"class_type": "BiGainDiTLoader", "inputs": {"model_name": FEW_TOKENS}},
     "2": {
         "class_type": "BiGainDiTLabels",
         "inputs": {"model": ["1", 0], "labels": "penguin"},

@@ -1,9 +1,10 @@
 """BiGain Token Map run in the browser: its image is in the node."""
 
+from tests.server.conftest import FEW_TOKENS
+
 KIND = "BiGainTokenMap"
-SIDE = 32 * 8  # pixels: as many tokens as the bundled model has, each enlarged
 PROMPT = {
-    "1": {"class_type": "BiGainDiTLoader", "inputs": {"model_name": "bundled: drawings"}},
+    "1": {"class_type": "BiGainDiTLoader", "inputs": {"model_name": FEW_TOKENS}},
     "2": {"class_type": "BiGainTokenMerging", "inputs": {"model": ["1", 0]}},
     "3": {"class_type": "BiGainDiTLabels", "inputs": {"model": ["1", 0], "labels": "rocket"}},
     "4": {"class_type": "BiGainSampleImages", "inputs": {"images": "bee"}},
@@ -27,4 +28,4 @@ def test_the_groups_are_shown_in_the_node(front_end):
     front_end.look_at(KIND)
     assert front_end.run() == "success"
     classic = front_end.renderer == "classic"
-    assert front_end.page.wait_for_function(IMAGE, arg=classic).json_value() == [SIDE, SIDE]
+    assert front_end.page.wait_for_function(IMAGE, arg=classic).json_value() == [64, 64]

@@ -12,7 +12,10 @@ from ..errors import ErrorSource
 from ..results.fit import (
     TRIALS,
     LeadOverNoPrompt,
+    ahead_of_others,
     fit_trials,
+    leads,
+    probability,
     probability_of_fit,
     standard_error,
 )
@@ -55,14 +58,19 @@ def lead_over_no_prompt(
     )
 
 
-def probabilities_of_fit(source: ErrorSource, empty: int) -> Tensor:
-    """(P,) that each prompt describes the image, judged by itself against number `empty`, the last.
+def probabilities_of_fit(source: ErrorSource, tags: Sequence[str]) -> dict[str, float]:
+    """Of each tag, that it describes the image, judged by the best of its prompts.
 
+    `tags` says what each prompt of the denoiser stands for; the prompt after them says nothing.
     Takes TRIALS evaluations of each and of that one.
     """
-    rows = [source.errors(spec, range(empty + 1)).double().cpu() for spec in fit_trials()]
+    rows = [source.errors(spec, range(len(tags) + 1)).double().cpu() for spec in fit_trials()]
     errors = torch.stack(rows, 1)  # (P + 1, TRIALS)
-    return probability_of_fit(errors[empty] - errors[:empty])
+    best: dict[str, float] = {}
+    for tag, lead in zip(tags, leads(errors[-1] - errors[:-1]).tolist(), strict=True):
+        best[tag] = max(lead, best.get(tag, lead))
+    found = probability(ahead_of_others(torch.tensor(list(best.values()), dtype=torch.float64)))
+    return dict(zip(best, found.tolist(), strict=True))
 
 
 def evidence_bits(

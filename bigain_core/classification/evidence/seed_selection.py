@@ -208,31 +208,45 @@ class BestOfN:
         one = self.sampling_calls[self.best[0]] + 2 * self.judged.gains.shape[1]
         return one * len(self.seeds)
 
+    @property
+    def share(self) -> float:
+        """The part of `all_calls` that was spent."""
+        return sum(self.calls) / self.all_calls
+
+    @property
+    def rows(self) -> list[dict]:
+        """What became of each candidate by the names of columns, best first."""
+        rows = []
+        for rank, number in enumerate(self.order, 1):
+            score, dropped = "", "while sampling"
+            if number in self.finalists:
+                row = self.finalists.index(number)
+                score = f"{self.judged.scores[row].item():.4g}"
+                dropped = f"after trial {self.judged.trials[row]}" * (row not in self.judged.alive)
+            rows.append(
+                {
+                    "rank": rank,
+                    "seed": self.seeds[number],
+                    "score": score,
+                    "score_on_the_way": f"{self.on_the_way[number]:.4g}",
+                    "dropped": dropped,
+                    "evaluations": self.calls[number],
+                }
+            )
+        return rows
+
     def table(self) -> str:
         """CSV with a row per candidate, best first."""
-        columns = ("rank", "seed", "score", "score_on_the_way", "dropped", "evaluations")
-        return csv_table(columns, map(self._row, range(len(self.seeds))))
-
-    def _row(self, place: int) -> list:
-        number = self.order[place]
-        score, dropped = "", "while sampling"
-        if number in self.finalists:
-            row = self.finalists.index(number)
-            score = f"{self.judged.scores[row].item():.4g}"
-            dropped = f"after trial {self.judged.trials[row]}" * (row not in self.judged.alive)
-        on_the_way = f"{self.on_the_way[number]:.4g}"
-        return [place + 1, self.seeds[number], score, on_the_way, dropped, self.calls[number]]
+        return csv_table(self.rows[0], [row.values() for row in self.rows])
 
     def __str__(self) -> str:
         lines = []
-        for place in range(len(self.seeds)):
-            _, seed, score, on_the_way, dropped, _ = self._row(place)
-            known = f"score {score}" if score else f"score on the way {on_the_way}"
-            fate = f"dropped {dropped}" if dropped else "kept"
-            lines.append(f"{place + 1}. seed {seed}: {known}, {fate}")
-        share = sum(self.calls) / self.all_calls
+        for row in self.rows:
+            score = row["score"] or f"on the way {row['score_on_the_way']}"
+            fate = f"dropped {row['dropped']}" if row["dropped"] else "kept"
+            lines.append(f"{row['rank']}. seed {row['seed']}: score {score}, {fate}")
         lines.append(
-            f"{sum(self.calls)} network evaluations, {share:.0%} of the {self.all_calls} for "
+            f"{sum(self.calls)} network evaluations, {self.share:.0%} of the {self.all_calls} for "
             "finishing and judging all"
         )
         return "\n".join(lines)

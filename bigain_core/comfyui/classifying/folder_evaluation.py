@@ -73,7 +73,7 @@ def tag(
     results: ResultFile,
     listener: Listener,
 ) -> None:
-    """Judge every prompt by itself for each image that has no result, and write all captions.
+    """Judge every tag for each image that has no result, and write all captions.
 
     Takes TRIALS network evaluations of each prompt and of no prompt, whose noise depends on the
     file of an image alone. Of several prompts for one tag the best counts.
@@ -90,10 +90,7 @@ def tag(
     def judge(image: LabelledImage, denoiser: Denoiser, latent: Tensor) -> dict:
         content = tagging.images.content(image)
         source = ErrorSource(denoiser, latent, prompts.labels, plan, int(content, 16))
-        found = probabilities_of_fit(source, len(prompts.labels)).tolist()
-        fits = {}
-        for name, chance in zip(prompts.classes, found, strict=True):
-            fits[name] = max(chance, fits.get(name, 0.0))
+        fits = probabilities_of_fit(source, prompts.classes)
         return tagging.written(image, fits, records.get(image.file, {}))
 
     clashes, pending = tagging.clashes(records), tagging.pending(records)
