@@ -3,7 +3,7 @@
 Both small models and the bundled one, all methods: error of the prediction by noise level, error
 and rank correlation of what tells prompts apart, agreement of decisions, generated images from the
 same noise, and photographs on larger grids and in single layers, beside operations. By default this
-takes less than an hour of two cores, and what costs most is measured of the most important methods
+is made for an hour of two cores, and what costs most is measured of the most important methods
 alone; what is left is printed first. Results are kept image by image in --out: what was stopped
 goes on when the command is given again. The report covers the images that every method has.
 """
