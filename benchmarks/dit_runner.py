@@ -70,8 +70,10 @@ class DiTRunner:
         call = NetworkCall(
             self.compression, lambda: progress, self.log, layer_flops=projections_shortened
         )
+        device = next(self.model.parameters()).device
+        inputs = (t.to(device) for t in (x, torch.full((len(x),), timestep), labels))
         with replaced_forwards(replacements(self.model, x, call)):
-            predicted = self.model(x, torch.full((len(x),), timestep), labels)
+            predicted = self.model(*inputs).to(x.device)
         if self.model.config.predicts == "eps":
             return predicted
         level = self.signal[timestep]

@@ -1,9 +1,9 @@
 """All that a GPU has to show, in one table to paste: python -m benchmarks.gpu
 
-Needs no host and no download and takes up to eight minutes on one card: every method's result on
-the card against the CPU's, how often a layer waits for the card and the kernels it starts, one
-layer of each size plain and compressed in turn beside the tomesd package and ToDo, and from where
-each method breaks even. What a slow card has no time for is named. `--device cpu --quick` tries the
+Needs no host and no download and takes up to eight minutes on one card: how often a layer waits for
+the card and the kernels it starts, from where each method breaks even, one layer of each size plain
+and compressed in turn beside the tomesd package and ToDo, and every method's result on the card
+against the CPU's. What a slow card has no time for is named. `--device cpu --quick` tries the
 command itself, on a machine without one.
 """
 
@@ -127,7 +127,7 @@ def _seen(work, device: torch.device) -> tuple[int, int]:
     work()
     on_card = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_card else [])]
-    with profile(activities=activities) as profiler:
+    with profile(activities=activities, acc_events=True) as profiler:
         work()
     events = profiler.events()
     if not on_card:
@@ -187,10 +187,6 @@ def report(device: torch.device, dtypes: Sequence[torch.dtype], quick: bool) -> 
         return table(columns, list(until_time_is_up(rows, len(columns))))
 
     yield f"## {machine(device)}"
-    checked = dict.fromkeys((torch.float32, *dtypes))
-    results = chain.from_iterable(result_rows(device, dtype, until) for dtype in checked)
-    columns = ["1024 tokens", "difference from the CPU", "same tokens", "difference with text"]
-    yield part(columns, results)
     layer = Layer.random(*next(iter(sizes.values())), device, dtypes[0])
     columns = ["added to a layer", "kernels", "waits", "counted on fake tensors"]
     yield part(columns, launch_rows(device, layer, until))
@@ -201,6 +197,11 @@ def report(device: torch.device, dtypes: Sequence[torch.dtype], quick: bool) -> 
         yield f"One layer in {_word(dtype)}, {rounds} rounds"
         columns = ["layer", "setting", "ms", "gain", "peak MiB"]
         yield part(columns, speed_rows(device, dtype, sizes, rounds, until))
+    # Last, as half precision takes CPUs minutes.
+    checked = dict.fromkeys((torch.float32, *dtypes))
+    results = chain.from_iterable(result_rows(device, dtype, until) for dtype in checked)
+    columns = ["1024 tokens", "difference from the CPU", "same tokens", "difference with text"]
+    yield part(columns, results)
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ from benchmarks.drawings import (
     held_out,
     names_of,
     read_drawings,
+    trained,
 )
 from benchmarks.paper.judge import Judge, train
 from benchmarks.timing import gain
@@ -67,6 +68,10 @@ def judged(judge: Judge, pixels: Tensor) -> Tensor:
         return judge(functional.adaptive_avg_pool2d(pixels, JUDGED_SIZE))[1].argmax(1)
 
 
+def all_pairs() -> Tensor:
+    return (trained() | held_out()).nonzero()[:, 0]
+
+
 def drawn(drawings: Drawings, pairs: Tensor, generator: torch.Generator, size: int) -> Images:
     return Images(drawings.images(pairs, generator, size), names_of(pairs))
 
@@ -77,10 +82,10 @@ def trained_judge(drawings: Drawings, path: Path, steps: int) -> Judge:
     if path.exists():
         judge.load_state_dict(load_file(path))
         return judge.eval()
-    pairs = len(drawings.rasters.flatten(0, 1))
+    pairs = all_pairs()
 
     def batch(generator: torch.Generator) -> Images:
-        chosen = torch.randint(pairs, (BATCH,), generator=generator)
+        chosen = pairs[torch.randint(len(pairs), (BATCH,), generator=generator)]
         return drawn(drawings, chosen, generator, JUDGED_SIZE)
 
     judge = train(batch, steps, 0, len(CLASS_NAMES))
@@ -183,12 +188,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25, help="of sampling")
     parser.add_argument("--images", type=int, default=int(held_out().sum()), help="to be ranked")
     parser.add_argument("--judge-steps", type=int, default=JUDGE_STEPS)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    drawings, runners = read_drawings(args.cache), settings(load_dit(read_checkpoint(args.model)))
+    drawings = read_drawings(args.cache)
+    runners = settings(load_dit(read_checkpoint(args.model)).to(args.device))
     judge = trained_judge(drawings, args.folder / "judge.safetensors", args.judge_steps)
-    pairs = torch.arange(len(drawings.rasters.flatten(0, 1)))
-    shown = drawn(drawings, pairs, torch.Generator().manual_seed(SEEDS_APART - 2), SIZE)
+    shown = drawn(drawings, all_pairs(), torch.Generator().manual_seed(SEEDS_APART - 2), SIZE)
     seen = judged(judge, shown.pixels) == shown.labels
     print(f"the judge knows the drawings themselves in {share(seen.tolist())}")
     images = generated(runners, judge, args.rounds, args.steps, args.folder)

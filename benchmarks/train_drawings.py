@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
@@ -19,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Muon
 
-from benchmarks.dit_runner import PlainDiT
+from benchmarks.dit_runner import PlainDiT, scaled_dot_product_attention
 from benchmarks.drawings import (
     CACHE,
     CLASS_NAMES,
@@ -29,6 +32,7 @@ from benchmarks.drawings import (
     held_out,
     names_of,
     read_drawings,
+    trained,
 )
 from benchmarks.noise_schedules import alphas_cumprod
 from benchmarks.train_small_dit import CONFIG as SMALL
@@ -64,10 +68,10 @@ class Stage:
 
 
 STAGES = (
-    Stage(4000, 16, 32, 1.0),
-    Stage(5000, 32, 32, 0.5, seen=0.5),
-    Stage(3000, 64, 16, 0.0, seen=0.5),
-    Stage(500, 64, 16, 0.0),
+    Stage(1250, 16, 128, 1.0),
+    Stage(2750, 32, 128, 0.5, seen=0.5),
+    Stage(2750, 64, 128, 0.0, seen=0.5),
+    Stage(400, 64, 128, 0.0),
 )
 SPREAD = 2.5
 SQUARE = 8  # pixels on a side
@@ -133,26 +137,60 @@ def placed(network: DiT, chosen: Tensor, size: int) -> Iterator[None]:
         del network.positions
 
 
-def velocity_errors(network, pixels, timesteps, labels, generator, args, seen=1.0) -> Tensor:
-    """Mean squared errors (B,) of the velocity sqrt(a) * noise - sqrt(1 - a) * pixels.
+@dataclass(frozen=True)
+class Batch:
+    """What a network is called with and what it is to give, of squares `chosen` of the images."""
 
-    Below 1, `seen` is the share of squares that the network is shown, the same of all images.
-    """
+    noisy: Tensor
+    wanted: Tensor
+    timesteps: Tensor
+    labels: Tensor
+    size: int
+    chosen: Tensor | None
+
+
+def noised(pixels, timesteps, labels, generator, seen=1.0) -> Batch:
+    """Images (B, 3, S, S) with noise, and the velocity; of a share `seen` of squares alone."""
     noise = torch.randn(pixels.shape, generator=generator)
     level = alphas_cumprod("linear")[timesteps][:, None, None, None]
     kept, added = level.sqrt(), (1 - level).sqrt()
     noisy, wanted = kept * pixels + added * noise, kept * noise - added * pixels
-    part = nullcontext()
+    size, chosen = pixels.shape[-1], None
     if seen < 1:
-        size = pixels.shape[-1]
         order = torch.randperm((size // SQUARE) ** 2, generator=generator)
         chosen = order[: round(len(order) * seen)].sort().values
         noisy, wanted = squares(noisy, chosen, SQUARE), squares(wanted, chosen, SQUARE)
-        part = placed(network, chosen, size)
-    inputs = (t.to(args.device) for t in (noisy, timesteps, labels))
-    with part, torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
-        predicted = network(*inputs, attention_by_products)
-    return (predicted.float() - wanted.to(args.device)).square().mean((1, 2, 3))
+    return Batch(noisy, wanted, timesteps, labels, size, chosen)
+
+
+def velocity_errors(network: nn.Module, batch: Batch, args: argparse.Namespace) -> Tensor:
+    """Mean squared errors (B,)."""
+    device = torch.device(args.device)
+    # Torch's fused attention has a slow gradient on CPUs.
+    attention = attention_by_products if device.type == "cpu" else scaled_dot_product_attention
+    part = nullcontext()
+    if batch.chosen is not None:
+        part = placed(network, batch.chosen.to(device), batch.size)
+    inputs = (t.to(device) for t in (batch.noisy, batch.timesteps, batch.labels))
+    with part, torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
+        predicted = network(*inputs, attention)
+    return (predicted.float() - batch.wanted.to(device)).square().mean((1, 2, 3))
+
+
+class Ahead:
+    """Batches of consecutive steps, which threads draw a little ahead of their use."""
+
+    def __init__(self, draw: Callable[[int], Batch], steps: int):
+        self.draw, self.steps = draw, steps
+        self.threads = os.cpu_count() or 1
+        self.pool = ThreadPoolExecutor(self.threads)
+        self.drawn: dict[int, Future[Batch]] = {}
+
+    def __getitem__(self, step: int) -> Batch:
+        for later in range(step, min(step + 2 * self.threads, self.steps)):
+            if later not in self.drawn:
+                self.drawn[later] = self.pool.submit(self.draw, later)
+        return self.drawn.pop(step).result()
 
 
 @dataclass(frozen=True)
@@ -168,6 +206,10 @@ class DrawingRecipe:
     @property
     def steps(self) -> int:
         return sum(stage.steps for stage in self.stages)
+
+    @cached_property
+    def batches(self) -> Ahead:
+        return Ahead(self.batch, self.steps)
 
     def fresh_network(self) -> PlainDiT:
         return fresh_dit(CONFIG, ComposedLabels)
@@ -193,12 +235,12 @@ class DrawingRecipe:
             "adam": torch.optim.AdamW(rest, betas=(0.9, 0.99), weight_decay=0.01),
         }
 
-    def loss(self, network: nn.Module, args: argparse.Namespace, step: int) -> Tensor:
-        generator = torch.Generator().manual_seed(args.seed * SEEDS_APART + step)
+    def batch(self, step: int) -> Batch:
+        generator = torch.Generator().manual_seed(self.args.seed * SEEDS_APART + step)
         stage = self.stage_at(step)
-        trained = (~held_out()).nonzero()[:, 0]
-        pairs = trained[torch.randint(len(trained), (stage.batch,), generator=generator)]
-        pixels = self.drawings.images(pairs, generator, stage.size)
+        known = trained().nonzero()[:, 0]
+        pairs = known[torch.randint(len(known), (stage.batch,), generator=generator)]
+        pixels = self.drawings.images(pairs, generator, stage.size, varied=True)
         signal = alphas_cumprod("linear")
         timesteps = draw_timesteps(stage.batch, stage.centre, signal, generator)
         any_style = torch.rand(stage.batch, generator=generator) < STYLE_DROPOUT
@@ -206,8 +248,10 @@ class DrawingRecipe:
         styles = (pairs % len(STYLES)).masked_fill(any_style, ANY_STYLE)
         labels = names_of(pairs) * (len(STYLES) + 1) + styles
         labels = labels.masked_fill(dropped, NO_PROMPT)
-        errors = velocity_errors(network, pixels, timesteps, labels, generator, args, stage.seen)
-        return errors.mean()
+        return noised(pixels, timesteps, labels, generator, stage.seen)
+
+    def loss(self, network: nn.Module, args: argparse.Namespace, step: int) -> Tensor:
+        return velocity_errors(network, self.batches[step], args).mean()
 
     @torch.no_grad()
     def error(self, network: nn.Module, pairs: Tensor, size: int) -> float:
@@ -217,14 +261,14 @@ class DrawingRecipe:
         pixels = self.drawings.images(pairs, generator, size)
         timesteps = torch.arange(WATCHED) * 997 % TIMESTEPS
         labels = names_of(pairs) * (len(STYLES) + 1) + ANY_STYLE
-        errors = velocity_errors(network, pixels, timesteps, labels, generator, self.args)
-        return errors.mean().item()
+        batch = noised(pixels, timesteps, labels, generator)
+        return velocity_errors(network, batch, self.args).mean().item()
 
     def saved(self, average: DiT, args: argparse.Namespace, step: int) -> None:
         """Write the averaged network, and a line of its errors."""
         save_dit(average, args.out, class_names="\n".join(CLASS_NAMES), predicts="v")
         size = self.stage_at(step - 1).size
-        kinds = {"trained": ~held_out(), "held_out": held_out()}
+        kinds = {"trained": trained(), "held_out": held_out()}
         errors = {
             kind: self.error(average, chosen.nonzero()[:, 0], size)
             for kind, chosen in kinds.items()

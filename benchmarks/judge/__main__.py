@@ -25,7 +25,7 @@ PARTS = ("epochs", "fits", "best_of_n")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--drawings", type=int, default=80)
+    parser.add_argument("--drawings", type=int, default=125)
     parser.add_argument("--cache", type=Path, default=CACHE, help="archives of the drawings")
     parser.add_argument("--digits", type=int, default=40)
     parser.add_argument("--shapes", type=int, default=40)

@@ -1,9 +1,9 @@
 """What BiGain (Auto) does to a network, by the kind of its self-attention and the strength.
 
 What is closest to the plain model is told by docs/fidelity.md, on two small models. Closer methods
-than these start 150 to 200 kernels in a layer (key pairs and key merging; L-GTM about 35, random
-places about 20), which a GPU may need longer for than what they save in layers of 4096 tokens. That
-was counted, not timed, and networks differ, so they are left to who asks for them.
+than these start 220 to 270 kernels in a layer (key pairs and key merging; L-GTM 50, random places
+21), for which an H200 needs longer than what they save in layers of 4096 tokens (docs/results.md),
+so they are left to who asks for them.
 
 UNets are pooled at random places: at the operations of IE-KVD they predict as closely or closer, on
 the small UNet's own images with half of its error, on photographs with the same. How far keys go
@@ -13,17 +13,16 @@ factor 4 (docs/results.md, "Speed of one block"). These figures are for 4096 tok
 level, which leave 1024 or 256 keys. It is our judgement that as many keys are enough in larger
 images and in the next level, and that factor 2 does no harm there.
 
-DiT, PixArt and HunyuanDiT are pooled at random places in every block, down to 256 keys, in the
-middle, from a third to five sixths of the depth, down to 512. In the bundled model, whose layers
-have 1024 tokens, attention is narrow there, as wide as 9 to 48 keys at little noise, against 342 to
-750 in the other blocks; in the small DiT 47 to 79 of 256 in two of the three. Most of the error
-comes from there. That is faster and closer to the plain images than L-GTM 0.7 in the published
-blocks (docs/bundled_model.md), and large images gain more. Other depths than six blocks are
-judgement. The other strengths merge before projection, which saves most where tokens are few
-(README: 1.44x against 1.11x). Keys weigh as much as their tokens, which leaves .53 to .71 of the
-error at no further operation. L-GTM 0.7 costs the small DiT one or two points of accuracy, within
-chance, in the published blocks, and half of it in all blocks (docs/results.md), so they keep to the
-published ones. The assignment is shared as in the published scripts.
+DiT, PixArt and HunyuanDiT are pooled at opposite pairs of random places in every block, which keeps
+half of the keys. A quarter, random places alone, is faster and less close: in the bundled model
+attention is as narrow as 9 to 48 keys in three of six blocks at little noise
+(docs/bundled_model.md). Both are closer to the plain images and faster than L-GTM 0.7 in the
+published blocks, and large images gain more. That as many keys are enough in networks of other
+depths is our judgement. The other strengths merge before projection, which saves most where tokens
+are few (README: 1.44x against 1.11x). Keys weigh as much as their tokens, which leaves .53 to .71
+of the error at no further operation. L-GTM 0.7 costs the small DiT one or two points of accuracy,
+within chance, in the published blocks, and half of it in all blocks (docs/results.md), so they keep
+to the published ones. The assignment is shared as in the published scripts.
 
 All others are pooled after projection, the fastest way there. What it costs in quality has not been
 measured in any of them, so they keep the paper's method: careful strengths keep to the published
@@ -62,11 +61,6 @@ def as_deep_as_published(blocks: int) -> Placement:
     return Placement(layers=tuple(layers) or (blocks - 1,))
 
 
-def middle(blocks: int) -> Placement:
-    """From a third to five sixths of the depth."""
-    return Placement(layers=tuple(range(-(-blocks // 3), -(-5 * blocks // 6))))
-
-
 def all_but_the_first(blocks: int) -> Placement:
     return Placement(layers=tuple(range(1, blocks)) or (0,))
 
@@ -75,7 +69,7 @@ PUBLISHED_POOLING = KVDownsampling(2)
 PUBLISHED_TO_256_KEYS = replace(PUBLISHED_POOLING, factor=4, keys=256)
 POOLED = KVDownsampling(2, AlphaSchedule(1.0, 1.0), random_places=True)
 TO_1024_KEYS, TO_256_KEYS = (replace(POOLED, factor=4, keys=keys) for keys in (1024, 256))
-DOWN_TO_256_KEYS = replace(POOLED, keys=256)
+OPPOSITE_PAIRS = replace(POOLED, keys=256, opposite=True)
 MERGED = TokenMerging(0.7, proportional=True)
 
 CHOICES: dict[LayerFlops, dict[str, tuple[tuple[Method, Where], ...]]] = {  # by what is saved
@@ -86,7 +80,7 @@ CHOICES: dict[LayerFlops, dict[str, tuple[tuple[Method, Where], ...]]] = {  # by
         FAST: ((TO_256_KEYS, two_finest),),
     },
     projections_shortened: {
-        AUTO: ((DOWN_TO_256_KEYS, finest), (replace(DOWN_TO_256_KEYS, opposite=True), middle)),
+        AUTO: ((OPPOSITE_PAIRS, finest),),
         QUALITY: ((replace(MERGED, ratio=0.5), as_deep_as_published),),
         BALANCED: ((MERGED, as_deep_as_published),),
         FAST: ((replace(MERGED, sharing=Sharing("interval")), as_deep_as_published),),
@@ -106,7 +100,7 @@ def automatic_rules(
     """One of STRENGTHS for a network of so many self-attention layers, where it is faster.
 
     "auto" is the most that published or measured figures bear out for such a network; `active` is
-    the part of the process in which it can do with less. The last rule that covers a layer decides.
+    the part of the process in which it can do with less.
     """
     return tuple(
         Rule(method, where(blocks), active, only_where_faster=True)

@@ -2,8 +2,11 @@
 
 The time for deciding, merging and restoring hardly depends on the size of a layer; the operations
 saved grow with its tokens, its width and the strength of the method. So each method has one
-threshold per kind of device: the operations that a layer must save to break even, measured by
-`python -m benchmarks.break_even` for one image, as results must not depend on the batch.
+threshold per kind of device: the operations that a layer must save to break even for one image, as
+results must not depend on the batch. Those of CPUs were measured by `python -m
+benchmarks.break_even`. A GPU waits for the CPU that starts its kernels: those of the H200 are read
+off calls of DiT-XL/2 at three sizes, where plain and compressed ones take equally long
+(docs/results.md, "On a GPU").
 """
 
 from __future__ import annotations
@@ -38,8 +41,21 @@ BREAK_EVEN: dict[str, dict[type[Method], int]] = {  # FLOPs to save, by kind of 
         KeyMerging: 180_000_000,
         KeyPairs: 400_000_000,
     },
+    "NVIDIA H200": {
+        TokenMerging: 200_000_000_000,
+        KVDownsampling: 98_000_000_000,
+        KeyMerging: 640_000_000_000,
+    },
 }
 SIDES = range(8, 521, 8)  # tokens per side of the square grids that are tried
+
+
+@lru_cache
+def kind_of(device: torch.device) -> str:
+    """Such as cpu, or the name of a GPU."""
+    if device.type == "cuda" and torch.cuda.is_available():
+        return torch.cuda.get_device_name(device)
+    return device.type
 
 
 @lru_cache(maxsize=1024)

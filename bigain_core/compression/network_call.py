@@ -17,7 +17,7 @@ from ..tokens.centred_keys import keys_with_values
 from ..tokens.grid import TokenGrid
 from ..tokens.parts import plan_in_parts
 from ..tokens.plans import IdentityPlan, Plan, repeated
-from .break_even import why_slower
+from .break_even import kind_of, why_slower
 from .decisions import Decision
 from .rules import Compression
 from .run_log import RunLog
@@ -77,7 +77,7 @@ class NetworkCall:
             return self.skip(layer_id, x.shape[1], width, decision)
         if self.on_decision:
             self.on_decision(decision)
-        self.log.device = x.device.type
+        self.log.device = kind_of(x.device)
         self.unseen += self.log.add(decision, width, self.layer_flops)
         return decision
 
@@ -123,7 +123,7 @@ class NetworkCall:
             return f"{grid.tokens} tokens, below the minimum of {rule.placement.min_tokens}"
         method = rule.method if at_hand is None else rule.method.after_projection
         grid = _planned_at_once(rule.method, grid)
-        slower = why_slower(method, grid, width, self.layer_flops, x.device.type)
+        slower = why_slower(method, grid, width, self.layer_flops, kind_of(x.device))
         if slower and rule.only_where_faster:
             return f"{slower}; only_where_faster skips such layers"
         if at_hand is None:

@@ -1,13 +1,15 @@
 """Layers in which a method takes more time than it saves are named, and skipped on request."""
 
 import pytest
+import torch
 
 from bigain_core.compression import break_even
+from bigain_core.compression.automatic import AUTO, automatic_rules
 from bigain_core.compression.break_even import least_tokens, saved_flops, why_slower
 from bigain_core.compression.report import summary
 from bigain_core.compression.rules import Rule
 from bigain_core.compression.run_log import RunLog
-from bigain_core.measure.flops import attention_shortened, input_shortened
+from bigain_core.measure.flops import attention_shortened, input_shortened, projections_shortened
 from bigain_core.methods import KVDownsampling, TokenMerging
 from bigain_core.placement import LayerId, Placement
 from bigain_core.tokens.grid import TokenGrid
@@ -85,6 +87,28 @@ def test_what_pays_at_no_size_is_called_so():
 def test_what_nobody_has_measured_is_not_judged(pays_from, method, device):
     pays_from(10**15)
     assert why_slower(method, TokenGrid(8, 8), WIDTH, input_shortened, device) is None
+
+
+def test_a_gpu_is_known_by_its_name(monkeypatch):
+    gpu = torch.device("cuda", 3)
+    break_even.kind_of.cache_clear()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+    try:
+        assert break_even.kind_of(gpu) == "GPU 3"
+        assert break_even.kind_of(torch.device("cpu")) == "cpu"
+    finally:
+        break_even.kind_of.cache_clear()
+
+
+@pytest.mark.parametrize(("side", "compressed"), [(32, False), (64, False), (128, True)])
+def test_auto_compresses_dit_xl_on_an_h200_only_at_the_size_where_it_was_faster(side, compressed):
+    """0.44 and 0.69 times as fast at 512 and 1024 px, 1.77 times at 2048 px."""
+    (rule,) = automatic_rules(AUTO, projections_shortened, 28)
+    reason = why_slower(
+        rule.method, TokenGrid(side, side), 1152, projections_shortened, "NVIDIA H200"
+    )
+    assert (not reason) == compressed
 
 
 @pytest.mark.parametrize(

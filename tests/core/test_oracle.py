@@ -1,5 +1,7 @@
 """The classifier in a world where the best network and all likelihoods are known."""
 
+from collections import Counter
+
 import pytest
 import torch
 from scipy.stats import t as student
@@ -52,7 +54,7 @@ def no_noise(monkeypatch):
 )
 def test_with_all_trials_the_elbo_is_the_likelihood(no_noise, schedule, nats, slope):
     world = GaussianWorld.random(6, seed=1, shift=0.8)
-    images, _ = world.images(3, seed=2)
+    images, _ = world.images(2, seed=2)
     plan = TrialPlan((1000,), (1,), weighting="elbo")
     found = found_in(world, images, plan, schedule)
     true = world.log_likelihoods(images)
@@ -169,7 +171,7 @@ def test_certified_drops_the_best_less_often_than_it_says(shift, power):
 def test_intervals_of_the_margin_cover_the_truth(sampler):
     """About nine in ten 90 % intervals of differences; noise is stronger at fine levels."""
     world = GaussianWorld.random(8, seed=8, shift=0.8)
-    images, _ = world.images(60, seed=9)
+    images, _ = world.images(30, seed=9)
     truth = expected_errors(world, images)
     plan = TrialPlan((20,), (1,), sampler=sampler)
     found = found_in(world, images, plan)
@@ -293,29 +295,27 @@ def test_every_plan_finds_classes_that_are_far_apart(name):
     assert all(r.calls <= PLANS[name].calls(20) for r in found.rankings)
 
 
-@pytest.mark.parametrize(("name", "share"), [("sequential", 0.65), ("balanced", 0.55)])
-def test_stopping_early_saves_calls_without_losing_images(name, share):
+def test_stopping_early_saves_calls_without_losing_images():
     """On other worlds than any that were used to settle the rule."""
-    paper, calls, right = PLANS["paper [5, 20]"], [0, 0], [0, 0]
+    paper, *early = plans = ("paper [5, 20]", "sequential", "balanced")
+    calls, right = Counter(), Counter()
     for seed in range(3):
         world = GaussianWorld.random(10, seed=100 + seed, shift=0.8)
-        images, truth = world.images(40, seed=200 + seed)
-        for number, plan in enumerate((paper, PLANS[name])):
-            found = found_in(world, images, plan)
-            calls[number] += found.calls
-            right[number] += sum(a == b for a, b in zip(found.best, truth.tolist(), strict=True))
-    assert calls[1] <= share * calls[0]
-    assert right[1] >= right[0] - 2
+        images, truth = world.images(30, seed=200 + seed)
+        for name in plans:
+            found = found_in(world, images, PLANS[name])
+            calls[name] += found.calls
+            right[name] += sum(a == b for a, b in zip(found.best, truth.tolist(), strict=True))
+    for name, share in zip(early, (0.65, 0.55), strict=True):
+        assert calls[name] <= share * calls[paper]
+        assert right[name] >= right[paper] - 2
 
 
 @pytest.mark.parametrize(
     ("classes", "shift", "name"),
     [
         (4, 0.3, "balanced"),
-        (10, 0.5, "paper [5, 20]"),
-        (37, 0.3, "balanced"),
         (37, 0.7, "paper [5, 20]"),
-        (100, 0.5, "paper [5, 20]"),
         (100, 0.8, "balanced"),
     ],
 )

@@ -129,7 +129,7 @@ def shallow_file(tmp_path_factory):
     with safe_open(SMALL_DIT, "pt") as file:
         kept = [key for key in file.keys() if not re.match(r"blocks\.[1-9]", key)]
         weights, metadata = {key: file.get_tensor(key) for key in kept}, file.metadata()
-    path = tmp_path_factory.mktemp("shallow") / "model.safetensors"
+    path = tmp_path_factory.mktemp("shallow") / SMALL_DIT.name
     save_file(weights, path, metadata)
     return path
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import folder_paths
 import numpy as np
 import pytest
-from bigain.bigain_core.comfyui.dit_model import load_dit_model
 from bigain.nodes.dit_nodes import BiGainDiTLabels
 from bigain.nodes.evaluation_node import BiGainEvaluate
 from PIL import Image
@@ -17,7 +16,6 @@ from PIL import Image
 from benchmarks.cluster.evaluation import Evaluation, Task
 from benchmarks.cluster.local_workers import LocalWorkers
 from benchmarks.cluster.sharing import Progress, share_out
-from benchmarks.dit_runner import SMALL_DIT
 from tests.host.drawn import LABELS
 
 pytestmark = pytest.mark.once
@@ -36,14 +34,13 @@ def folder(tmp_path, drawings):
 
 
 @pytest.fixture
-def alone(folder, monkeypatch, vae):
+def alone(folder, monkeypatch, vae, shallow):
     """What BiGain Evaluate writes in this process, with the settings of the workflow."""
     monkeypatch.setattr(folder_paths, "input_directory", str(folder / "images"))
     monkeypatch.setattr(folder_paths, "output_directory", str(folder))
-    model = load_dit_model(SMALL_DIT)
-    prompts = BiGainDiTLabels.execute(model, "\n".join(LABELS)).args[2]
+    prompts = BiGainDiTLabels.execute(shallow, "\n".join(LABELS)).args[2]
     summary = BiGainEvaluate.execute(
-        model=model, prompts=prompts, vae=vae, folder="drawn", csv="", output="alone",
+        model=shallow, prompts=prompts, vae=vae, folder="drawn", csv="", output="alone",
         preset="fast", size=32, limit=0, shard=1, shards=1, compare_with="",
     ).args[0]  # fmt: skip
     return (folder / "alone.jsonl").read_bytes(), summary
@@ -64,13 +61,13 @@ def workflow(folder):
 
 @pytest.mark.long
 def test_two_workers_one_killed_write_what_one_process_writes(
-    folder, comfyui, workflow, alone, monkeypatch
+    folder, comfyui, workflow, alone, shallow_file, monkeypatch
 ):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the workers: more would wait for each other
     labels, out = folder / "labels.txt", folder / "out" / "run.jsonl"
     labels.write_text("\n".join(LABELS))
     task = Task(
-        workflow, comfyui, folder / "images" / "drawn", out, labels, SMALL_DIT, SHARDS, cpu=True
+        workflow, comfyui, folder / "images" / "drawn", out, labels, shallow_file, SHARDS, cpu=True
     )
     with LocalWorkers(partial(Evaluation, task), 2, gpus=False) as workers:
 

@@ -21,8 +21,8 @@ SIDE, STEPS, CFG = 32, 3, 2.0
 
 
 @pytest.fixture
-def compare(bundled, vae):
-    positive, negative = BiGainDiTLabels.execute(bundled, "plain disc\ndigit 7").args[:2]
+def compare(shallow, vae):
+    positive, negative = BiGainDiTLabels.execute(shallow, "plain disc\ndigit 7").args[:2]
     latent = {"samples": torch.zeros(2, 3, SIDE, SIDE)}
 
     def run(*models, captions="", latent=latent):
@@ -42,8 +42,8 @@ def rows(table):
     return list(csv.DictReader(io.StringIO(table)))
 
 
-def test_images_are_those_of_the_hosts_sampler(compare, bundled):
-    models = bundled, merge(bundled, 0.5), pool(bundled)
+def test_images_are_those_of_the_hosts_sampler(compare, shallow):
+    models = shallow, merge(shallow, 0.5), pool(shallow)
     grid, images, table = compare(*models).args
     assert torch.equal(images, torch.cat([compare.ksampler(model) for model in models]))
     found = rows(table)
@@ -57,9 +57,9 @@ def test_images_are_those_of_the_hosts_sampler(compare, bundled):
     assert grid.shape[0] == 1 and grid.shape[3] == 3 and 0 <= grid.min() and grid.max() <= 1
 
 
-def test_every_image_is_in_the_grid(compare, bundled):
+def test_every_image_is_in_the_grid(compare, shallow):
     """Enlarged by whole pixels, so that one of each block gives the image back."""
-    grid, images, _ = compare(bundled, merge(bundled)).args
+    grid, images, _ = compare(shallow, merge(shallow)).args
     times = -(-192 // SIDE)
     wanted = [torch.cat(list(row), 1) for row in images.unflatten(0, (2, 2))]
     for picture in wanted:
@@ -77,31 +77,31 @@ def test_every_image_is_in_the_grid(compare, bundled):
         assert tops
 
 
-def test_captions_name_models_and_no_name_stands_twice(compare, bundled):
-    same = merge(bundled)
-    table = compare(bundled, bundled, same, same, captions="mine\n\u732b").args[2]
+def test_captions_name_models_and_no_name_stands_twice(compare, shallow):
+    same = merge(shallow)
+    table = compare(shallow, shallow, same, same, captions="mine\n\u732b").args[2]
     assert [row["model"] for row in rows(table)] == ["mine", "\u732b", "L-GTM 0.7", "L-GTM 0.7 (2)"]
 
 
-def test_a_video_is_shown_by_frames_evenly_spread(monkeypatch, compare, bundled, vae):
+def test_a_video_is_shown_by_frames_evenly_spread(monkeypatch, compare, shallow, vae):
     """As the autoencoder of a video gives them: (B, F, H, W, 3)."""
     frames = torch.arange(33).reshape(1, 33, 1, 1, 1).expand(1, 33, 8, 8, 3) / 32
     monkeypatch.setattr(vae, "decode", lambda latents: frames)
-    grid, images, _ = compare(bundled, bundled).args
+    grid, images, _ = compare(shallow, shallow).args
     assert images.shape == (66, 8, 8, 3)
     shown = {round(value * 255) for value in grid.unique().tolist()}
     assert {round(n / 32 * 255) for n in (0, 5, 9, 14, 18, 23, 27, 32)} <= shown
 
 
-def test_numbers_are_said_as_they_come(compare, bundled, caplog):
+def test_numbers_are_said_as_they_come(compare, shallow, caplog):
     with caplog.at_level(logging.INFO):
-        compare(bundled, pool(bundled))
+        compare(shallow, pool(shallow))
     assert (
         "BiGain: IE-KVD factor 2, alpha 0.9: " in caplog.text and "% of operations" in caplog.text
     )
 
 
-def test_it_stops_when_interrupted(compare, bundled):
+def test_it_stops_when_interrupted(compare, shallow):
     comfy.model_management.interrupt_current_processing(True)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        compare(bundled, merge(bundled))
+        compare(shallow, merge(shallow))

@@ -25,19 +25,19 @@ from tests.host.families import NAMED
 pytestmark = pytest.mark.once
 
 LABELS = ("plain disc", "checkered square", "row-striped triangle", "checkered cross")
-# How much of the damage of the base each epoch takes back: the third is right, the last too much.
-EPOCHS = {1: 0.4, 2: 0.8, 3: 1.0, 10: 1.3, 11: 1.8}
+# How much of the damage of the base each epoch takes back: all of it is right, more too much.
+EPOCHS = {1: 0.4, 3: 1.0, 10: 1.3, 11: 1.8}
 BEST = "epoch-000003.safetensors"
-DAMAGED = "blocks.2.attn.qkv"
+DAMAGED = "blocks.0.attn.qkv"
 
 
 @pytest.fixture(scope="module")
 def damage():
-    """A change of rank 2 of one layer of the bundled model: up (rows, 2) and down (2, columns)."""
+    """A change of rank 2 of a layer of the bundled model, twice as large: up and down."""
     weight = read_checkpoint(SMALL_DIT).state[f"{DAMAGED}.weight"].float()
     generator = torch.Generator().manual_seed(1)
     up, down = (torch.randn(n, 2, generator=generator) for n in weight.shape)
-    return up * weight.norm() / (up @ down.T).norm(), down.T.contiguous()
+    return up * 2 * weight.norm() / (up @ down.T).norm(), down.T.contiguous()
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +93,12 @@ def write(root, count, start=0):
 
 
 @pytest.fixture
-def run(damaged, vae, files, folders):
-    prompts = BiGainDiTLabels.execute(damaged, "\n".join(LABELS)).args[2]
+def run(shallow, vae, files, folders):
+    prompts = BiGainDiTLabels.execute(shallow, "\n".join(LABELS)).args[2]
 
     def execute(**changes):
         inputs = {
-            "model": damaged, "vae": vae, "folder": "drawn", "models": "epoch-*.safetensors",
+            "model": shallow, "vae": vae, "folder": "drawn", "models": "epoch-*.safetensors",
             "csv": "", "output": "runs/epochs", "size": 32, "trials": 4, "limit": 0,
             "stop_early": True, "prompts": prompts,
         }  # fmt: skip
@@ -118,11 +118,11 @@ def results(folders):
     }
 
 
-def test_the_epoch_that_was_planted_as_best_is_found_with_its_interval(run, folders):
-    write(folders / "input", 150)
-    found = run()
+def test_the_epoch_that_was_planted_as_best_is_found_with_its_interval(run, folders, damaged):
+    write(folders / "input", 100)
+    found = run(model=damaged)
     best, summary, table, chart = found.args
-    assert best == BEST and f"best of 6: {BEST}" in summary
+    assert best == BEST and f"best of 5: {BEST}" in summary
     worse = {row["model"]: row for row in rows(table)}
     for name in ("connected model", "epoch-000001.safetensors", "epoch-000011.safetensors"):
         assert worse[name]["worse"] == "yes" and float(worse[name]["low"]) > 0
@@ -136,8 +136,9 @@ def test_the_epoch_that_was_planted_as_best_is_found_with_its_interval(run, fold
     assert (folders / "output" / "runs" / "epochs.csv").read_text("utf-8") == table
 
 
-def test_errors_are_those_of_the_healed_network_without_a_host(run, folders, damage):
-    run(stop_early=False, models=f"{BEST}\nepoch-000010.safetensors: 0.5")
+def test_errors_are_those_of_the_healed_network_without_a_host(run, folders, damage, damaged):
+    few = {"stop_early": False, "limit": 3}
+    run(model=damaged, models=f"{BEST}\nepoch-000010.safetensors: 0.5", **few)
     up, down = damage
     checkpoint = read_checkpoint(SMALL_DIT)
     for share, ending in ((1.0, BEST), (0.65, "epoch-000010.safetensors__0.5")):
@@ -147,9 +148,9 @@ def test_errors_are_those_of_the_healed_network_without_a_host(run, folders, dam
         denoiser = DiTRunner(network).denoiser([CLASS_NAMES.index(label) for label in LABELS])
         (name,) = (name for name in results(folders) if ending in name)
         records = results(folders)[name]
-        assert len(records) == len(list((folders / "input").rglob("*.png")))
+        assert len(records) == 3
         plan = TrialPlan((4,), (1,), sampler=Blocks(4))
-        for record in records[:3]:
+        for record in records:
             path = folders / "input" / "drawn" / record["file"]
             seen = torch.from_numpy(np.asarray(Image.open(path)).copy()).movedim(-1, 0) / 127.5 - 1
             source = ErrorSource(denoiser, seen, LABELS, plan, int(record["content"], 16))
@@ -217,13 +218,13 @@ def test_images_that_cannot_be_used_are_left_out_and_counted(run, folders):
     assert f"on {count - 2} images" in summary and "1 images left out" in summary
 
 
-def test_a_checkpoint_takes_part(run):
-    found = run(models=f"{BEST}\ndamaged.safetensors", stop_early=False, limit=4)
+def test_a_checkpoint_takes_part(run, damaged):
+    found = run(model=damaged, models=f"{BEST}\ndamaged.safetensors", stop_early=False, limit=2)
     shown = {one["name"]: one for one in found.ui["bigain_comparison"]}
     assert shown["damaged.safetensors"]["behind"] == shown["connected model"]["behind"] > 0
 
 
-def test_wrong_inputs_are_explained(run, damaged, vae):
+def test_wrong_inputs_are_explained(run, shallow):
     with pytest.raises(ValueError, match="none of whose weights belong to it"):
         run(models="other.safetensors")
     with pytest.raises(ValueError, match="expected models to compare"):
@@ -231,7 +232,7 @@ def test_wrong_inputs_are_explained(run, damaged, vae):
     with pytest.raises(ValueError, match="expected a CLIP for the captions"):
         run(prompts=None)
     with pytest.raises(ValueError, match="expected images with a caption"):
-        run(prompts=BiGainDiTLabels.execute(damaged, "digit 3").args[2])
+        run(prompts=BiGainDiTLabels.execute(shallow, "digit 3").args[2])
 
 
 def test_models_whose_errors_do_not_compare_are_refused(run, files, monkeypatch):

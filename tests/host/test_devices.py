@@ -28,12 +28,12 @@ WAYS = {
 
 
 # Each family merges, each way to attention takes every method, and each mask is pooled, too.
-REACH = ("sd15", "pixart_alpha", "flux", "wan")
+REACH = ("sd15", "pixart_alpha", "flux")
 MASKED = ("hunyuan_video_padded", "ideogram4", "lens", "qwen_image_padded")
 PRECISION = {"lens": (torch.bfloat16,)}  # in fp32 all layers get one mask
 FAMILIES = (
-    "sd15", "sdxl", "dit", "pixart_alpha", "hunyuan_dit", "wan", "flux", "chroma",
-    "hunyuan_video", "sd3", "auraflow", "qwen_image", "lumina2", "z_image", *MASKED,
+    "sd15", "dit", "pixart_alpha", "hunyuan_dit", "wan", "flux", "hunyuan_video", "sd3", "auraflow",
+    "qwen_image", "lumina2", *MASKED,
 )  # fmt: skip
 CHOSEN = [("L-GTM", name) for name in FAMILIES] + [("IE-KVD", name) for name in MASKED]
 CHOSEN += [(way, name) for way in WAYS if way != "L-GTM" for name in REACH]

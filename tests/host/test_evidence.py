@@ -12,7 +12,7 @@ from bigain.bigain_core.classification import (
     classify,
     trial_noise,
 )
-from bigain.bigain_core.classification.results.fit import OFFSET, SLOPE, WRONG
+from bigain.bigain_core.classification.results.fit import OFFSET, SLOPE, TRIALS, WRONG
 from bigain.bigain_core.comfyui.classifying.latent_classifier import classify_latents, encode_images
 from bigain.bigain_core.comfyui.classifying.latent_evidence import find_evidence
 from bigain.bigain_core.models.checkpoint import read_checkpoint
@@ -27,8 +27,8 @@ from tests.host.drawn import COUNT, LABELS
 
 
 @pytest.fixture(scope="module")
-def runner():
-    return DiTRunner(load_dit(read_checkpoint(SMALL_DIT)))
+def runner(shallow_file):
+    return DiTRunner(load_dit(read_checkpoint(shallow_file)))
 
 
 def direct_evidence(denoiser, latent, image, specs, pair):
@@ -44,12 +44,12 @@ def direct_evidence(denoiser, latent, image, specs, pair):
 
 
 def test_the_map_is_what_each_pixel_adds_to_the_margin(
-    bundled, drawn_prompts, vae, drawings, runner
+    shallow, drawn_prompts, vae, drawings, runner
 ):
     pixels = drawings[0][[0, 4]]
     plan = TrialPlan((2, 5), (2, 1))
     found = find_evidence(
-        bundled,
+        shallow,
         encode_images(vae, pixels),
         drawn_prompts,
         plan,
@@ -67,15 +67,15 @@ def test_the_map_is_what_each_pixel_adds_to_the_margin(
         assert one.plane.sum().item() == pytest.approx(one.lead.margin, rel=1e-6)
 
 
-def test_best_and_runner_up_are_compared_unless_named(bundled, drawn_prompts, vae, drawings):
+def test_best_and_runner_up_are_compared_unless_named(shallow, drawn_prompts, vae, drawings):
     latents = encode_images(vae, drawings[0][::2])
     plan = PLANS["fast"]
-    result = classify_latents(bundled, latents, drawn_prompts, plan)
-    found = find_evidence(bundled, latents, drawn_prompts, plan, "", "")
+    result = classify_latents(shallow, latents, drawn_prompts, plan)
+    found = find_evidence(shallow, latents, drawn_prompts, plan, "", "")
     for ranking, one in zip(result.rankings, found, strict=True):
         assert [one.better, one.worse] == [LABELS[k] for k in ranking.order[:2]]
         assert one.plane.sum().item() == pytest.approx(ranking.margin, rel=1e-5)
-    named = find_evidence(bundled, latents, drawn_prompts, plan, "", LABELS[0])
+    named = find_evidence(shallow, latents, drawn_prompts, plan, "", LABELS[0])
     for ranking, one in zip(result.rankings, named, strict=True):
         assert one.worse == LABELS[0]
         assert one.better == next(LABELS[k] for k in ranking.order if LABELS[k] != LABELS[0])
@@ -84,45 +84,46 @@ def test_best_and_runner_up_are_compared_unless_named(bundled, drawn_prompts, va
 PAIRS = (LABELS[:2], LABELS[1::-1])
 
 
-def evidence(bundled, prompts, vae, images, **changes):
+def evidence(shallow, prompts, vae, images, **changes):
     inputs = {"prompt_a": "", "prompt_b": "", "preset": "fast", "smoothing": 1, "trial_seed": 0}
-    return BiGainEvidenceMap.execute(bundled, prompts, images, vae, **(inputs | changes)).args
+    return BiGainEvidenceMap.execute(shallow, prompts, images, vae, **(inputs | changes)).args
 
 
-def test_the_evidence_node_shows_samples_masks_and_margins(bundled, drawn_prompts, vae, drawings):
-    overlay, mask, value = evidence(bundled, drawn_prompts, vae, drawings[0][:2])
+def test_the_evidence_node_shows_samples_masks_and_margins(shallow, drawn_prompts, vae, drawings):
+    overlay, mask, value = evidence(shallow, drawn_prompts, vae, drawings[0][:2])
     assert overlay.shape == (2, 32, 32, 3) and mask.shape == (2, 32, 32)
     assert len(value.splitlines()) == 2
     assert " over " in value and "margin " in value
     turned = evidence(
-        bundled, drawn_prompts, vae, drawings[0][:2], prompt_a=LABELS[1], prompt_b=LABELS[0]
+        shallow, drawn_prompts, vae, drawings[0][:2], prompt_a=LABELS[1], prompt_b=LABELS[0]
     )
     back = evidence(
-        bundled, drawn_prompts, vae, drawings[0][:2], prompt_a=LABELS[0], prompt_b=LABELS[1]
+        shallow, drawn_prompts, vae, drawings[0][:2], prompt_a=LABELS[0], prompt_b=LABELS[1]
     )
     assert not (turned[1] * back[1] > 0.01).any(), "what is for one is against the other"
 
 
-def test_bad_names_of_the_evidence_node_are_explained(bundled, drawn_prompts, vae, drawings):
-    single = BiGainDiTLabels.execute(bundled, LABELS[0]).args[2]
+def test_bad_names_of_the_evidence_node_are_explained(shallow, drawn_prompts, vae, drawings):
+    single = BiGainDiTLabels.execute(shallow, LABELS[0]).args[2]
     for given, names, message in (
         (drawn_prompts, {"prompt_a": "fox"}, "one of the prompts, such as 'plain disc', got 'fox'"),
         (drawn_prompts, {"prompt_a": LABELS[0], "prompt_b": LABELS[0]}, "two different prompts"),
         (single, {}, "two different prompts"),
     ):
         with pytest.raises(ValueError, match=message):
-            evidence(bundled, given, vae, drawings[0][:1], **names)
+            evidence(shallow, given, vae, drawings[0][:1], **names)
 
 
-def test_images_are_sorted_by_what_the_prompt_gains(bundled, vae, drawings, runner):
+def test_images_are_sorted_by_what_the_prompt_gains(bundled, vae, drawings):
     pixels, labels = drawings
     wanted = LABELS[2]
     positive, negative, _ = BiGainDiTLabels.execute(bundled, wanted).args
-    result = BiGainRankImages.execute(bundled, pixels, vae, 12, 0, positive, negative).args
+    result = BiGainRankImages.execute(bundled, pixels, vae, TRIALS, 0, positive, negative).args
     images, order, scores, table, fits = result
     empty = len(CLASS_NAMES)
+    runner = DiTRunner(load_dit(read_checkpoint(SMALL_DIT)))
     denoiser = runner.denoiser([CLASS_NAMES.index(wanted), empty])
-    plan = TrialPlan((12,), sampler=SpreadGrid())
+    plan = TrialPlan((TRIALS,), sampler=SpreadGrid())
     expected, chances = [], []
     for sample in pixels:
         latent = (sample * 2 - 1).movedim(-1, 0)
@@ -175,12 +176,12 @@ def test_a_text_is_as_good_as_its_encoding(bundled, vae, drawings):
     assert found[1] == expected[1] == [1, 0] and found[2] == expected[2]
 
 
-def test_labels_in_the_node_are_as_good_as_prompts(bundled, vae, drawings, drawn_prompts):
+def test_labels_in_the_node_are_as_good_as_prompts(shallow, vae, drawings, drawn_prompts):
     given = {"image": drawings[0][2:3], "vae": vae, "preset": {"preset": "fast"}, "loss": "l2"}
     given |= {"trial_seed": 0}
-    expected = BiGainDiffusionClassifier.execute(bundled, drawn_prompts, **given).args
+    expected = BiGainDiffusionClassifier.execute(shallow, drawn_prompts, **given).args
     labels = "\n".join(LABELS)
-    found = BiGainDiffusionClassifier.execute(bundled, clip=Clip(bundled), labels=labels, **given)
+    found = BiGainDiffusionClassifier.execute(shallow, clip=Clip(shallow), labels=labels, **given)
     assert found.args[3] == expected[3]
 
 

@@ -24,16 +24,16 @@ def photo(tmp_path_factory):
     return torch.from_numpy(pixels / np.float32(255))[None], path
 
 
-def test_a_photo_is_fitted_as_its_file_would_be(bundled, vae, photo):
+def test_a_photo_is_fitted_as_its_file_would_be(shallow, vae, photo):
     pixels, path = photo
-    latents, shown, said = encode_fitted(bundled, vae, pixels)
+    latents, shown, said = encode_fitted(shallow, vae, pixels)
     assert torch.equal(latents, encode_images(vae, read_image(path, 32)))
     torch.testing.assert_close(shown, pixels[:, :, 84:684], rtol=0, atol=1 / 255)
     assert said == SAID
 
 
-def test_what_fits_already_is_as_it_was(bundled, vae, drawings):
-    latents, shown, said = encode_fitted(bundled, vae, drawings[0])
+def test_what_fits_already_is_as_it_was(shallow, vae, drawings):
+    latents, shown, said = encode_fitted(shallow, vae, drawings[0])
     assert torch.equal(latents, encode_images(vae, drawings[0]))
     assert torch.equal(shown, drawings[0]) and not said
 
@@ -48,18 +48,18 @@ def test_a_latent_dit_is_made_for_eight_times_its_latent(models, vae, photo):
     assert "fitted to 64 x 64" in encode_fitted(models["dit"], vae, photo[0])[2]
 
 
-def test_nodes_say_so(bundled, drawn_prompts, vae, photo):
+def test_nodes_say_so(shallow, drawn_prompts, vae, photo):
     image = photo[0]
     one = {"loss": "l2", "trial_seed": 0}
     plan = {"preset": "custom", "trials": "1", "keep": "1"}
     shown = BiGainDiffusionClassifier.execute(
-        bundled, drawn_prompts, preset=plan, image=image, vae=vae, **one
+        shallow, drawn_prompts, preset=plan, image=image, vae=vae, **one
     ).ui["text"][0]
     assert f"Warning: {SAID}" in shown
     overlay, _, value = BiGainEvidenceMap.execute(
-        bundled, drawn_prompts, image, vae, "", "", "fast", 3, 0
+        shallow, drawn_prompts, image, vae, "", "", "fast", 3, 0
     ).args
     assert value.startswith(SAID) and overlay.shape == (1, 600, 600, 3)
-    model, prompt = merge(bundled), drawn_prompts.conditionings[0]
+    model, prompt = merge(shallow), drawn_prompts.conditionings[0]
     groups, *_, value = BiGainTokenMap.execute(model, prompt, image, vae, -1, 500, 0).args
     assert value.startswith(SAID) and groups.shape == (1, 600, 600, 3)

@@ -45,10 +45,17 @@ METHODS = [
     TokenMerging(0.7), TokenMerging(0.7, sharing=Sharing("network")), BlockMerging(0.5),
     SimilarityPruning(0.7), KVDownsampling(3), KVSelection(), KVCellSelection(), KeyMerging(),
 ]  # fmt: skip
-TWO_LEVELS = [Compression((Rule(method, Placement(levels=2)),)) for method in METHODS]
+ENCODER, DECODER = (Placement((stage,), levels=2) for stage in ("encoder", "decoder"))
+PAIRS = [
+    Compression((Rule(first, ENCODER), Rule(second, DECODER)))
+    for first, second in zip(METHODS[::2], METHODS[1::2], strict=True)
+]
 ATTACHED = {
     **{f"SD 2, {name}": ("SD 2", LATENT, PRESETS[name]) for name in PUBLISHED},
-    **{f"SD 1.5, {c.rules[0].method.name}": ("SD 1.5", (17, 40), c) for c in TWO_LEVELS},
+    **{
+        "SD 1.5, " + " and ".join(rule.method.name for rule in c.rules): ("SD 1.5", (17, 40), c)
+        for c in PAIRS
+    },
     f"SD XL, {HYBRID}": ("SD XL", LATENT, PRESETS[HYBRID]),
 }
 
@@ -113,7 +120,6 @@ def count(name, latent, context_tokens=PROMPT_TOKENS, rules=()):
 @pytest.mark.parametrize(
     ("name", "latent", "context_tokens"),
     [
-        ("SD 1.5", LATENT, PROMPT_TOKENS),
         ("SD 1.5", (17, 40), PROMPT_TOKENS),
         ("SD 2", LATENT, 2 * PROMPT_TOKENS),
     ],

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks import images_of_nodes
 from benchmarks.images_of_nodes import DRAWN, MEASURED
 from benchmarks.readme_images import GENERATED_AS, PACK, PANELS
 
@@ -38,7 +39,8 @@ def test_images_are_small(drawn):
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_a_committed_image_is_what_the_nodes_give(name):
+def test_a_committed_image_is_what_the_nodes_give(name, monkeypatch):
+    monkeypatch.setattr(images_of_nodes, "TRIALS", 2)  # few tell the images that are ranked apart
     with torch.inference_mode():
         found = np.asarray(DRAWN[name]()).astype(int)
     committed = np.asarray(Image.open(PACK / f"{name}.png").convert("RGB")).astype(int)

@@ -78,7 +78,7 @@ def in_one_step(models, sample):
     return plain, image
 
 
-@pytest.mark.parametrize("name", ["sd15", "sdxl", "dit"])
+@pytest.mark.parametrize("name", ["sd15", "dit"])
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_runs_and_is_reported(models, in_one_step, name, way):
     plain, image = in_one_step
@@ -221,8 +221,8 @@ def test_proportional_attention_is_exact_where_merged_tokens_are_equal(models, n
 
 @pytest.mark.parametrize("name", NAMES)
 def test_proportional_attention_runs_everywhere(models, sample, name):
-    model = merge(models[name], proportional=True)
-    assert not torch.equal(sample(name, model), sample(name, merge(models[name])))
+    weighed, plain = (merge(models[name], proportional=flag) for flag in (True, False))
+    assert not torch.equal(sample(name, weighed, steps=1), sample(name, plain, steps=1))
 
 
 def test_a_hybrid_preset_is_two_nodes_in_a_chain(models, sample):
@@ -240,7 +240,7 @@ def test_the_preset_off_hands_the_model_on(models):
 @pytest.mark.parametrize("name", NAMES)
 def test_auto_skips_small_images(models, sample, name, strength):
     auto = preset(models[name], strength)
-    assert torch.equal(sample(name, auto), sample(name, models[name]))
+    assert torch.equal(sample(name, auto, steps=1), sample(name, models[name], steps=1))
     assert "CHANGED NOTHING" in report(auto) and "only_where_faster skips such layers" in report(
         auto
     )

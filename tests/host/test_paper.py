@@ -23,7 +23,7 @@ from torch_fidelity import metric_fid
 from benchmarks.data import CLASS_NAMES, held_out_shapes
 from benchmarks.demo_host import Loaded, batched
 from benchmarks.dit_runner import SMALL_DIT, DiTRunner, load_dit
-from benchmarks.paper import models, words
+from benchmarks.paper import models, words, work
 from benchmarks.paper.__main__ import main
 from benchmarks.paper.data import SETS, small_contest
 from benchmarks.paper.data import pets as pets_set
@@ -58,6 +58,16 @@ L_GTM = "L-GTM 0.7"
 PIXELS = 64  # of a made-up image that a published model sees
 # The made-up ImageNet by places of its classes: of two processes the second has all but the first.
 IMAGES = {0: [1], 1: [2, 4, 6]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Rows are timed once, and images of the small DiT take four steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(work, "ROUNDS", 1)
+        fewer = replace(models.UNGUIDED, timesteps=models.UNGUIDED.timesteps[::4])
+        patch.setattr(models, "UNGUIDED", fewer)
+        yield
 
 
 # The small DiT
@@ -251,6 +261,8 @@ def killed_in_the_middle(environ, given, folder):
 def test_two_processes_of_which_one_is_killed_find_what_one_finds(
     command, tmp_path, capsys, monkeypatch, options
 ):
+    a_set, plan = SETS["imagenet100"], TrialPlan((2,))
+    monkeypatch.setitem(SETS, "imagenet100", lambda root: replace(a_set(root), plan=plan))
     whole_run, parted = tmp_path / "whole", tmp_path / "parted"
     recognition = parted / "dit-xl-2-imagenet100" / "recognition"
     before = killed_in_the_middle(rank(1), command(parted), recognition)

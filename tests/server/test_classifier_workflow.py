@@ -10,6 +10,7 @@ from tests.server.conftest import FEW_TOKENS
 
 NAME = "bigain_classify_image"
 INPUT_SHOWS = "cactus"
+OTHERS = ("palm tree", "fir tree", "tulip", "pizza", "bee")
 SMALL = {"BiGainDiTLoader": {"model_name": FEW_TOKENS}}
 FEW_TRIALS = {"BiGainDiffusionClassifier": {"preset.trials": "1, 5"}}
 
@@ -55,8 +56,9 @@ def test_the_best_class_the_table_and_the_report_are_shown(done, prompt, node_id
 
 @pytest.mark.once
 def test_it_finds_what_the_image_shows(server, example, converted, node_ids):
-    """As saved, but for its trials."""
-    prompt = converted(example(NAME), **FEW_TRIALS)
+    """As saved, but for fewer trials and classes."""
+    labels = {"labels": "\n".join([INPUT_SHOWS, *OTHERS])}
+    prompt = converted(example(NAME), **FEW_TRIALS, BiGainDiTLabels=labels)
     done = server.run(prompt)
     assert done.succeeded, done.entry
     (classifier,) = node_ids(prompt, "BiGainDiffusionClassifier")

@@ -141,6 +141,7 @@ def hires(run):
     return run(HIRES)
 
 
+@pytest.mark.once
 def test_the_second_pass_is_compressed_and_the_first_is_not(hires, shown):
     """96 x 96 latents; attention begins at half of that, just enough tokens to be faster."""
     first, *layers = shown(hires, "BiGainReport").splitlines()
@@ -152,6 +153,7 @@ def test_the_second_pass_is_compressed_and_the_first_is_not(hires, shown):
     assert [line.split(", ")[-1] for line in compressed] == [f"in {STEPS} of {STEPS} calls"] * 3
 
 
+@pytest.mark.once
 def test_the_first_pass_is_enlarged_twice(hires, node_ids):
     made, done = hires
     (number,) = node_ids(made, "SaveImage")
@@ -173,6 +175,7 @@ def test_all_labels_are_ranked_and_the_best_is_shown(name, run, prompt, shown, n
     assert len({tuple(pixel) for line in chart for pixel in line}) > 3
 
 
+@pytest.mark.once
 def test_images_are_sorted_by_the_prompt(run, shown, node_ids):
     ran = run(SORTED)
     (node,) = node_ids(ran[0], "BiGainRankImages")

@@ -111,14 +111,19 @@ def in_each(pairs: list[tuple[str, str]]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("front_end", pairs, ids=" ".join, scope="session", indirect=True)
 
 
-# Where the renderer makes no difference each front end is shown once, where the front end makes
-# none either only the newest.
+# What takes long is shown by each front end and by each renderer, not in all pairs of them. Where
+# the renderer makes no difference each front end is shown once.
+few_pairs = in_each(SHOWN[:2])
 one_renderer = in_each(list({pair[0]: pair for pair in SHOWN}.values()))
-one_front_end = in_each(SHOWN[-1:])
 # In older ones the nodes of a subgraph share the values of what is in it, and no inputs are folded.
 TODAY = [pair for pair in SHOWN if in_order(pair[0]) >= WITH_NODES_2]
 one_renderer_with_values_of_its_own = in_each(list({pair[0]: pair for pair in TODAY}.values()))
 classic_that_folds = in_each([pair for pair in TODAY if pair[1] == "classic"])
+
+
+def one_front_end(test):
+    """Where neither front end nor renderer makes a difference: the newest, with one host."""
+    return pytest.mark.once(in_each(SHOWN[-1:])(test))
 
 
 @dataclass

@@ -7,14 +7,16 @@ import pytest
 
 from benchmarks.drawings import CLASS_NAMES
 from tests.server.conftest import EXAMPLES, FEW_TOKENS
-from tests.ui.conftest import overlaps
+from tests.ui.conftest import few_pairs, overlaps
+
+pytestmark = few_pairs
 
 SECONDS_BETWEEN = 0.25
 DELAY = 0.5  # of a message on its way, in seconds
 ROWS = 12
 LABELS = CLASS_NAMES[::3]
 PROMPTS = len(LABELS)
-TRIALS, EVALUATIONS = "4, 24", PROMPTS * 4 + 5 * 20 + 2 * 12  # the best and no prompt
+TRIALS, EVALUATIONS = "2, 12", PROMPTS * 2 + 5 * 10 + 2 * 12  # the best and no prompt
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,7 @@ def test_the_end_shows_the_winner_and_greys_out_who_was_dropped(ran, race):
     assert [row.get_attribute("class") for row in rows.all()] == (
         ["best", *[""] * 4, *["dropped"] * (ROWS - 4)]
     )
-    saved = PROMPTS * 24 - EVALUATIONS
+    saved = PROMPTS * 12 - EVALUATIONS
     counted = f"5 of {PROMPTS} prompts left, {EVALUATIONS} evaluations, {saved} saved"
     assert race.get_by_text(counted).is_visible()
 

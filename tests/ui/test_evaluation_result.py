@@ -3,10 +3,11 @@
 import json
 
 from tests.server.conftest import EXAMPLES, FEW_TOKENS
-from tests.ui.conftest import one_front_end, overlaps
+from tests.ui.conftest import few_pairs, one_front_end, overlaps
 
 KIND = "BiGainEvaluate"
 LABELS = "pizza\npenguin\nrocket"
+TAGGED, CAPTIONED = 4, 2  # images
 
 
 def rows(panel):
@@ -14,22 +15,24 @@ def rows(panel):
     return [row.get_by_role("cell").all_text_contents() for row in table.locator("tbody tr").all()]
 
 
+@few_pairs
 def test_tags_are_shown_with_their_images_and_the_place_of_the_file(front_end):
     front_end.load(json.loads((EXAMPLES / "bigain_tag_dataset.json").read_text("utf-8")))
     front_end.set("BiGainDiTLoader", model_name=FEW_TOKENS)
     front_end.set("BiGainDiTLabels", labels=LABELS)
     output = f"shown/{front_end.place}"
-    front_end.set(KIND, output=output, preset="fast")
-    front_end.set("BiGainTagFolder", output=f"{output}-captions", limit=2)
+    front_end.set(KIND, output=output, preset="fast", limit=TAGGED)
+    front_end.set("BiGainTagFolder", output=f"{output}-captions", limit=CAPTIONED)
     assert front_end.run() == "success"
     front_end.look_at(KIND)
     panel = front_end.panel("evaluation_result")
     panel.get_by_role("status").wait_for()
-    assert panel.get_by_text(f"12 tagged -> output/{output}.csv").is_visible()
+    assert panel.get_by_text(f"{TAGGED} tagged -> output/{output}.csv").is_visible()
     found = rows(panel)
     folder = front_end.server.folder / "input" / "bigain_samples"
     files = sorted(path.name for path in folder.glob("*.png"))
-    assert len(files) == 12 and sorted(row[1] for row in found) == files
+    files = files[:: len(files) // TAGGED]  # evenly spread
+    assert sorted(row[1] for row in found) == files
     preview = front_end.page.evaluate(
         """() => app.graph.nodes.find(({title}) => title === "Tags")
             .widgets.map(({value}) => String(value)).join()"""
@@ -49,10 +52,10 @@ def test_tags_are_shown_with_their_images_and_the_place_of_the_file(front_end):
     )
     file = (front_end.server.folder / "output" / f"{output}.csv").read_text("utf-8")
     confidences = [line.split(",")[4] for line in file.splitlines()[1:]]
-    assert len(confidences) == 12 and all(len(text) <= 7 for text in confidences)
+    assert len(confidences) == TAGGED and all(len(text) <= 7 for text in confidences)
     assert overlaps(front_end.outlines()) == []
     tagged = front_end.panel("tagged_folder")
-    assert tagged.get_by_text(f"2 images tagged -> output/{output}-captions").is_visible()
+    assert tagged.get_by_text(f"{CAPTIONED} images tagged -> output/{output}-captions").is_visible()
     table = tagged.get_by_role("table", name="Images and their tags, those without first")
     for row in table.locator("tbody tr").all():
         _, file, tags = row.get_by_role("cell").all_text_contents()

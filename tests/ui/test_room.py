@@ -3,6 +3,7 @@
 import pytest
 
 from tests.server.conftest import PACK
+from tests.ui.conftest import few_pairs
 
 KINDS = sorted(path.stem for path in (PACK / "tests" / "host" / "interfaces").glob("*.json"))
 FRAMES = 10  # to draw until heights have settled
@@ -34,6 +35,7 @@ UNFOLD = """classic => classic ? app.graph.nodes[0].toggleAdvanced?.()
     : document.querySelector('[data-testid="advanced-inputs-button"]')?.click()"""
 
 
+@few_pairs
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_cut_off(front_end, kind):
     front_end.show(kind, size=[200, 40])

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.server.conftest import EXAMPLES
-from tests.ui.conftest import ROUNDING, classic_that_folds, one_front_end, overlaps
+from tests.ui.conftest import ROUNDING, classic_that_folds, few_pairs, one_front_end, overlaps
 
 WORKFLOWS = sorted(EXAMPLES.glob("*.json"))
 LAYOUT = ("pos", "size", "order")  # the host's business
@@ -47,6 +47,7 @@ def outside(group, outlines):
     ]
 
 
+@few_pairs
 def test_no_node_covers_another_or_leaves_its_group(front_end, shipped, saved):
     outlines = front_end.outlines()
     assert overlaps(outlines) == []
@@ -69,8 +70,9 @@ def test_our_nodes_have_room_for_what_they_show(front_end, shipped, saved):
             assert shown[node["id"]] <= node["size"][1] + ROUNDING, node["type"]
 
 
-@one_front_end
+@classic_that_folds
 def test_saving_and_loading_again_changes_nothing(front_end, shipped, saved):
+    """Where neither front end nor renderer makes a difference: in one where they are open."""
     front_end.load(saved)
     assert meaning(front_end.saved()) == meaning(saved)
     values = {node["id"]: node.get("widgets_values") or [] for node in saved["nodes"]}

@@ -12,9 +12,9 @@ from ..trials.timesteps import spread_timesteps
 
 TRIALS = 12  # of the spread-out grid, wherever a probability is taken
 # Of a logistic curve over the lead over no prompt in standard errors, for so many trials, counted
-# from what a wrong prompt has in the median. Measured on held-out drawings of the bundled model by
-# `python -m benchmarks.judge fits`, which prints them; no curve holds for every model. See
-# docs/classification.md.
+# from what a wrong prompt has in the median. Learned from held-out drawings and an earlier bundled
+# model, and tested on today's by `python -m benchmarks.judge fits`; no curve holds for every model.
+# See docs/classification.md.
 OFFSET, SLOPE = -2.7, 0.85
 WRONG = -3.7
 FITS = 0.5
