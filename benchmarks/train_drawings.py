@@ -1,8 +1,9 @@
-"""Train the model of drawings: `python -m benchmarks.train_drawings --bf16`, hours on two cores.
+"""Train the model of drawings: `python -m benchmarks.train_drawings --bf16`.
 
-Interrupt it whenever you like: the same command resumes from the last saved step and draws the same
-batches as an uninterrupted run. Images grow from 16 to 64 pixels on the way. Beside the weights a
-file of lines says how large the error was on held-out drawings.
+It takes minutes on a GPU and hours on two cores. Interrupt it whenever you like: the same command
+resumes from the last saved step and draws the same batches as an uninterrupted run. Images grow
+from 16 to 64 pixels on the way. Beside the weights a file of lines says how large the error was on
+held-out drawings.
 """
 
 from __future__ import annotations
@@ -150,7 +151,10 @@ class Batch:
 
 
 def noised(pixels, timesteps, labels, generator, seen=1.0) -> Batch:
-    """Images (B, 3, S, S) with noise, and the velocity; of a share `seen` of squares alone."""
+    """Images (B, 3, S, S) with noise, and the velocity sqrt(a) * noise - sqrt(1 - a) * pixels.
+
+    Below 1, `seen` is the share of squares that the network is shown, the same of all images.
+    """
     noise = torch.randn(pixels.shape, generator=generator)
     level = alphas_cumprod("linear")[timesteps][:, None, None, None]
     kept, added = level.sqrt(), (1 - level).sqrt()

@@ -120,7 +120,7 @@ class Panel:
         flops = [point.gflop for point in known]
         room = max((max(flops) - min(flops)) * 0.06, 1e-6)
         bottom = floor(min(point.low for point in known) / step) * step
-        top = min(1.0, ceil(max(point.high for point in known) / step) * step)
+        top = ceil(max(point.high for point in known) / step) * step
         top = max(top, bottom + step)
         return cls(x, min(flops) - room, max(flops) + room, bottom, top, step)
 

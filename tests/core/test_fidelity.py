@@ -22,6 +22,7 @@ from benchmarks.fidelity.settings import (
     settings,
 )
 from benchmarks.fidelity.work import COSTLY, GENERATION, MODELS, PREDICTIONS, Work
+from benchmarks.paper.charts import Panel, Point
 from bigain_core.classification.datasets.result_files import SUFFIX, ResultFile
 
 
@@ -221,3 +222,10 @@ def test_the_page_holds_the_candidate_against_all_on_photographs():
 @pytest.mark.parametrize(("most", "step"), [(0.021, 0.005), (0.4, 0.1), (0.36, 0.05), (9, 2)])
 def test_scales_have_round_steps(most, step):
     assert line_step(most) == pytest.approx(step)
+
+
+def test_a_panel_holds_every_interval():
+    """Also of errors above 1, where shares end."""
+    points = [Point(1.0, 0.5, 0.41, 0.6), Point(2.0, 1.08, 1.01, 1.14)]
+    panel = Panel.around(points, 0, step=0.2)
+    assert (panel.bottom, panel.top) == (pytest.approx(0.4), pytest.approx(1.2))
