@@ -262,7 +262,7 @@ def _vectors(cache: Path, style: str) -> Iterator[str | None]:
             yield None
             continue
         icon = icons["icons"][slug]
-        width, height = (icon.get(side, icons.get(side)) for side in ("width", "height"))
+        width, height = (icon.get(side, icons[side]) for side in ("width", "height"))
         side = max(width, height)
         yield (
             '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '

@@ -49,7 +49,7 @@ from bigain_core.models.checkpoint import read_checkpoint
 from bigain_core.models.dit import DiT
 
 OFF, PLACED = "off", "BiGain (Auto)"
-JUDGE_STEPS, BATCH = 1200, 64
+JUDGE_STEPS, BATCH = 1500, 64
 GUIDANCE = 2.5
 FOLDER = Path("build/judge_drawings")
 

@@ -90,6 +90,20 @@ def test_places_differ_and_sizes_show_the_same_image(blue):
     assert not torch.equal(large, blue.images(PAIRS, seeded(1)))
 
 
+def test_varied_drawings_are_mirrored_stretched_and_tinted():
+    """A square that is blue on its left and white on its right."""
+    rasters = torch.full((len(NAMES), len(STYLES), 4, RASTER, RASTER), 255, dtype=torch.uint8)
+    rasters[:, :, :2, :, : RASTER // 2] = 0
+    drawings, pairs = Drawings(rasters), torch.zeros(400, dtype=torch.long)
+    plain, varied = (drawings.images(pairs, seeded(), varied=flag) for flag in (False, True))
+    halves = [(images[..., :32] - images[..., 32:]).mean((1, 2, 3)) for images in (plain, varied)]
+    assert (halves[0] < 0).float().mean() > 0.95
+    assert (halves[1] < 0).float().mean().item() == pytest.approx(0.5, abs=0.1)
+    assert varied.min() >= -1 and varied.max() <= 1
+    blue = [images[:, 2, 30:34, 30:34] for images in (plain, varied)]  # of the drawing itself
+    assert (blue[0] > 0.99).all() and 0.5 < blue[1].min() < 0.9
+
+
 def test_drawing_leaves_the_global_random_state_alone(blue):
     state = torch.get_rng_state()
     blue.images(PAIRS, seeded())
