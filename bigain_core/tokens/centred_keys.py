@@ -13,7 +13,7 @@ from .grid import TokenGrid
 from .plans import Plan, SelectPlan, rows_at
 from .pooling import downsample_tokens, pooled_grid
 
-CELL = 4  # tokens a side of the squares of queries that stand for all
+CELL = 4  # tokens a side of the squares of which one query each stands for all
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class CentredPlan(Plan):
     def attended(
         self, q: Tensor, k: Tensor, v: Tensor, heads: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Means of queries (B, N, C) over squares attend to the means of groups.
+        """One query of each square, of queries (B, N, C), attends to the means of groups.
 
         Of each head and group, those that do so give one query: keys and values of the group are
         weighted by what it would pay to each of them, and the bias on the logit, the entropy of
@@ -56,7 +56,7 @@ class CentredPlan(Plan):
             return x.unflatten(-1, (heads, -1)).movedim(-2, 1)  # (B, heads, ..., D)
 
         scale = 1 / sqrt(q.shape[-1] / heads)
-        asking = apart(downsample_tokens(q, self.grid, CELL, alpha=0).float()) * scale
+        asking = apart(downsample_tokens(q, self.grid, CELL, alpha=1).float()) * scale
         rows_k, rows_v = (apart(self._rows(x)) for x in (k, v))  # (B, heads, groups, size, D)
         logits = asking @ self.split.means(rows_k).float().mT + self.key_bias[:, None, None]
         share = logits.softmax(-1).mT  # (B, heads, groups, squares)
