@@ -29,7 +29,7 @@ from bigain_core.compression.forwards import replaced_forwards
 from bigain_core.compression.network_call import NetworkCall
 from bigain_core.compression.rules import Compression, Rule
 from bigain_core.compression.run_log import RunLog
-from bigain_core.methods import KeyMerging, KVDownsampling, Method
+from bigain_core.methods import KeyMerging, KVDownsampling, Method, TokenMerging
 from bigain_core.schedules import AlphaSchedule, DenoisingProgress
 
 FRAMES, ROWS, COLUMNS = 13, 12, 16  # tokens of a clip
@@ -38,6 +38,7 @@ SHARPNESS = 2.0  # of attention: how long queries are
 CLIPS = ("still", "squares", "pan", "cuts")
 TEXT, SOUND = (6, 24), (32, 2, 5)
 BOXES = ((1, 2), (4, 1), (2, 2), (4, 2), (1, 4))  # frames; rows and columns
+MERGED = ((1, 2), (4, 1))  # by the ratio of 0.7
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,9 @@ def methods() -> dict[tuple[str, str], Method]:
         found["IE-KVD", box] = KVDownsampling(factor, frames=frames, proportional=True)
         found["average", box] = KVDownsampling(factor, mean, frames=frames, proportional=True)
         found["key merging", box] = KeyMerging(1 - 1 / factor**2, cell=factor, frames=frames)
+    for frames, side in MERGED:
+        merging = TokenMerging(0.7, frames=frames, proportional=True)
+        found["L-GTM 0.7", f"{frames} x {side} x {side}"] = merging
     return found
 
 

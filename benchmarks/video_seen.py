@@ -56,15 +56,16 @@ def filtered(noisy: Tensor, progress: float, method: Method | None = None) -> Te
     v = tokens_of(noisy)
     coarse = functional.avg_pool2d(noisy.movedim(1, 0), FINE).movedim(0, 1)
     q = k = functional.normalize(tokens_of(coarse, SIDE // FINE), dim=2)
-    bias = None
+    bias, plan = None, None
     if method is not None:
         point = DenoisingProgress(progress)
         call = NetworkCall(Compression((Rule(method),)), lambda: point, RunLog(), input_shortened)
         if decision := call.visit(LayerId(0, "transformer"), q, GRID):
             plan = JointPlan(decision.grid, decision.plan, decision.plan, True)
-            k, v = plan.keys(k), plan.values(v)
+            q, k, v = plan.queries(q), plan.keys(k), plan.values(v)
             bias = plan.key_bias(k)
-    return film_of(functional.scaled_dot_product_attention(q, k, v, bias, scale=LIKENESS))
+    tokens = functional.scaled_dot_product_attention(q, k, v, bias, scale=LIKENESS)
+    return film_of(plan.restore(tokens) if plan else tokens)
 
 
 def shown(film: Tensor) -> Tensor:

@@ -166,6 +166,11 @@ def blending() -> io.Input:
     )
 
 
+def shared_frames(tooltip: str) -> tuple[io.Input, ...]:
+    """How many frames of a film are shortened together."""
+    return optional(*advanced(number("frames", (1, 1, 16), tooltip)))
+
+
 def where_it_pays() -> io.Input:
     """Behind all others, and optional, as older workflows have none."""
     return switch(

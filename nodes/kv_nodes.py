@@ -31,6 +31,7 @@ from ._inputs import (
     optional,
     rule,
     score_inputs,
+    shared_frames,
     switch,
     where_and_when,
     where_and_when_exactly,
@@ -68,15 +69,9 @@ ALPHAS = (
     )
 )
 (ROTARY,) = advanced(blending())
-FRAMES = optional(
-    *advanced(
-        number(
-            "frames",
-            (1, 1, 16),
-            "For video models: so many frames of the latent share keys and values, so that what "
-            "stands still costs once. 1: every frame has its own. Images stay as they are.",
-        )
-    )
+FRAMES = shared_frames(
+    "For video models: so many frames of the latent share keys and values, so that what stands "
+    "still costs once. 1: every frame has its own. Images stay as they are."
 )
 SCORES = advanced(*score_inputs())
 BLEND = advanced(

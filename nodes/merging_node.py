@@ -33,6 +33,7 @@ from ._inputs import (
     optional,
     rule,
     score_inputs,
+    shared_frames,
     switch,
     where_and_when,
     where_and_when_exactly,
@@ -93,7 +94,9 @@ SEED = number(
 
 
 def _merging(destinations: str) -> Callable[..., Method]:
-    def build(ratio, merge_mode, protect, protect_mode, random_seed=0, sharing=None, **scored):
+    def build(
+        ratio, merge_mode, protect, protect_mode, random_seed=0, sharing=None, frames=1, **scored
+    ):
         return TokenMerging(
             ratio,
             destinations,
@@ -101,6 +104,7 @@ def _merging(destinations: str) -> Callable[..., Method]:
             mode=merge_mode,
             protection=Protection(protect, protect_mode),
             sharing=sharing,
+            frames=frames,
             **scored,
         )
 
@@ -129,6 +133,7 @@ METHODS = {
     "adaptive block merge": Option((*score_inputs(), *MERGING, AGGREGATE), _blocks),
     "SiTo": Option((compared_by(), SEED), _pruning),
 }
+OVER_FRAMES = ("L-GTM", "ToMe", "ToMe (top-left)", "cached assignment")
 OWN = {name: advanced(*option.inputs) for name, option in METHODS.items()}
 
 
@@ -169,13 +174,25 @@ class BiGainTokenMerging(io.ComfyNode):
                 *where_and_when(),
                 *advanced(*where_and_when_exactly()),
                 *optional(*advanced(where_it_pays())),
+                *shared_frames(
+                    "For video models, with L-GTM, ToMe and cached assignment: tokens merge within "
+                    "so many frames of the latent, so that what stands still costs once. 1: each "
+                    "frame by itself. Images stay as they are.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The model with token merging.")],
         )
 
     @classmethod
-    def execute(cls, model, ratio, method=None, **where_and_when) -> io.NodeOutput:
+    def execute(cls, model, ratio, method=None, frames=1, **where_and_when) -> io.NodeOutput:
         name, inputs = chosen("method", method, OWN)
+        if name in OVER_FRAMES:  # another input of an option would move saved values
+            inputs["frames"] = frames
+        elif frames > 1:
+            raise ValueError(
+                f"BiGain: expected one of {', '.join(OVER_FRAMES)} for merging over {frames} "
+                f"frames, got {name}. Choose another method, or set frames to 1."
+            )
         blend_rotary = inputs.pop("blend_rotary", False)
         merging = METHODS[name].build(ratio=ratio, **inputs)
         return io.NodeOutput(

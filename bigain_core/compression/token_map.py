@@ -70,7 +70,7 @@ def token_map(decision: Decision, deciding: Decision) -> TokenMap:
     grid, plan = decision.grid.frame, decision.plan
     if isinstance(plan, PoolPlan):
         plan = replace(plan, grid=grid)
-    scores = deciding.rule.method.scores(deciding.metric, grid)
+    scores = deciding.rule.method.scores(deciding.metric[:, : grid.tokens], grid)
     return TokenMap(
         decision.layer_id,
         decision.rule.method.describe(grid),

@@ -41,6 +41,11 @@ class Method(ABC):
     def is_identity(self) -> bool: ...
 
     @property
+    def over_frames(self) -> str:
+        """How the name goes on where frames share keys and values."""
+        return f", over {self.frames} frames" if self.frames > 1 else ""
+
+    @property
     def after_projection(self) -> Method | None:
         """What goes by `keys_with_values` where queries, keys and values are at hand, if any does.
 
@@ -81,7 +86,9 @@ class ScoredMethod(Method):
     proportional: bool = False
 
     def scores(self, metric: Tensor, grid: TokenGrid) -> Tensor | None:
-        return score_tokens(metric, grid, self.scorer, self.padding)
+        frames = metric.unflatten(1, (grid.frames, -1)).flatten(0, 1)
+        scores = score_tokens(frames, grid.frame, self.scorer, self.padding)
+        return scores.unflatten(0, (-1, grid.frames)).flatten(1)
 
     def decision_flops(self, width: int, grid: TokenGrid) -> int:
         """Only the Laplacian counts, as the convolution that the published code makes of it."""

@@ -60,8 +60,7 @@ class KeyMerging(Method):
 
     @property
     def name(self) -> str:
-        over = f", over {self.frames} frames" if self.frames > 1 else ""
-        return f"key merging {self.ratio:g}, windows of {self.window}{over}"
+        return f"key merging {self.ratio:g}, windows of {self.window}{self.over_frames}"
 
     @property
     def is_identity(self) -> bool:
@@ -75,16 +74,15 @@ class KeyMerging(Method):
         self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_number: int
     ) -> KeyMergePlan:
         batch, _, channels = metric.shape
-        in_frame = grid.frame.tokens
         cells = grid.cells(self.cell).tokens
         drawn = random_bits(cells, self.seed, progress, layer_number, metric.device)
-        places = metric[:1, :in_frame, 0]
-        chosen = choose_destinations(places, grid.frame, self.cell, "random", drawn)[0]
-        chosen_frame = drawn // self.cell**2  # of a run, modulo its length
         is_chosen = torch.zeros(grid.tokens, dtype=torch.long, device=metric.device)
         for part, length in frame_runs(grid.frames, self.frames):
-            runs = is_chosen.view(-1, in_frame)[part].view(-1, length * in_frame)
-            runs.index_fill_(1, chosen_frame % length * in_frame + chosen, 1)
+            run = TokenGrid(grid.height, grid.width, length)
+            places = metric[:1, : run.tokens, 0]
+            chosen = choose_destinations(places, run, self.cell, "random", drawn)[0]
+            runs = is_chosen.view(grid.frames, -1)[part].view(-1, run.tokens)
+            runs.index_fill_(1, chosen, 1)
         target = torch.arange(grid.tokens, device=metric.device).repeat(batch, 1)
         kept = []
         for windows, destinations, length in self._windows(grid, metric.device):
@@ -97,7 +95,7 @@ class KeyMerging(Method):
                 joined = stay.gather(1, found.position).view(batch, -1)
                 target = target.index_copy(1, some.flatten(), joined)
                 kept.append(stay.view(batch, -1))
-        alpha = destination_share(in_frame) if self.alpha is None else self.alpha
+        alpha = destination_share(grid.frame.tokens) if self.alpha is None else self.alpha
         return KeyMergePlan.from_target(grid, target, torch.cat(kept, dim=1), alpha)
 
     def _windows(self, grid: TokenGrid, device: torch.device) -> Iterator[tuple[Tensor, int, int]]:

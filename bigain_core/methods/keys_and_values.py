@@ -70,8 +70,7 @@ class KVDownsampling(_ByFactor):
     def name(self) -> str:
         places = ", random places" if self.random_places else ""
         how = f"alpha {self.alpha}{places}{' in opposite pairs' if self.opposite else ''}"
-        if self.frames > 1:
-            how += f", over {self.frames} frames"
+        how += self.over_frames
         if self.keys:
             return f"IE-KVD to about {self.keys} keys (factor <= {self.factor}), {how}"
         return f"IE-KVD factor {self.factor}, {how}"

@@ -11,7 +11,7 @@ from torch.nn import functional
 from ..measure.flops import matching_flops
 from ..placement import LayerId
 from ..schedules import DenoisingProgress
-from ..tokens.grid import TokenGrid
+from ..tokens.grid import TokenGrid, frame_runs
 from ..tokens.matching import (
     check_ratio,
     choose_destinations,
@@ -20,9 +20,10 @@ from ..tokens.matching import (
     prune_tokens,
     rank_blocks,
 )
-from ..tokens.plans import IdentityPlan, Plan
+from ..tokens.parts import in_film, runs_in_parts
+from ..tokens.plans import MergePlan, Plan
 from ..tokens.selection import select_tokens
-from .base import Method, ScoredMethod, random_bits, standard_normal
+from .base import Method, ScoredMethod, check_frames, random_bits, standard_normal
 
 SHARING_SCOPES = ("stage", "network", "interval")
 
@@ -85,6 +86,10 @@ class TokenMerging(_ByRatio, ScoredMethod):
     all tokens that is removed; with one destination per cell x cell square it saturates at
     1 - 1 / cell**2. `seed` drives random destinations: the same seed, layer and timestep draw the
     same ones whatever the batch. `proportional` weighs each key by the tokens it stands for.
+
+    Of a film, tokens merge within runs of `frames`, see `frame_runs`, and `ratio` and protection
+    are shares of each run. Its cells reach over all of its frames. They are a single place where
+    that leaves enough to merge, so that what stands still costs once.
     """
 
     ratio: float = 0.7
@@ -94,6 +99,16 @@ class TokenMerging(_ByRatio, ScoredMethod):
     mode: str = "mean"
     protection: Protection = Protection()
     sharing: Sharing | None = None
+    frames: int = 1
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_frames(self.frames)
+        if self.frames > 1 and self.destinations == "published":
+            raise ValueError(
+                "BiGain: expected frames 1 for the destination rule of the published code, which "
+                f'is one for images, got {self.frames}. Use "lowest".'
+            )
 
     @property
     def name(self) -> str:
@@ -104,14 +119,29 @@ class TokenMerging(_ByRatio, ScoredMethod):
             "top-left": "ToMe (top-left)",
         }
         shared = f", assignment cached per {self.sharing.scope}" if self.sharing else ""
-        return f"{label[self.destinations]} {self.ratio:g}{shared}"
+        return f"{label[self.destinations]} {self.ratio:g}{self.over_frames}{shared}"
 
     def plan(
         self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_number: int
-    ) -> Plan:
+    ) -> MergePlan:
+        if grid.frames == 1:
+            return self._plan_run(metric, grid, progress, layer_number)
+        target, kept = [], []
+        for runs, run, begin in runs_in_parts(metric, grid, self.frames):
+            plan = self._plan_run(runs, run, progress, layer_number)
+            target.append(in_film(plan.target, begin))
+            kept.append(in_film(plan.kept, begin))
+        plan = MergePlan.from_target(torch.cat(target, 1), torch.cat(kept, 1), self.mode)
+        return replace(plan, proportional=self.proportional)
+
+    def _plan_run(
+        self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_number: int
+    ) -> MergePlan:
+        """For runs (B, n, C), all frames of each together."""
         protected_count = self.protection.tokens(grid, self.ratio)
-        if protected_count and protected_count >= grid.cells(self.cell).tokens * self.cell**2:
-            return IdentityPlan(grid.tokens)  # there may be no destination left
+        cell = self._cell(grid.frames)
+        in_cells = grid.frames * grid.cells(cell).tokens * cell**2
+        ratio = self.ratio if protected_count < in_cells else 0  # no destination may be left
         scores = self.scores(metric, grid)
         if scores is None:
             scores = metric[..., 0]  # content-free rules only read the shape
@@ -120,10 +150,10 @@ class TokenMerging(_ByRatio, ScoredMethod):
             protected = select_tokens(scores, protected_count, self.protection.mode)
         drawn = None
         if self.destinations == "random":
-            cells = grid.cells(self.cell).tokens
+            cells = grid.cells(cell).tokens
             drawn = random_bits(cells, self.seed, progress, layer_number, metric.device)
-        chosen = choose_destinations(scores, grid, self.cell, self.destinations, drawn, protected)
-        plan = match_tokens(metric, chosen, self.ratio, protected, self.mode)
+        chosen = choose_destinations(scores, grid, cell, self.destinations, drawn, protected)
+        plan = match_tokens(metric, chosen, ratio, protected, self.mode)
         return replace(plan, proportional=self.proportional)
 
     def scores(self, metric: Tensor, grid: TokenGrid) -> Tensor | None:
@@ -134,8 +164,16 @@ class TokenMerging(_ByRatio, ScoredMethod):
         return needs or self.protection.tokens(grid, self.ratio) > 0
 
     def decision_flops(self, width: int, grid: TokenGrid) -> int:
-        matching = matching_flops(width, grid.tokens, grid.cells(self.cell).tokens)
+        matching = 0
+        for part, length in frame_runs(grid.frames, self.frames):
+            cells = grid.cells(self._cell(length)).tokens
+            of_run = matching_flops(width, length * grid.frame.tokens, cells)
+            matching += (part.stop - part.start) // length * of_run
         return matching + (super().decision_flops(width, grid) if self._scored(grid) else 0)
+
+    def _cell(self, frames: int) -> int:
+        """The side of cells of a run of so many frames."""
+        return 1 if 0 < self.ratio <= 1 - 1 / frames else self.cell
 
     def reuses(self, decided: LayerId, layer_id: LayerId) -> bool:
         return self.sharing is not None and self.sharing.reuses(decided, layer_id)

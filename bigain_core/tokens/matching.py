@@ -41,11 +41,13 @@ def choose_destinations(
 ) -> Tensor:
     """One destination per cell x cell square: scores (B, N) -> token indices (B, cells).
 
+    The squares of a film reach over all its frames, which come one after the other in raster order.
+
     "lowest" takes the lowest score of the square (first in raster order on ties; paper, Algorithm
     2). "published" is the rule of the published code: it lacks a transpose, so square j takes the
     offset of the lowest among entries j * cell**2 to (j + 1) * cell**2 of its band of rows, read
     row by row. "top-left" takes the first token, "random" the one that the whole number `drawn`
-    (cells,) for its square tells, modulo cell**2, the same for the whole batch. Rows and columns
+    (cells,) for its square tells, modulo its tokens, the same for the whole batch. Rows and columns
     that fill no square hold no destination; a grid smaller than one square has none.
 
     A square whose choice is among the `protected` (B, P) tokens takes the next one that is not: the
@@ -57,7 +59,7 @@ def choose_destinations(
     cells = grid.cells(cell)
     if not cells.tokens:
         return torch.empty(scores.shape[0], 0, dtype=torch.long, device=scores.device)
-    if rule == "lowest":
+    if rule == "lowest" and grid.frames == 1:
         if protected is not None:
             scores = scores.scatter(1, protected, torch.inf)
         image = scores.neg().unflatten(1, (grid.height, grid.width))
@@ -65,18 +67,21 @@ def choose_destinations(
         return chosen.flatten(1)
     tokens = torch.arange(grid.tokens, device=scores.device)[None]
     squares = cell_squares(tokens, grid, cell).expand(scores.shape[0], -1, -1)
-    if rule == "published":
+    size = squares.shape[-1]
+    if rule == "lowest":
+        order = cell_squares(scores, grid, cell)
+    elif rule == "published":
         order = _row_band_strips(scores, grid, cell)
     elif rule == "top-left":
         if protected is None:
             return squares[..., 0]
-        order = torch.arange(cell * cell, device=scores.device).float().expand_as(squares)
+        order = torch.arange(size, device=scores.device).float().expand_as(squares)
     elif rule == "random" and drawn is not None:
         if protected is None:
-            offset = (drawn % (cell * cell))[None, :, None].expand(scores.shape[0], -1, -1)
+            offset = (drawn % size)[None, :, None].expand(scores.shape[0], -1, -1)
             return squares.gather(-1, offset).squeeze(-1)
-        offsets = torch.arange(cell * cell, device=scores.device)
-        distance = (offsets - drawn[:, None]) % (cell * cell)
+        offsets = torch.arange(size, device=scores.device)
+        distance = (offsets - drawn[:, None]) % size
         order = distance.float().expand_as(squares)
     else:
         raise ValueError(
@@ -91,10 +96,10 @@ def choose_destinations(
 
 
 def cell_squares(scores: Tensor, grid: TokenGrid, cell: int) -> Tensor:
-    """Scores (B, N) by square: (B, cells, cell * cell), each in raster order."""
-    rows = _whole_cells(scores, grid, cell).unflatten(1, (-1, cell))
-    squares = rows.unflatten(3, (-1, cell)).transpose(2, 3)  # (B, h, w, cell, cell)
-    return squares.flatten(3).flatten(1, 2)
+    """Scores (B, N) by square: (B, cells, frames * cell * cell), each in raster order."""
+    rows = _whole_cells(scores, grid, cell).unflatten(2, (-1, cell))
+    squares = rows.unflatten(4, (-1, cell)).permute(0, 2, 4, 1, 3, 5)
+    return squares.flatten(3).flatten(1, 2)  # (B, h, w, frames, cell, cell) before
 
 
 def _row_band_strips(scores: Tensor, grid: TokenGrid, cell: int) -> Tensor:
@@ -103,10 +108,10 @@ def _row_band_strips(scores: Tensor, grid: TokenGrid, cell: int) -> Tensor:
 
 
 def _whole_cells(scores: Tensor, grid: TokenGrid, cell: int) -> Tensor:
-    """(B, N) -> (B, h * cell, w * cell), without the remainders."""
+    """(B, N) -> (B, frames, h * cell, w * cell), without the remainders."""
     cells = grid.cells(cell)
-    image = scores.unflatten(1, (grid.height, grid.width))
-    return image[:, : cells.height * cell, : cells.width * cell]
+    image = scores.unflatten(1, (grid.frames, grid.height, grid.width))
+    return image[:, :, : cells.height * cell, : cells.width * cell]
 
 
 def match_tokens(

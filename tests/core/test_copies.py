@@ -11,7 +11,7 @@ from bigain_core.methods import Sharing, TokenMerging
 from bigain_core.placement import LayerId
 from bigain_core.tokens.grid import TokenGrid
 from tests.core.calls import MIDDLE, network_call, planned
-from tests.core.test_every_method import every_method
+from tests.core.test_every_method import every_method, on_grid
 
 GRID = TokenGrid(6, 8)
 FIRST, SECOND = LayerId(0, "encoder"), LayerId(1, "encoder")
@@ -46,9 +46,10 @@ def rows_of(plan):
 @every_method
 @pytest.mark.parametrize("images", [1, 3])
 def test_a_plan_for_copies_is_what_each_row_decides(randn, method, images):
-    x = randn(images, GRID.tokens, 8).repeat(2, 1, 1)
-    found = plan_for(method, 2, FIRST, x)
-    expected = method.plan(x, GRID, MIDDLE, 0)
+    grid = on_grid(method, 6, 8)
+    x = randn(images, grid.tokens, 8).repeat(2, 1, 1)
+    found = plan_for(method, 2, FIRST, x, grid)
+    expected = method.plan(x, grid, MIDDLE, 0)
     assert rows_of(found).keys() == rows_of(expected).keys()
     for name, row in rows_of(found).items():
         assert torch.equal(row, rows_of(expected)[name]), name

@@ -49,8 +49,18 @@ METHODS = [
     *(KeyMerging(ratio, window, cell) for ratio, window, cell in ((0.75, 4, 2), (0.5, 16, 3))),
     *(KeyPairs(ratio) for ratio in (0.4, 0.75, 0.9375)),
     *(KeyPairs(ratio, centred=True) for ratio in (0.4, 0.75)),
+    *(TokenMerging(0.7, rule, frames=3) for rule in DESTINATION_RULES if rule != "published"),
+    TokenMerging(0.5, frames=2, scorer="cosine-to-mean", protection=Protection(0.3)),
+    TokenMerging(0.9, cell=1, frames=4, mode="mlerp", proportional=True),
+    KVDownsampling(2, AlphaSchedule(0.8, 1.2), frames=3),
+    KeyMerging(0.5, 4, frames=2),
 ]
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+
+
+def on_grid(method, height, width, frames=6):
+    """A film for a method in which some frames share keys, an image for others."""
+    return TokenGrid(height, width, frames if method.frames > 1 else 1)
 
 
 def carried_out(plan, x):
@@ -69,19 +79,23 @@ def carried_out(plan, x):
 @given(
     height=sides,
     width=sides,
+    frames=st.integers(1, 5),
     batch=st.integers(1, 3),
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
 )
-def test_any_grid_batch_and_dtype_gives_finite_tokens(randn, method, height, width, batch, dtype):
-    x = randn(batch, height * width, 8, seed=height).to(dtype)
-    plan = method.plan(x, TokenGrid(height, width), MIDDLE, 0)
+def test_any_grid_batch_and_dtype_gives_finite_tokens(
+    randn, method, height, width, frames, batch, dtype
+):
+    grid = on_grid(method, height, width, frames)
+    x = randn(batch, grid.tokens, 8, seed=height).to(dtype)
+    plan = method.plan(x, grid, MIDDLE, 0)
     found = carried_out(plan, x)
     for out in found:
         assert out.dtype == dtype and out.isfinite().all()
     assert plan.key_bias is None or plan.key_bias.isfinite().all()
     for k in range(batch):
         row = x[k : k + 1]
-        alone = carried_out(method.plan(row, TokenGrid(height, width), MIDDLE, 0), row)
+        alone = carried_out(method.plan(row, grid, MIDDLE, 0), row)
         assert all(torch.equal(a[k], b[0]) for a, b in zip(found, alone, strict=True))
 
 
@@ -112,7 +126,7 @@ def decided(method, x, grid):
 @every_method
 def test_a_plan_depends_neither_on_the_batch_nor_on_strides(method, dtype):
     for height, width, channels in [(7, 7, 17), (6, 6, 31), (9, 7, 7), (4, 17, 64)]:
-        grid = TokenGrid(height, width)
+        grid = on_grid(method, height, width)
         x = almost_alike(3, grid.tokens, channels, seed=channels).to(dtype)
         together = decided(method, x, grid)
         for k, (name, layout) in enumerate(LAYOUTS.items(), -1):  # the last sample for two
@@ -125,17 +139,19 @@ def test_a_plan_depends_neither_on_the_batch_nor_on_strides(method, dtype):
 def test_every_grid_up_to_9_x_9_has_a_shape_without_values(method):
     """Sides that cells of 2, 3 and 4 divide and do not, and those that are smaller."""
     for height, width in product((1, 3, 7, 8), repeat=2):
-        x = torch.empty(2, height * width, 4, device="meta")
-        plan = method.plan(x, TokenGrid(height, width), MIDDLE, 0)
+        grid = on_grid(method, height, width)
+        x = torch.empty(2, grid.tokens, 4, device="meta")
+        plan = method.plan(x, grid, MIDDLE, 0)
         carried_out(plan, x)
-        assert 1 <= plan.query_tokens <= height * width
-        assert 1 <= plan.context_tokens <= height * width
+        assert 1 <= plan.query_tokens <= grid.tokens
+        assert 1 <= plan.context_tokens <= grid.tokens
 
 
 @every_method
 def test_the_number_of_tokens_does_not_depend_on_their_values(randn, method):
-    grid, counts = TokenGrid(9, 7), set()
-    for x in (randn(2, 63, 4), torch.zeros(2, 63, 4), torch.ones(1, 63, 4), -1e4 * randn(1, 63, 4)):
+    grid, counts = on_grid(method, 9, 7), set()
+    drawn, even = randn(2, grid.tokens, 4), torch.ones(1, grid.tokens, 4)
+    for x in (drawn, 0 * drawn, even, -1e4 * drawn[:1]):
         plan = method.plan(x, grid, MIDDLE, 0)
         counts.add((plan.query_tokens, plan.context_tokens))
         assert all(out.isfinite().all() for out in carried_out(plan, x))
@@ -145,15 +161,17 @@ def test_the_number_of_tokens_does_not_depend_on_their_values(randn, method):
 @every_method
 def test_a_uniform_image_is_left_as_it_is(method):
     """Whatever stands for equal tokens must be that token."""
-    x = torch.tensor([1.0, -2.0, 0.5]).expand(1, 63, 3)
-    plan = method.plan(x, TokenGrid(9, 7), MIDDLE, 0)
+    grid = on_grid(method, 9, 7)
+    x = torch.tensor([1.0, -2.0, 0.5]).expand(1, grid.tokens, 3)
+    plan = method.plan(x, grid, MIDDLE, 0)
     for out in carried_out(plan, x):
         torch.testing.assert_close(out, x[:, : out.shape[1]], atol=1e-5, rtol=0)
 
 
 @every_method
 def test_a_plan_repeats_deterministically_and_leaves_the_global_random_state(randn, method):
-    x, grid = randn(2, 63, 8), TokenGrid(9, 7)
+    grid = on_grid(method, 9, 7)
+    x = randn(2, grid.tokens, 8)
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
     first = carried_out(method.plan(x, grid, MIDDLE, 0), x)
     torch.use_deterministic_algorithms(True)

@@ -1,4 +1,4 @@
-"""Frames of a film that share keys and values: against loops, and clips that stand still."""
+"""Frames of a film that share keys, or merge: against loops, and clips that stand still."""
 
 import pytest
 import torch
@@ -6,16 +6,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
+from bigain_core.compression.report import report
 from bigain_core.compression.rules import Rule
-from bigain_core.methods import KeyMerging, KVDownsampling
+from bigain_core.compression.token_map import token_map
+from bigain_core.methods import (
+    KeyMerging,
+    KVDownsampling,
+    Protection,
+    Sharing,
+    TokenMerging,
+)
 from bigain_core.methods.base import random_bits
 from bigain_core.placement import LayerId
 from bigain_core.schedules import AlphaSchedule
 from bigain_core.tokens.grid import TokenGrid, frame_runs
 from bigain_core.tokens.matching import choose_destinations
 from bigain_core.tokens.sequence import JointPlan
-from tests.core.calls import MIDDLE, network_call
-from tests.core.loops import four_signs, pooled_windows, slow_matching
+from tests.core.calls import MIDDLE, counted, network_call
+from tests.core.loops import (
+    cell_members,
+    four_signs,
+    pooled_windows,
+    slow_choice,
+    slow_matching,
+    slow_scores,
+)
 from tests.core.test_key_merging import slow_sides
 
 LAYER = LayerId(0, "transformer")
@@ -27,7 +42,18 @@ POOLING = [
     KVDownsampling(2, AlphaSchedule(1.0, 1.0), random_places=True, frames=2),
     KVDownsampling(2, AlphaSchedule(1.0, 1.0), random_places=True, opposite=True, frames=2),
 ]
-MERGING = [KeyMerging(window=4, frames=2), KeyMerging(0.0, cell=1, frames=3)]
+MERGING = [
+    KeyMerging(window=4, frames=2),
+    KeyMerging(0.0, cell=1, frames=3),
+    TokenMerging(1.0, frames=2, proportional=True),
+    TokenMerging(1.0, "random", frames=3, proportional=True),
+    TokenMerging(1.0, "top-left", frames=2, proportional=True),
+]
+LOSSLESS = [
+    KVDownsampling(1, frames=2),
+    KeyMerging(0.0, cell=1, frames=2),
+    TokenMerging(0.5, cell=1, frames=2, proportional=True),
+]
 every_method = pytest.mark.parametrize("method", POOLING + MERGING, ids=lambda m: m.name)
 
 
@@ -124,13 +150,69 @@ def test_tokens_join_the_most_alike_destination_of_their_box(
             assert goal in expected.get(token, {token})
 
 
+@pytest.mark.parametrize("rule", ["lowest", "random", "top-left"])
+@settings(max_examples=40)
+@given(
+    frames=st.integers(3, 5),
+    height=st.integers(2, 6),
+    width=st.integers(1, 6),
+    cell=st.integers(1, 2),
+    step=st.integers(2, 3),
+    ratio=st.sampled_from([0.75, 0.5, 1.0, 0.4, 0.6, 0.0]),
+    share=st.sampled_from([0.0, 0.25]),
+    seed=st.integers(0, 9999),
+)
+def test_tokens_merge_with_the_destinations_of_their_run(
+    rule, frames, height, width, cell, step, ratio, share, seed
+):
+    """The share of tokens of each run; of a box the lowest of all frames, in raster order.
+
+    A box is one place where a run has enough frames for the ratio.
+    """
+    grid, area = TokenGrid(height, width, frames), height * width
+    metric = four_signs(2, grid.tokens, torch.Generator().manual_seed(seed))
+    protection = Protection(share, "low")
+    method = TokenMerging(ratio, rule, cell, seed, protection=protection, frames=step)
+    plan = method.plan(metric, grid, MIDDLE, 3)
+    for sample in range(2):
+        expected = {}
+        for run in slow_runs(frames, step):
+            rows = metric[sample].view(frames, area, -1)[run]
+            scores = [score for frame in rows for score in slow_scores(frame, height, width)]
+            count = len(scores)
+            closed = min(int(count * share), count - int(count * ratio))
+            closed = slow_choice(scores, closed, "low")
+            chosen, side = [], 1 if 0 < ratio <= (len(run) - 1) / len(run) else cell
+            cells = cell_members(height, width, side)
+            drawn = random_bits(len(cells), seed, MIDDLE, 3, metric.device).tolist()
+            for members, number in zip(cells, drawn, strict=True):
+                box = [n * area + token for n in range(len(run)) for token in members]
+                at = number // side**2 % len(run) * side**2 + number % side**2
+                order = {
+                    "lowest": sorted(box, key=scores.__getitem__),
+                    "random": box[at:] + box[:at],
+                    "top-left": box,
+                }[rule]
+                chosen.append(next((n for n in order if n not in closed), order[0]))
+            boxes = len(chosen) * side**2 * len(run)
+            most = min(int(count * ratio), max(0, count - len(chosen) - len(closed)))
+            most *= len(closed) < boxes  # there may be no destination left
+            if chosen:
+                local = slow_matching(rows.flatten(0, 1).tolist(), chosen, most, closed)
+                begin = run[0] * area
+                expected |= {begin + n: {begin + d for d in to} for n, to in local.items()}
+        assert plan.query_tokens == plan.context_tokens == grid.tokens - len(expected)
+        for token, goal in enumerate(plan.target[sample].tolist()):
+            assert goal in expected.get(token, {token})
+
+
 def attention(plan, x):
     """Without positions in time: what tells frames apart is their content alone."""
     if plan is None:
         return scaled_dot_product_attention(x, x, x)
-    k, v = plan.keys(x), plan.values(x)
+    q, k, v = plan.queries(x), plan.keys(x), plan.values(x)
     bias = plan.key_bias(k)
-    out = scaled_dot_product_attention(x, k, v, None if bias is None else bias[:, None])
+    out = scaled_dot_product_attention(q, k, v, None if bias is None else bias[:, None])
     return plan.restore(out)
 
 
@@ -149,9 +231,7 @@ def test_a_still_clip_stands_still_and_costs_once(randn, method, rotary):
 
 
 @pytest.mark.parametrize("grid", [FILM, TokenGrid(4, 6, frames=6)])
-@pytest.mark.parametrize(
-    "method", [KVDownsampling(1, frames=2), KeyMerging(0.0, cell=1, frames=2)], ids=lambda m: m.name
-)
+@pytest.mark.parametrize("method", LOSSLESS, ids=lambda m: m.name)
 def test_runs_of_equal_frames_lose_nothing(randn, method, grid):
     """A run of one frame, two of two and one of one, each of another image."""
     x, images = randn(2, grid.sequence_tokens, 8), randn(2, 4, 24, 8, seed=1)
@@ -178,7 +258,8 @@ def test_pooled_keys_of_a_shorter_run_weigh_less_even_where_nothing_is_weighed(r
 def test_decisions_are_the_same_in_all_runs(randn):
     """Otherwise what is drawn would flicker: keys of equal frames are equal tokens."""
     image, grid = randn(1, 24, 8), TokenGrid(4, 6, frames=7)
-    for method in (POOLING[3], KeyMerging(frames=2)):
+    merging = TokenMerging(1.0, "random", frames=2)
+    for method in (POOLING[3], KeyMerging(frames=2), merging):
         plan = joint(method, image.repeat(1, 7, 1), grid, rotary=True)
         places = torch.arange(24.0).repeat(7)[None, :, None]
         runs = plan.keys(places).unflatten(1, (4, -1)).sort(2).values
@@ -206,8 +287,8 @@ def test_a_plan_depends_neither_on_the_batch_nor_on_values_in_its_shape(randn, m
     for sample in range(3):
         row = x[sample : sample + 1]
         alone = joint(method, row, grid)
-        assert torch.equal(alone.keys(row)[0], plan.keys(x)[sample])
-        assert torch.equal(alone.values(row)[0], plan.values(x)[sample])
+        for step in ("queries", "keys", "values"):
+            assert torch.equal(getattr(alone, step)(row)[0], getattr(plan, step)(x)[sample])
     shapes = torch.empty(1, grid.tokens, 8, device="meta")
     counted = method.plan(shapes, grid, MIDDLE, 0)
     assert counted.context(shapes).shape[1] == counted.context_tokens == plan.keys(x).shape[1]
@@ -217,16 +298,84 @@ def test_a_plan_depends_neither_on_the_batch_nor_on_values_in_its_shape(randn, m
 
 @every_method
 def test_a_film_in_parts_is_decided_as_at_once(randn, method, monkeypatch):
-    """Windows of a film are compared some at a time, as all of them would take too much memory."""
+    """Windows or runs of a film are compared some at a time, as all would take too much memory."""
     grid = TokenGrid(8, 8, frames=5)
     x = randn(2, grid.tokens, 8)
     whole = joint(method, x, grid)
     monkeypatch.setattr("bigain_core.methods.key_merging.AT_ONCE", 1)
+    monkeypatch.setattr("bigain_core.tokens.parts.AT_ONCE", 1)
     assert torch.equal(joint(method, x, grid).keys(x), whole.keys(x))
 
 
-@pytest.mark.parametrize("kind", [KVDownsampling, KeyMerging])
+@pytest.mark.parametrize("kind", [KVDownsampling, KeyMerging, TokenMerging])
 def test_frames_below_1_are_refused(kind):
     with pytest.raises(ValueError, match="at least 1 frame .* got 0"):
         kind(frames=0)
     assert not kind(frames=2).is_identity
+
+
+def test_the_published_rule_is_for_images():
+    with pytest.raises(ValueError, match=r"expected frames 1 .* got 2"):
+        TokenMerging(0.7, "published", frames=2)
+
+
+def test_a_ratio_is_the_share_of_a_film_whatever_its_runs(randn):
+    """An image, too, merges as with frames 1."""
+    for ratio in (0.3, 0.5, 0.7, 0.75):
+        for frames in (1, 2, 3, 4, 6, 16):
+            method = TokenMerging(ratio, frames=frames)
+            plan = method.plan(randn(1, 7 * 80, 4), TokenGrid(8, 10, frames=7), MIDDLE, 0)
+            assert plan.query_tokens == pytest.approx(7 * 80 * (1 - ratio), abs=7)
+            x, grid = randn(2, 80, 4), TokenGrid(8, 10)
+            alone = TokenMerging(ratio).plan(x, grid, MIDDLE, 0)
+            assert torch.equal(method.plan(x, grid, MIDDLE, 0).target, alone.target)
+
+
+def test_a_film_without_anything_to_merge_stays_as_it_is(randn):
+    x = randn(2, FILM.sequence_tokens, 8)
+    assert TokenMerging(0.0, frames=4).is_identity
+    assert joint(TokenMerging(0.0, frames=4), x, FILM) is None
+
+
+def test_merging_in_runs_counts_as_torch_does(randn):
+    """The Laplacian of each frame; a first frame alone, two runs of two, one frame of its own."""
+
+    def slow(of_run):
+        kernel = torch.empty(8, 1, 3, 3, device="meta")
+        frames = torch.empty(6, 8, 4, 6, device="meta")
+        torch.nn.functional.conv2d(frames, kernel, groups=8, padding=1)
+        for length, count in ((1, 6), (2, of_run), (2, of_run), (1, 6)):
+            sources, destinations = (
+                torch.empty(n, 8, device="meta") for n in (length * 24 - count, count)
+            )
+            sources @ destinations.mT
+
+    grid = TokenGrid(4, 6, frames=6)
+    assert TokenMerging(0.7, frames=2).decision_flops(8, grid) == counted(lambda: slow(6))
+    assert TokenMerging(0.5, frames=2).decision_flops(8, grid) == counted(lambda: slow(24))
+
+
+def test_layers_share_the_assignment_of_a_film(randn):
+    grid = TokenGrid(4, 6, frames=6, prefix=2)
+    call = network_call(Rule(TokenMerging(0.5, frames=2, sharing=Sharing("network"))))
+    first, second = (
+        call.visit(LayerId(n, "transformer"), randn(2, grid.sequence_tokens, 8, seed=n), grid)
+        for n in range(2)
+    )
+    assert second.plan is first.plan and second.flops == 0 < first.flops
+
+
+def test_the_report_names_the_frames(randn):
+    call = network_call(Rule(TokenMerging(0.5, frames=4)))
+    call.visit(LAYER, randn(1, 144, 8), TokenGrid(4, 6, frames=6))
+    assert "L-GTM 0.5, over 4 frames, 144 tokens -> 72 queries, 72 keys" in report(call.log)
+
+
+def test_a_token_map_is_that_of_the_first_frame(randn):
+    method = TokenMerging(0.5, frames=2)
+    x, grid, log = randn(2, 144, 8), TokenGrid(4, 6, frames=6), network_call(Rule(method))
+    decision = log.visit(LAYER, x, grid)
+    found = token_map(decision, decision)
+    alone = method.plan(x[:1, :24], TokenGrid(4, 6), MIDDLE, 0)
+    assert torch.equal(found.stand_in, alone.target[0]) and found.grid == TokenGrid(4, 6)
+    assert found.scores.tolist() == pytest.approx(slow_scores(x[0, :24], 4, 6), abs=1e-5)

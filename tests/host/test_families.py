@@ -148,18 +148,20 @@ def pooled_by_loops(rotary, weighed=False, step=1, references=lambda start, stop
     return shorten
 
 
-def merged_by_loops(rotary):
-    """L-GTM on queries, keys and values of one image, group by group, the values the metric."""
+def merged_by_loops(rotary, step=1):
+    """L-GTM on queries, keys and values of one image, group by group, the values the metric.
+
+    Frame by frame, or within runs of `step` frames.
+    """
 
     def shorten(q, k, v, where):
         start, frames, rows, columns = where
         assert len(q) == 1, "each image has groups of its own"
-        n, method = q.shape[1], TokenMerging(RATIO)
-        target = list(range(n))
-        for frame in range(frames):
-            first = start + frame * rows * columns
-            metric = v[:, first : first + rows * columns].flatten(2)
-            plan = method.plan(metric, TokenGrid(rows, columns), DenoisingProgress(0.5), 0)
+        n, method = q.shape[1], TokenMerging(RATIO, frames=step)
+        target, grid = list(range(n)), TokenGrid(rows, columns, frames if step > 1 else 1)
+        for first in range(start, start + frames * rows * columns, grid.tokens):
+            metric = v[:, first : first + grid.tokens].flatten(2)
+            plan = method.plan(metric, grid, DenoisingProgress(0.5), 0)
             for token, goal in enumerate(plan.target[0].tolist()):
                 target[first + token] = first + goal
         kept = sorted(set(target))
@@ -229,6 +231,13 @@ def test_frames_that_share_keys_equal_a_slow_reference_on_the_hosts_attention(ca
     assert torch.equal(one_step(case, model, None), one_step(case, apart, None)) == (
         case.frames == 2
     )
+
+
+@for_cases(case for case in COVERED if case.frames > 1)
+def test_frames_that_merge_equal_a_slow_reference_on_the_hosts_attention(case):
+    model = merge(case.model, RATIO, frames=2)
+    assert_equal_to(case, case.sizes[0], model, merged_by_loops(is_rotary(case), 2))
+    assert "over 2 frames" in report(model)
 
 
 REFERRING = {  # where references of 4 x 5 tokens lie: from the end of the image, or before it

@@ -48,7 +48,13 @@ def peak(*methods):
     return memory.peak
 
 
-METHODS = [TokenMerging(0.7), KVSelection(), KVDownsampling(2, frames=2), KeyMerging(frames=2)]
+METHODS = [
+    TokenMerging(0.7),
+    TokenMerging(0.7, frames=4),
+    KVSelection(),
+    KVDownsampling(2, frames=2),
+    KeyMerging(frames=2),
+]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)

@@ -103,6 +103,19 @@ def test_what_a_choice_does_not_read_is_not_there(node, chosen, own):
     assert own not in shown(node.define_schema().inputs, {**USUAL, **chosen})
 
 
+@pytest.mark.parametrize("method", merging_node.METHODS)
+def test_frames_reach_the_methods_that_merge_over_them(models, method):
+    """Without them nothing changes; others say what to choose."""
+    plain = compression_state(merge(models["sd15"], method=method)).compression
+    assert compression_state(merge(models["sd15"], method=method, frames=1)).compression == plain
+    if method not in ("L-GTM", "ToMe", "ToMe (top-left)", "cached assignment"):
+        with pytest.raises(ValueError, match=r"expected one of L-GTM.* 4 frames, got .* to 1"):
+            merge(models["sd15"], method=method, frames=4)
+        return
+    (rule,) = compression_state(merge(models["sd15"], method=method, frames=4)).compression.rules
+    assert rule.method == replace(plain.rules[0].method, frames=4)
+
+
 @pytest.mark.parametrize("own", ["blend_rotary", "proportional"])
 @pytest.mark.parametrize(
     ("kind", "method"), [(kind, one) for kind, (_, methods) in NODES.items() for one in methods]

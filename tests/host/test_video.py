@@ -14,7 +14,7 @@ from benchmarks.video import (
     measure,
     random_network,
 )
-from bigain_core.methods import KeyMerging, KVDownsampling
+from bigain_core.methods import KeyMerging, KVDownsampling, TokenMerging
 
 
 def test_clips_move_as_they_are_called():
@@ -47,12 +47,14 @@ def test_every_layer_is_measured_with_the_keys_that_are_left(name):
     tried = {
         "four frames": KVDownsampling(1, frames=4),
         "one destination": KeyMerging(0.75, cell=2),
+        "merged": TokenMerging(0.75, frames=4, proportional=True),
         "off": KVDownsampling(1),
     }
     clean = clip("pan", small.channels, ROWS * small.patch, COLUMNS * small.patch)
     found = measure(small, random_network(small), clean, 0.5, tried)
-    assert [found[name].layers for name in tried] == [2, 2, 0]
+    assert [found[name].layers for name in tried] == [2, 2, 2, 0]
     runs = 1 + (FRAMES - 1) // 4
     assert found["four frames"].mean()[0] == pytest.approx(runs / FRAMES)
     assert found["one destination"].mean()[0] == pytest.approx(1 / 4)
-    assert all(0.01 < found[name].mean()[1] < 1 for name in ("four frames", "one destination"))
+    assert found["merged"].mean()[0] == pytest.approx(1 / 4)
+    assert all(0.01 < found[name].mean()[1] < 1 for name in tried if name != "off")
