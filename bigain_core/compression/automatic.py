@@ -2,7 +2,7 @@
 
 What is closest to the plain model is told by docs/fidelity.md, on two small models. Closer methods
 than these start 220 to 270 kernels in a layer (key pairs and key merging; L-GTM 50, random places
-21), for which an H200 needs longer than what they save in layers of 4096 tokens (docs/results.md),
+2), for which an H200 needs longer than what they save in layers of 4096 tokens (docs/results.md),
 so they are left to who asks for them.
 
 UNets are pooled at random places: at the operations of IE-KVD they predict as closely or closer, on

@@ -151,7 +151,7 @@ class NetworkCall:
         if key in self.assignments:
             decided, plan = self.assignments[key]
             if method.reuses(decided, layer_id):
-                return plan, 0
+                return plan.in_layer(layer_id.number), 0
         cost = method.decision_flops(metric.shape[-1], grid)
         once = cost and layer_id.number == 0 and _repeats(metric, self.copies)
         rows = metric[: metric.shape[0] // self.copies] if once else metric

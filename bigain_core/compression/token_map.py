@@ -89,7 +89,7 @@ def stand_ins(plan: Plan, grid: TokenGrid, batch: int = 1) -> Tensor:
     """
     if isinstance(plan, MergePlan | KeyMergePlan | KeyPairPlan | CentredPlan):
         return plan.target
-    device = plan.chosen.device if isinstance(plan, SelectPlan) else None
+    device = plan.chosen.device if isinstance(plan, SelectPlan) else next(iter(plan.places), None)
     index = torch.arange(grid.tokens, device=device)
     places = index.float()[None, :, None].expand(batch, -1, 1)
     kept = plan.unblended().context(places).squeeze(2).long()  # (B, K)

@@ -19,6 +19,7 @@ from ..tokens.plans import IdentityPlan, rows_at
 from .base import Method, random_bits
 
 SKETCH = 128  # channels that tell which tokens are alike
+ROUNDING = 1e-4  # as a share of what it is the rounding of, with room to spare
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,17 @@ class KeyPairs(Method):
         members, split = content_groups(sketch, groups)
         share = split.counts / split.counts.sum(1, keepdim=True)  # (groups, size)
         rows = split.centred(rows_at(x, members.flatten(1)).unflatten(1, (groups, -1)))
+        tiny = torch.finfo(x.dtype).tiny
+        rows = rows / rows.abs().amax((2, 3), keepdim=True).clamp_min(tiny)  # no product vanishes
         along = (rows * main_direction(rows)).sum(-1)  # (B, groups, size)
+        apart = (along - (share * along).sum(-1, keepdim=True)) * split.counts
+        # Equal tokens have rounding as their rows, the same one for each.
+        differ = apart.abs().amax(-1, keepdim=True) > ROUNDING * along.abs().amax(-1, keepdim=True)
+        along = apart * differ
         offset = torch.linalg.vector_norm(((share * along)[..., None] * rows).sum(2), dim=-1)
         variance = (share * rows.square().sum(-1)).sum(-1)  # (B, groups)
         spread = fitting_spread(2 * groups) if self.spread is None else self.spread
-        length = spread * variance.sqrt() / offset.clamp_min(torch.finfo(x.dtype).tiny)
+        length = spread * variance.sqrt() / offset.clamp_min(tiny)
         away = length[..., None] * share * along
         weights = torch.stack([share + away, share - away], dim=2)  # (B, groups, 2, size)
         sizes = None if split.even else split.counts.sum(1).expand(batch, -1)

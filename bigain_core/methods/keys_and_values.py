@@ -8,10 +8,10 @@ from math import sqrt
 import torch
 from torch import Tensor
 
+from ..placement import LayerId
 from ..schedules import Alpha, AlphaSchedule, DenoisingProgress
 from ..tokens.grid import TokenGrid
 from ..tokens.plans import Plan, PoolPlan, SelectPlan
-from ..tokens.pooling import pooled_grid
 from ..tokens.selection import select_in_cells, select_tokens, split_windows
 from .base import Method, ScoredMethod, check_frames, random_bits
 
@@ -41,9 +41,10 @@ class KVDownsampling(_ByFactor):
     leaves closest to so many keys of each image or frame, a small one not at all.
 
     The nearest token is always at the same place of its window, which aliases with textures. With
-    `random_places` it is a token of the window drawn by `seed` for each layer and timestep, the
-    same for all images and prompts of a call. With `opposite` the token across the middle of the
-    window is kept as well, so that what changes evenly over a window keeps its mean.
+    `random_places` it is a token of the window drawn by `seed` for each timestep, the same for all
+    images and prompts of a call, and in each layer the one after that of the layer before. With
+    `opposite` the token across the middle of the window is kept as well, so that what changes
+    evenly over a window keeps its mean.
 
     Of a film, runs of `frames` share keys and values: see `downsample_film`. Keys of a shorter run
     weigh as much less as it has fewer frames.
@@ -78,19 +79,26 @@ class KVDownsampling(_ByFactor):
     def plan(
         self, metric: Tensor, grid: TokenGrid, progress: DenoisingProgress, layer_number: int
     ) -> Plan:
-        factor, places, draws = self._factor(grid), {}, 1
-        if self.random_places and factor > 1:
-            tokens = torch.arange(grid.frame.tokens, device=metric.device)[None]
-            windows = split_windows(tokens, grid.frame, factor)[0]  # (keys, tokens of a window)
-            drawn = random_bits(len(windows), self.seed, progress, layer_number, metric.device)
-            drawn = drawn[:, None] % windows.shape[1]
-            if self.opposite and windows.shape[1] > 1:
-                drawn = torch.cat((drawn, windows.shape[1] - 1 - drawn), dim=1).sort(dim=1).values
-            draws = drawn.shape[1]
-            drawn = windows.gather(1, drawn).view(pooled_grid(grid, factor).height, -1)
-            places[metric.device] = drawn // grid.width, drawn % grid.width  # rows, columns
-        alpha = self.alpha.at(progress.timestep)
-        return PoolPlan(grid, factor, alpha, places, self.frames, draws)
+        factor, alpha = self._factor(grid), self.alpha.at(progress.timestep)
+        if not self.random_places or factor == 1:
+            return PoolPlan(grid, factor, alpha, frames=self.frames)
+        tokens = torch.arange(grid.frame.tokens, device=metric.device)[None]
+        windows = split_windows(tokens, grid.frame, factor)[0]  # (keys, tokens of a window)
+        keys, size = windows.shape
+        drawn = random_bits(keys, self.seed, progress, 0, metric.device)
+        turns = (drawn[:, None] + torch.arange(size, device=metric.device)) % size  # (keys, turns)
+        drawn = turns[..., None]
+        if self.opposite and size > 1:
+            lower = torch.minimum(turns, size - 1 - turns)
+            drawn = torch.stack((lower, size - 1 - lower), dim=-1)  # (keys, turns, draws)
+        draws = drawn.shape[2]
+        places = windows.gather(1, drawn.flatten(1)).unflatten(1, (size, draws))
+        by_turn = {metric.device: places.transpose(0, 1).flatten(1)}
+        return PoolPlan(grid, factor, alpha, by_turn, self.frames, draws, layer_number)
+
+    def reuses(self, decided: LayerId, layer_id: LayerId) -> bool:
+        """Places are drawn once for all layers of a call, of which each takes its turn."""
+        return self.random_places
 
     def decision_flops(self, width: int, grid: TokenGrid) -> int:
         return 0

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .grid import TokenGrid, frame_runs
-from .pooling import downsample_film, downsample_tokens, pooled_grid
+from .pooling import downsample_film, downsample_tokens, nearest_places, pooled_grid
 
 WITHOUT_BAGS = ("mps",)  # devices; Metal has no kernel for bags before torch 2.10
 MERGE_MODES = ("mean", "mlerp", "prune")
@@ -75,6 +75,10 @@ class Plan(ABC):
         """
         return self.context(k), self.context(v), key_mask(self, q.dtype)
 
+    def in_layer(self, number: int) -> Plan:
+        """The plan for layer `number`, which takes it over from an earlier one."""
+        return self
+
     @abstractmethod
     def unblended(self) -> Plan:
         """The same decision with tokens that exist in place of blends (rotary positions)."""
@@ -104,17 +108,22 @@ class PoolPlan(Plan):
     """Keys and values are pooled by D(alpha, factor) (paper, IE-KVD).
 
     Those of a film come from runs of so many `frames`, see `frame_runs`. Of each window so many are
-    taken as `draws` says, at the places in `indices`.
+    taken as `draws` says. `places` (turns, keys) are the tokens to take, by device, of which layers
+    take turns; where they are the nearest ones they are kept for later calls.
     """
 
     grid: TokenGrid
     factor: int
     alpha: float
-    indices: dict[torch.device, tuple[Tensor, Tensor]] = field(
+    places: dict[torch.device, Tensor | None] = field(
         default_factory=dict, compare=False, repr=False
     )
     frames: int = 1
     draws: int = 1
+    turn: int = 0
+
+    def in_layer(self, number: int) -> PoolPlan:
+        return replace(self, turn=number)
 
     @property
     def context_tokens(self) -> int:
@@ -132,9 +141,17 @@ class PoolPlan(Plan):
         ]
 
     def context(self, x: Tensor) -> Tensor:
+        places = self._places(x.device)
         if self.grid.frames == 1:
-            return downsample_tokens(x, self.grid, self.factor, self.alpha, self.indices)
-        return downsample_film(x, self.grid, self.factor, self.frames, self.alpha, self.indices)
+            return downsample_tokens(x, self.grid, self.factor, self.alpha, places)
+        return downsample_film(x, self.grid, self.factor, self.frames, self.alpha, places)
+
+    def _places(self, device: torch.device) -> Tensor | None:
+        if device not in self.places:
+            nearest = nearest_places(self.grid, self.factor, device)
+            self.places[device] = None if nearest is None else nearest[None]
+        turns = self.places[device]
+        return None if turns is None else turns[self.turn % len(turns)]
 
     def unblended(self) -> PoolPlan:
         return replace(self, alpha=1.0)

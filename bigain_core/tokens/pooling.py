@@ -15,15 +15,15 @@ def pooled_grid(grid: TokenGrid, factor: int) -> TokenGrid:
 
 
 def downsample_tokens(
-    x: Tensor, grid: TokenGrid, factor: int, alpha: float, indices: dict | None = None
+    x: Tensor, grid: TokenGrid, factor: int, alpha: float, places: Tensor | None = None
 ) -> Tensor:
     """D(alpha, s): x (B, N, C) -> (B, h * w, C) with h = H // s and w = W // s (at least 1).
 
     alpha * nearest + (1 - alpha) * average. alpha = 1 is nearest-exact sampling (ToDo), alpha = 0
     the average over windows of H // h by W // w tokens without overlap (remainders dropped), alpha
-    > 1 extrapolates away from the average. Factor 1 returns x itself. `indices`, rows and columns
-    by device, take the place of those of the nearest tokens, and keep them for calls with the same
-    grid and factor; where alpha is 1 they may be several for each window.
+    > 1 extrapolates away from the average. Factor 1 returns x itself. The tokens at `places`
+    (keys,), one for each window, take the place of the nearest ones; where alpha is 1 they may be
+    several.
 
     Raises ValueError unless factor >= 1 and N matches the grid.
     """
@@ -37,27 +37,24 @@ def downsample_tokens(
     pooled = pooled_grid(grid, factor)
     image = x.unflatten(1, (grid.height, grid.width))
     if alpha == 0:
-        return _average(image, pooled).flatten(1, 2)
-    indices = {} if indices is None else indices
-    if x.device in indices or grid.height % pooled.height or grid.width % pooled.width:
-        if x.device not in indices:
-            indices[x.device] = _nearest(grid, pooled, x.device)
-        rows, columns = indices[x.device]
-        if x.device.type == "cpu":  # where two indices are several times slower
-            places = torch.add(columns, rows, alpha=grid.width).flatten()
-            nearest = x.index_select(1, places).unflatten(1, (pooled.height, -1))
-        else:
-            nearest = image[:, rows, columns]
-    else:  # a view
+        return _average(image, pooled)
+    if places is None:
+        places = nearest_places(grid, factor, x.device)
+    if places is None:  # a view
         down, right = grid.height // pooled.height, grid.width // pooled.width
-        nearest = image[:, down // 2 :: down, right // 2 :: right]
-    if alpha != 1:
-        nearest = _average(image, pooled).lerp(nearest, alpha)
-    return nearest.flatten(1, 2)
+        nearest = image[:, down // 2 :: down, right // 2 :: right].flatten(1, 2)
+    else:
+        nearest = x.index_select(1, places)
+    return nearest if alpha == 1 else _average(image, pooled).lerp(nearest, alpha)
 
 
 def downsample_film(
-    x: Tensor, grid: TokenGrid, factor: int, frames: int, alpha: float, indices: dict | None = None
+    x: Tensor,
+    grid: TokenGrid,
+    factor: int,
+    frames: int,
+    alpha: float,
+    places: Tensor | None = None,
 ) -> Tensor:
     """`downsample_tokens` over runs of so many frames: x (B, N, C) -> (B, runs * h * w, C).
 
@@ -71,7 +68,7 @@ def downsample_film(
         shape, blended = runs.shape[:2], []
         if alpha != 0:
             middle = runs[:, :, length // 2].flatten(0, 1)
-            blended.append(downsample_tokens(middle, grid.frame, factor, 1.0, indices))
+            blended.append(downsample_tokens(middle, grid.frame, factor, 1.0, places))
         if alpha != 1:
             mean = runs.mean(2).flatten(0, 1)
             blended.append(downsample_tokens(mean, grid.frame, factor, 0.0))
@@ -80,23 +77,27 @@ def downsample_film(
     return torch.cat(kept, dim=1)
 
 
-def _nearest(grid: TokenGrid, pooled: TokenGrid, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows (h, 1) and columns (w,) of the tokens nearest to the middles of pooled ones.
+def nearest_places(grid: TokenGrid, factor: int, device: torch.device) -> Tensor | None:
+    """(keys,) the tokens nearest to the middles of windows; None where they are evenly spaced.
 
     Of rows and columns the floor((i + 1/2) * size / pooled)-th, in exact integer arithmetic.
     """
+    pooled = pooled_grid(grid, factor)
+    if not (grid.height % pooled.height or grid.width % pooled.width):
+        return None
 
     def along(size: int, pooled: int) -> Tensor:
         twice = torch.arange(size, 2 * size * pooled, 2 * size, device=device)
         return twice // (2 * pooled)
 
-    return along(grid.height, pooled.height)[:, None], along(grid.width, pooled.width)
+    rows = along(grid.height, pooled.height)[:, None]
+    return torch.add(along(grid.width, pooled.width), rows, alpha=grid.width).flatten()
 
 
 def _average(image: Tensor, pooled: TokenGrid) -> Tensor:
-    """(B, H, W, C) -> (B, h, w, C), of H // h by W // w tokens each.
+    """(B, H, W, C) -> (B, h * w, C), of H // h by W // w tokens each.
 
     That many fit h and w times, so remainders drop out.
     """
     window = (image.shape[1] // pooled.height, image.shape[2] // pooled.width)
-    return functional.avg_pool2d(image.movedim(-1, 1), window).movedim(1, -1)
+    return functional.avg_pool2d(image.movedim(-1, 1), window).flatten(2).mT

@@ -30,9 +30,9 @@ every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
         (TokenMerging(0.7, protection=Protection(0.1)), 49),
         (TokenMerging(0.7, "random"), 46),
         (TokenMerging(0.7, "random", proportional=True), 49),
-        (KVDownsampling(2), 10),
-        (KVDownsampling(4), 10),
-        (KVDownsampling(2, proportional=True), 12),
+        (KVDownsampling(2), 11),
+        (KVDownsampling(4), 11),
+        (KVDownsampling(2, proportional=True), 13),
     ],
 )
 @pytest.mark.parametrize("longer", [0, 1], ids=["even", "odd"])

@@ -163,6 +163,18 @@ def test_a_plan_can_be_repeated_for_more_prompts(randn):
     assert torch.equal(copied.key_bias, twice.key_bias)
 
 
+@pytest.mark.parametrize("scale", [1e-20, 1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("centred", [False, True])
+def test_groups_of_equal_tokens_are_their_token(randn, scale, centred):
+    """Flat areas and still frames: what is left of a group less its mean is rounding alone."""
+    for kinds, of_each in ((8, 8), (1, 60)):  # groups of one size, and of two
+        tokens = scale * randn(1, kinds, 320)
+        x, grid = tokens.repeat_interleave(of_each, 1), TokenGrid(kinds, of_each)
+        found = KeyPairs(centred=centred).plan(x, grid, MIDDLE, 0).context(x)
+        nearest = (found[0, :, None] - tokens[0]).abs().amax(-1).amin(-1)
+        assert nearest.max() < 1e-5 * scale
+
+
 def test_spread_follows_the_number_of_keys(randn):
     shares = [fitting_spread(n) for n in (1, 64, 256, 1024, 4096, 2**14)]
     assert shares == pytest.approx([0.4, 0.7, 0.8, 0.9, 1, 1])

@@ -5,13 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks.kernels import CountedKernels
+from bigain_core.compression.rules import Rule
 from bigain_core.compression.token_map import stand_ins
 from bigain_core.methods import KVDownsampling
 from bigain_core.methods.base import random_bits
+from bigain_core.placement import LayerId
 from bigain_core.schedules import AlphaSchedule, DenoisingProgress
 from bigain_core.tokens.grid import TokenGrid
 from bigain_core.tokens.plans import PoolPlan
-from tests.core.calls import MIDDLE
+from tests.core.calls import MIDDLE, network_call, planned
 
 SAMPLED = AlphaSchedule(1.0, 1.0)
 
@@ -27,7 +30,7 @@ def test_the_drawn_token_of_a_window_is_blended_with_its_mean(randn, height, wid
     found = random_places(factor, AlphaSchedule(alpha, alpha), seed=5).plan(x, grid, MIDDLE, 1)
     h, w = max(1, height // factor), max(1, width // factor)
     down, right = height // h, width // w
-    drawn = random_bits(h * w, 5, MIDDLE, 1, x.device).tolist()
+    drawn = (random_bits(h * w, 5, MIDDLE, 0, x.device) + 1).tolist()  # layer 1
     for key in range(h * w):
         top, left = key // w * down, key % w * right
         window = [(top + y) * width + left + z for y in range(down) for z in range(right)]
@@ -45,6 +48,30 @@ def test_places_change_with_seed_layer_and_timestep_alone(randn):
     assert torch.equal(keys().context(x), keys(-x).context(x))
     for other in ({"seed": 1}, {"progress": 0.6}, {"layer": 1}):
         assert not torch.equal(keys().context(x), keys(**other).context(x))
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_layers_take_turns_until_every_token_was_taken(randn, factor):
+    grid, x = TokenGrid(6, 12), randn(1, 72, 4)
+    plans = [random_places(factor).plan(x, grid, MIDDLE, layer) for layer in range(factor**2)]
+    taken = torch.cat([plan.context(x) for plan in plans], dim=1)
+    assert torch.equal(taken[0].sort(0).values, x[0].sort(0).values)
+
+
+@pytest.mark.parametrize("opposite", [False, True])
+def test_layers_of_a_call_share_one_draw(randn, opposite):
+    """And so a layer starts a kernel for keys and one for values, and no more."""
+    method, grid, x = random_places(opposite=opposite), TokenGrid(8, 8), randn(2, 64, 4)
+    call = network_call(Rule(method))
+    planned(call, LayerId(0, "transformer"), x, grid)
+    values = -x
+    for number in range(1, 6):
+        with CountedKernels() as kernels:
+            plan = planned(call, LayerId(number, "transformer"), x, grid)
+            k, v, _ = plan.attended(x, x, values, 1)
+        assert kernels.count == 2
+        expected = method.plan(x, grid, MIDDLE, number).context(x)
+        assert torch.equal(k, expected) and torch.equal(v, -expected)
 
 
 def test_every_token_is_drawn_as_often(randn):
@@ -79,7 +106,7 @@ def test_an_opposite_pair_is_the_drawn_token_and_that_across_the_middle(
     plan = random_places(factor, opposite=True, seed=5).plan(x, grid, MIDDLE, 1)
     h, w = max(1, height // factor), max(1, width // factor)
     down, right = height // h, width // w
-    drawn = random_bits(h * w, 5, MIDDLE, 1, x.device).tolist()
+    drawn = (random_bits(h * w, 5, MIDDLE, 0, x.device) + 1).tolist()  # layer 1
     expected = []
     for key in range(h * w):
         y, z = divmod(drawn[key] % (down * right), right)

@@ -32,6 +32,9 @@ def test_progress_is_the_percent_of_a_sigma_and_never_waits_for_the_models_devic
         asked.clear()
         assert progress_at_sigma(sampling, sigma).fraction == pytest.approx(percent, abs=2e-6)
         assert asked and sampling not in asked
+        asked.clear()
+        progress_at_sigma(sampling, sigma)
+        assert not asked, "a level that comes again is not searched again"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

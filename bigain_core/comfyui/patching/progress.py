@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
+from functools import lru_cache, partial
 from weakref import WeakKeyDictionary
 
 import torch
@@ -13,8 +15,11 @@ from .compiled import outside_graph
 
 BISECTIONS = 30
 EDGE = 1e-6
+LEVELS = 1000  # whose progress is kept: a sampling run has the same in every image
 
-_on_cpu: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
+_progress_at: WeakKeyDictionary[nn.Module, Callable[[float], DenoisingProgress]] = (
+    WeakKeyDictionary()
+)
 
 
 class NoiseLevel:
@@ -50,15 +55,21 @@ class NoiseLevel:
 
 
 def progress_at_sigma(model_sampling: nn.Module, sigma: float) -> DenoisingProgress:
-    """Invert the host's `percent_to_sigma` by bisection; it exists for every kind of sampling.
+    """Invert the host's `percent_to_sigma`, which exists for every kind of sampling.
 
-    For discrete models progress is 1 - t / 999 with t the timestep. Rounded so that the ends of an
-    active range, given in decimals, are met exactly. A copy on the CPU is asked, as each answer
-    would wait for the device.
+    A copy on the CPU is asked, as each answer would wait for the device.
     """
-    if model_sampling not in _on_cpu:
-        _on_cpu[model_sampling] = deepcopy(model_sampling).cpu()
-    percent_to_sigma = _on_cpu[model_sampling].percent_to_sigma
+    if model_sampling not in _progress_at:
+        percent_to_sigma = deepcopy(model_sampling).cpu().percent_to_sigma
+        _progress_at[model_sampling] = lru_cache(LEVELS)(partial(_bisected, percent_to_sigma))
+    return _progress_at[model_sampling](sigma)
+
+
+def _bisected(percent_to_sigma: Callable, sigma: float) -> DenoisingProgress:
+    """For discrete models progress is 1 - t / 999 with t the timestep.
+
+    Rounded so that the ends of an active range, given in decimals, are met exactly.
+    """
     low, high = 0.0, 1.0
     if sigma >= float(percent_to_sigma(EDGE)):
         return DenoisingProgress(low)
