@@ -68,21 +68,16 @@ def judged(judge: Judge, pixels: Tensor) -> Tensor:
         return judge(functional.adaptive_avg_pool2d(pixels, JUDGED_SIZE))[1].argmax(1)
 
 
-def all_pairs() -> Tensor:
-    return (trained() | held_out()).nonzero()[:, 0]
-
-
 def drawn(drawings: Drawings, pairs: Tensor, generator: torch.Generator, size: int) -> Images:
     return Images(drawings.images(pairs, generator, size), names_of(pairs))
 
 
-def trained_judge(drawings: Drawings, path: Path, steps: int) -> Judge:
-    """From the file if it is there; it has seen every pair."""
+def trained_judge(drawings: Drawings, pairs: Tensor, path: Path, steps: int) -> Judge:
+    """From the file if it is there; it has seen these pairs."""
     judge = Judge(len(CLASS_NAMES))
     if path.exists():
         judge.load_state_dict(load_file(path))
         return judge.eval()
-    pairs = all_pairs()
 
     def batch(generator: torch.Generator) -> Images:
         chosen = pairs[torch.randint(len(pairs), (BATCH,), generator=generator)]
@@ -91,6 +86,12 @@ def trained_judge(drawings: Drawings, path: Path, steps: int) -> Judge:
     judge = train(batch, steps, 0, len(CLASS_NAMES))
     save_file(judge.state_dict(), path)
     return judge
+
+
+def known(judge: Judge, drawings: Drawings, pairs: Tensor) -> str:
+    """In how many of the pairs, drawn once, it sees their name."""
+    shown = drawn(drawings, pairs, torch.Generator().manual_seed(SEEDS_APART - 2), SIZE)
+    return share((judged(judge, shown.pixels) == shown.labels).tolist())
 
 
 # Work that can be taken up again
@@ -193,10 +194,12 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     drawings = read_drawings(args.cache)
     runners = settings(load_dit(read_checkpoint(args.model)).to(args.device))
-    judge = trained_judge(drawings, args.folder / "judge.safetensors", args.judge_steps)
-    shown = drawn(drawings, all_pairs(), torch.Generator().manual_seed(SEEDS_APART - 2), SIZE)
-    seen = judged(judge, shown.pixels) == shown.labels
-    print(f"the judge knows the drawings themselves in {share(seen.tolist())}")
+    pairs, unseen = (kind.nonzero()[:, 0] for kind in (trained() | held_out(), held_out()))
+    judge = trained_judge(drawings, pairs, args.folder / "judge.safetensors", args.judge_steps)
+    print(f"the judge knows the drawings themselves in {known(judge, drawings, pairs)}")
+    taught = trained().nonzero()[:, 0]
+    pupil = trained_judge(drawings, taught, args.folder / "pupil.safetensors", args.judge_steps)
+    print(f"a judge of the trained drawings alone, held-out ones: {known(pupil, drawings, unseen)}")
     images = generated(runners, judge, args.rounds, args.steps, args.folder)
     answers = ranked(runners, drawings, args.images, args.folder)
     print("\n".join(report(images, answers)))

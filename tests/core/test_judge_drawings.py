@@ -7,8 +7,17 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks import judge_drawings
-from benchmarks.drawings import CLASS_NAMES, RASTER, STYLES, Drawings, held_out
-from benchmarks.judge_drawings import OFF, PLACED, judged, main, report, settings, trained_judge
+from benchmarks.drawings import CLASS_NAMES, RASTER, STYLES, Drawings, held_out, trained
+from benchmarks.judge_drawings import (
+    OFF,
+    PLACED,
+    judged,
+    known,
+    main,
+    report,
+    settings,
+    trained_judge,
+)
 from bigain_core.classification import TrialPlan
 
 NAMES, PAIRS = len(CLASS_NAMES), len(CLASS_NAMES) * len(STYLES)
@@ -76,11 +85,12 @@ def test_the_judge_learns_what_tells_names_apart_and_is_kept(monkeypatch, tmp_pa
     monkeypatch.setattr(judge_drawings, "BATCH", 16)
     shades = (torch.arange(NAMES) % 2).float().repeat_interleave(len(STYLES))  # two kinds of names
     drawings = plain_drawings(shades)
-    judge = trained_judge(drawings, tmp_path / "judge.safetensors", 80)
+    pairs = torch.arange(PAIRS)
+    judge = trained_judge(drawings, pairs, tmp_path / "judge.safetensors", 80)
     images = drawings.images(torch.arange(PAIRS), torch.Generator().manual_seed(1))
     found = judged(judge, images)
     assert torch.equal(found % 2, torch.arange(PAIRS) // len(STYLES) % 2)
-    again = trained_judge(drawings, tmp_path / "judge.safetensors", 0)
+    again = trained_judge(drawings, pairs, tmp_path / "judge.safetensors", 0)
     assert torch.equal(judged(again, images), found)
 
 
@@ -109,3 +119,15 @@ def test_the_report_counts_and_compares():
     assert "off: right on 9 of 9" in text and "BiGain (Auto): right on 3 of 9" in text
     assert "McNemar p = 0.0312" in text  # 2 * 0.5 ** 6
     assert "ranking is faster by 1.50x" in text
+
+
+def test_a_judge_of_trained_drawings_knows_nothing_of_the_others(monkeypatch, tmp_path):
+    """Held-out drawings are of the other kind here, so it is wrong about all of them."""
+    monkeypatch.setattr(judge_drawings, "BATCH", 16)
+    shades = (torch.arange(NAMES) % 2).float().repeat_interleave(len(STYLES))
+    drawings = plain_drawings((shades - held_out().float()).abs())
+    taught, unseen = (kind.nonzero()[:, 0] for kind in (trained(), held_out()))
+    judge = trained_judge(drawings, taught, tmp_path / "judge.safetensors", 80)
+    found = judged(judge, drawings.images(unseen, torch.Generator().manual_seed(1)))
+    assert (found % 2 != unseen // len(STYLES) % 2).all()
+    assert known(judge, drawings, unseen).startswith(f"0 of {len(unseen)}, ")
