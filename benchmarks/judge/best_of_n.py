@@ -167,8 +167,8 @@ DESIGNS: dict[str, Design] = {
     "finish all, drop by paired tests": sequential,
     "finish all, drop by what sampling said": dropping(DropRules(stages=())),
     "drop while sampling as well": dropping(DropRules()),
+    "drop later while sampling": dropping(DropRules(stages=((150, 0.75),))),
     "drop more while sampling": dropping(DropRules(stages=((150, 0.5),))),
-    "drop earlier while sampling": dropping(DropRules(stages=((350, 0.875), (150, 0.75)))),
 }
 
 

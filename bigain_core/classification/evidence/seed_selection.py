@@ -41,7 +41,7 @@ class DropRules:
     among the best add up to no more than this.
     """
 
-    stages: tuple[tuple[int, float], ...] = ((150, 0.75),)
+    stages: tuple[tuple[int, float], ...] = ((350, 0.875), (150, 0.75))
     delta: float = 0.02
 
     def going_on(self, share: float, candidates: int, keep: int) -> int:
